@@ -1,0 +1,1 @@
+"""What reads packets: connect to a producer, iterate, acknowledge."""

@@ -1,0 +1,633 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, nonecheck=True
+"""The reader's half of the protocol: wait for a buffer, walk its packets, acknowledge it.
+
+Guarantees, whatever the producer does: nothing outside the mapping is read, and each word of a buffer is loaded once,
+so that what was checked is what is used.  Guarantees, whatever the caller does: no memory is reachable from Python after
+it was given back.  A packet of an acknowledged buffer raises StaleBuffer, and a buffer with a living view (a memoryview,
+a NumPy array) is not given back until the last of them is gone.
+
+While the producer is ahead, the next buffer is one load away and no system call is made.
+"""
+
+from sys import intern
+
+import numpy
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.object cimport PyObject, PyObject_GenericGetAttr
+from libc.errno cimport EINTR, errno
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.unistd cimport read
+
+cimport cython
+
+from zbuf.shared.errors import CorruptBuffer, StaleBuffer
+from zbuf.shared.layout import HEADER_BYTES
+
+include "../shared/abi.pxi"
+
+cdef extern from "<poll.h>" nogil:
+    enum:
+        POLLIN
+        POLLHUP
+        POLLERR
+        POLLNVAL
+    cdef struct pollfd:
+        int fd
+        short events
+        short revents
+    int c_poll "poll"(pollfd *fds, unsigned long count, int timeout_ms)
+
+cdef extern from *:
+    """
+    #if defined(__x86_64__) || defined(__i386__)
+    #define zbuf_pause() __builtin_ia32_pause()
+    #else
+    #define zbuf_pause() __asm__ volatile("yield" ::: "memory")
+    #endif
+    #define zbuf_prefetch(at) __builtin_prefetch(at)
+    """
+    void zbuf_pause() nogil
+    void zbuf_prefetch(const void *at) nogil
+
+INDEX_DTYPE = numpy.dtype(
+    [
+        ("offset", "<u4"),
+        ("caplen", "<u4"),
+        ("wirelen", "<u4"),
+        ("interface", "<u4"),
+        ("time_ns", "<u8"),
+        ("dropped", "<u8"),
+    ]
+)
+"""One row of Buffer.index(): where a packet's data begins in Buffer.data, its captured and original length in bytes, its
+interface's number, its time in nanoseconds since 1970, and the packets lost just before it."""
+
+cdef struct index_row:
+    uint32_t offset
+    uint32_t caplen
+    uint32_t wirelen
+    uint32_t interface_id
+    uint64_t time_ns
+    uint64_t dropped
+
+cdef enum:
+    LOOKS_PER_CLOCK = 64        # of a spinning reader
+
+cdef enum:                      # what a wait came to
+    READY
+    NOT_YET
+    CLOSED
+    DIED
+
+
+cdef class SegmentReader:
+    """One reader of a segment: takes its buffers strictly in turn.
+
+    Args:
+        segment: a read-only mapping of the segment.
+        layout: what read_layout() said of it.
+        ack_page: a writable mapping of this reader's ack page.
+        doorbell: the reading end of its doorbell, a non-blocking pipe; the caller closes it.
+        sequence: the number of the first buffer that it will be assigned.
+        spin_ns: how long to look for a buffer before going to sleep; negative for never to sleep.
+    """
+
+    cdef Py_buffer _segment_view, _ack_view
+    cdef bint _mapped
+    cdef const zbuf_segment *_segment
+    cdef const zbuf_header *_headers[2]
+    cdef zbuf_ack *_ack
+    cdef uint32_t _capacity
+    cdef uint32_t _user_gen[2]      # as acknowledged, or to be once the views of that buffer are gone
+    cdef Buffer _current
+    cdef uint32_t _views[2]         # living views of a buffer that was moved on from
+    cdef int _doorbell
+    cdef int64_t _spin_ns
+    cdef uint32_t _state            # of the wait that found the end: CLOSED or DIED
+    cdef bint _finished
+    cdef int _hung_up               # set by another thread for a reader that never makes a system call
+    cdef readonly uint64_t sequence
+    """The number of the next buffer to take."""
+    cdef readonly uint64_t sleeps
+    """Times that it slept for a buffer."""
+
+    def __cinit__(self, segment, layout, ack_page, *, int doorbell, uint64_t sequence, int64_t spin_ns, **_others):
+        PyObject_GetBuffer(segment, &self._segment_view, PyBUF_SIMPLE)
+        try:
+            PyObject_GetBuffer(ack_page, &self._ack_view, PyBUF_WRITABLE)
+        except BaseException:
+            PyBuffer_Release(&self._segment_view)
+            raise
+        self._mapped = True
+        self._segment = <const zbuf_segment *>self._segment_view.buf
+        self._ack = <zbuf_ack *>self._ack_view.buf
+        for which in range(2):
+            self._headers[which] = <const zbuf_header *>(
+                <const uint8_t *>self._segment_view.buf + <size_t>layout.buffer_offsets[which])
+            self._user_gen[which] = self._ack.user_gen[which]
+        self._capacity = <uint32_t>(layout.buffer_bytes - HEADER_BYTES)
+        self._doorbell = doorbell
+        self._spin_ns = spin_ns
+        self.sequence = sequence
+
+    def __dealloc__(self):
+        if self._mapped:
+            PyBuffer_Release(&self._segment_view)
+            PyBuffer_Release(&self._ack_view)
+
+    def next_buffer(self, timeout=None):
+        """Acknowledge the last buffer and wait for the next.
+
+        Where a view of the last one lives (a memoryview, a NumPy array), it is acknowledged the moment that view dies.
+
+        Args:
+            timeout: how long to wait, in seconds; None for as long as it takes, 0 to look once.
+
+        Returns:
+            A Buffer; None when the time is over, or at the end of the stream, which `finished` tells.
+
+        Raises:
+            BufferError: the buffer whose turn it is can't come, since views of its last filling are alive.
+            CorruptBuffer: the producer assigned a length that can't be.
+        """
+        cdef int found
+        cdef int which = <int>(self.sequence & 1)
+        cdef int64_t timeout_ns = -1 if timeout is None else <int64_t>(max(timeout, 0) * 1e9)
+        self._move_on()
+        if self._finished:
+            return None
+        if self._views[which]:
+            raise BufferError(
+                f"the next buffer is one that {self._views[which]} of your own views still hold: "
+                "release them (memoryview, NumPy array), or copy what you keep"
+            )
+        found = READY if self._look(which) else self._wait(which, timeout_ns)
+        if found == READY:
+            return self._take(which)
+        if found == NOT_YET:
+            return None
+        return self._end(found, which)
+
+    cdef _move_on(self):
+        cdef Buffer last = self._current
+        self._current = None
+        if last is not None and not last._released:
+            last._release()
+
+    cdef bint _look(self, int which) noexcept nogil:
+        return zbuf_assigned(self._headers[which]) != self._user_gen[which]
+
+    cdef Buffer _take(self, int which):
+        cdef const zbuf_header *header = self._headers[which]
+        return self._make_buffer(which, zbuf_assigned(header), header.kernel_len, header.packets)
+
+    cdef Buffer _make_buffer(self, int which, uint32_t generation, uint32_t length, uint32_t packets):
+        """The header's values are the producer's: what bounds an access is checked here, the rest is only shown."""
+        cdef Buffer buffer
+        if length > self._capacity or length % 4 or packets > length // ZBUF_EPB_BYTES:
+            raise CorruptBuffer(
+                f"buffer {self.sequence}: {packets} packets in {length} bytes, where it holds {self._capacity}: "
+                "its producer is broken"
+            )
+        buffer = Buffer.__new__(Buffer)
+        buffer._reader = self
+        buffer._which = which
+        buffer._generation = generation
+        buffer._blocks = <const uint8_t *>(self._headers[which] + 1)
+        buffer._length = length
+        buffer.packets = packets
+        buffer.sequence = self.sequence
+        buffer.dropped_before = self._headers[which].dropped_before
+        self._current = buffer
+        self.sequence += 1
+        return buffer
+
+    cdef Buffer _end(self, int found, int which):
+        """No buffer will be assigned any more; a killed producer may have left a part of one."""
+        cdef uint32_t generation = self._user_gen[which] + 1, length
+        self._finished = True
+        self._state = found
+        if found == CLOSED or not self._is_dead():
+            return None
+        length = zbuf_stored(self._headers[which], generation)
+        if length == 0 or length > self._capacity or length % 4:
+            return None
+        packets = _walk(<const uint8_t *>(self._headers[which] + 1), length, self.sequence)[0]
+        return self._make_buffer(which, generation, length, packets)
+
+    def _is_dead(self):
+        """Whether a connection that hung up did so because the producer died; the one who knows overrides it."""
+        return True
+
+    # ---- waiting ----------------------------------------------------------------------------------------------
+
+    cdef int _wait(self, int which, int64_t timeout_ns) except -1:
+        cdef int found
+        cdef int64_t deadline = -1 if timeout_ns < 0 else _now() + timeout_ns
+        cdef int64_t spin_until = deadline if self._spin_ns < 0 else _now() + self._spin_ns
+        if 0 <= deadline < spin_until:
+            spin_until = deadline
+        while True:
+            with nogil:
+                found = self._spin(which, spin_until)
+                if found == NOT_YET and self._spin_ns >= 0:
+                    found = self._sleep(which, deadline)
+            if found >= 0 and (found != NOT_YET or 0 <= deadline <= _now()):
+                return found
+            PyErr_CheckSignals()
+
+    cdef int _ended(self, int which) noexcept nogil:
+        """NOT_YET, or what ended the stream; asked only where no buffer was there, and looks once more after it."""
+        cdef int found = NOT_YET
+        if zbuf_state(self._segment) == ZBUF_CLOSED:
+            found = CLOSED
+        elif self._hung_up:
+            found = DIED
+        return READY if found != NOT_YET and self._look(which) else found
+
+    cdef int _spin(self, int which, int64_t until) noexcept nogil:
+        cdef int looks, found
+        cdef int64_t started = _now()
+        while True:
+            for looks in range(LOOKS_PER_CLOCK):
+                if self._look(which):
+                    return READY
+                zbuf_pause()
+            found = self._ended(which)
+            if found != NOT_YET:
+                return found
+            if 0 <= until <= _now() or (until < 0 and _now() - started > 100_000_000):
+                return NOT_YET  # the second is a pause for Python's signal handlers
+
+    cdef int _sleep(self, int which, int64_t deadline) noexcept nogil:
+        """Sleep until the doorbell rings: announce it, look once more, then poll (see SYNC sleep in zbuf.h)."""
+        cdef int found = READY
+        cdef int rung
+        cdef int64_t left_ms = -1
+        cdef pollfd bell
+        bell.fd = self._doorbell
+        bell.events = POLLIN
+        zbuf_sleep(self._ack)
+        if not self._look(which):
+            found = self._ended(which)
+            if found == NOT_YET:
+                if deadline >= 0:
+                    left_ms = max(<int64_t>0, (deadline - _now() + 999_999) // 1_000_000)
+                self.sleeps += 1
+                rung = c_poll(&bell, 1, <int>min(left_ms, <int64_t>1_000_000_000))
+                found = self._answer(which, rung, bell.revents)
+        if found == READY or deadline < 0 or deadline > _now():
+            zbuf_wake(self._ack)  # else it stays announced, so that fileno() becomes readable
+        return found
+
+    cdef int _answer(self, int which, int rung, short events) noexcept nogil:
+        cdef char rings[64]
+        if rung < 0 and errno != EINTR:
+            return DIED
+        if rung > 0 and events & POLLIN:
+            while read(self._doorbell, rings, sizeof(rings)) == sizeof(rings):
+                pass
+        elif rung > 0 and events & (POLLHUP | POLLERR | POLLNVAL):
+            self._hung_up = 1
+        return READY if self._look(which) else self._ended(which)
+
+    def _note_hang_up(self):
+        """Told by a thread that watches the doorbell of a reader that spins."""
+        self._hung_up = 1
+
+    # ---- what it says of itself -------------------------------------------------------------------------------
+
+    @property
+    def finished(self):
+        """Whether the stream has ended, and everything in it was taken."""
+        return self._finished
+
+    @property
+    def _closed_cleanly(self):
+        return self._state == CLOSED
+
+    @property
+    def holds_views(self):
+        """Whether any view (memoryview, NumPy array) of a buffer is alive."""
+        return bool(self._views[0] or self._views[1] or (self._current is not None and self._current._exports))
+
+    def _views_gone(self):
+        """Called when the last view of a buffer that was moved on from is gone; for subclasses."""
+
+    def __iter__(self):
+        """Iterate over the packets, zero-copy: each is valid until its buffer is acknowledged, which moving on does."""
+        cdef ReaderPackets packets = ReaderPackets.__new__(ReaderPackets)
+        packets._reader = self
+        return packets
+
+    def buffers(self):
+        """Iterate over the buffers, each valid until the next is taken; ends with the stream."""
+        while (buffer := self.next_buffer()) is not None:
+            yield buffer
+
+
+cdef class Buffer:
+    """One filling of one of the two buffers: whole packet blocks, to be given back with acknowledge().
+
+    It is a bytes-like object of those blocks, and iterates over its packets.
+    """
+
+    cdef SegmentReader _reader
+    cdef int _which
+    cdef uint32_t _generation
+    cdef const uint8_t *_blocks
+    cdef uint32_t _length
+    cdef uint32_t _exports
+    cdef bint _released
+    cdef readonly uint32_t packets
+    """How many packets are in it."""
+    cdef readonly uint64_t sequence
+    """Its number in the descriptor's stream of buffers."""
+    cdef readonly uint64_t dropped_before
+    """Packets lost between the buffer before and this one."""
+
+    def __len__(self):
+        return self.packets
+
+    def __repr__(self):
+        state = "acknowledged" if self._released else f"{self.packets} packets, {self._length} bytes"
+        return f"<zbuf buffer {self.sequence}: {state}>"
+
+    def __iter__(self):
+        cdef BufferPackets packets = BufferPackets.__new__(BufferPackets)
+        self._check()
+        packets._buffer = self
+        return packets
+
+    @property
+    def data(self):
+        """Its pcapng Enhanced Packet Blocks, a read-only memoryview; the buffer can't be acknowledged while it lives."""
+        return memoryview(self)
+
+    @property
+    def acknowledged(self):
+        """Whether it was given back, or will be the moment that its last view dies."""
+        return self._released
+
+    def index(self):
+        """Where each packet is: a new NumPy array of INDEX_DTYPE, one row a packet, that outlives the buffer.
+
+        ``buffer.data[row["offset"]:row["offset"] + row["caplen"]]`` is a packet's data.
+
+        Raises:
+            StaleBuffer: it was acknowledged.
+            CorruptBuffer: its bytes are not whole packet blocks.
+        """
+        cdef zbuf_packet packet
+        cdef uint32_t offset = 0, count = 0, room
+        cdef index_row *row
+        self._check()
+        room = self.packets
+        rows = numpy.empty(room, INDEX_DTYPE)
+        row = <index_row *><size_t>rows.ctypes.data
+        while offset < self._length and count < room:
+            offset = zbuf_next_packet(self._blocks, self._length, offset, &packet)
+            if offset == 0:
+                break
+            row.offset = <uint32_t>(packet.data - self._blocks)
+            row.caplen = packet.caplen
+            row.wirelen = packet.wirelen
+            row.interface_id = packet.interface_id
+            row.time_ns = packet.time_ns
+            row.dropped = packet.dropped
+            row += 1
+            count += 1
+        if count != room or offset != self._length:
+            raise _corrupt(self.sequence, count)
+        return rows
+
+    def totals(self):
+        """(packets, captured bytes, bytes on the wire), by a walk over every block that checks it.
+
+        Raises:
+            StaleBuffer: it was acknowledged.
+            CorruptBuffer: its bytes are not whole packet blocks.
+        """
+        self._check()
+        return _walk(self._blocks, self._length, self.sequence)
+
+    def acknowledge(self):
+        """Give the buffer back to the producer, now; nothing in it can be reached any more. Doing it again does nothing.
+
+        Raises:
+            BufferError: a view of it (a memoryview, a NumPy array) is alive.
+        """
+        if self._exports and not self._released:
+            raise BufferError(
+                f"buffer {self.sequence} can't be acknowledged: {self._exports} views of it are alive "
+                "(memoryview, NumPy array): release them first"
+            )
+        self._release()
+
+    cdef _release(self):
+        """Make it stale, and give it back as soon as no view of it lives."""
+        if self._released:
+            return
+        self._released = True
+        self._reader._views[self._which] = self._exports
+        if not self._exports:
+            self._give_back()
+
+    cdef void _give_back(self):
+        self._reader._user_gen[self._which] = self._generation
+        zbuf_acknowledge(self._reader._ack, self._which, self._generation)
+
+    cdef _check(self):
+        if self._released:
+            raise StaleBuffer(f"buffer {self.sequence} was acknowledged: use its packets before, or copy them")
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        self._check()
+        PyBuffer_FillInfo(view, self, <void *>self._blocks, self._length, 1, flags)
+        self._exports += 1
+
+    def __releasebuffer__(self, Py_buffer *view):
+        self._view_gone()
+
+    cdef _view_gone(self):
+        self._exports -= 1
+        if not self._released:
+            return
+        self._reader._views[self._which] = self._exports
+        if not self._exports:
+            self._give_back()
+            self._reader._views_gone()
+
+
+cdef str _CAPLEN = intern("caplen"), _TIME_NS = intern("time_ns"), _WIRELEN = intern("wirelen")
+
+
+@cython.final
+@cython.no_gc
+@cython.freelist(16)
+cdef class Packet:
+    """One packet, in place: a bytes-like object of its captured data. ``bytes(packet)`` copies it.
+
+    It is valid until its buffer is acknowledged, and raises StaleBuffer from then on.
+    """
+
+    cdef Buffer _buffer
+    cdef zbuf_packet _packet
+
+    def __getattribute__(self, name):
+        # The generic look-up of a property costs more than all else that a loop over packets does: these names, which
+        # nearly every loop reads, are compared by identity first (they are interned on both sides).
+        if not self._buffer._released:
+            if <PyObject *>name == <PyObject *>_CAPLEN:
+                return self._packet.caplen
+            if <PyObject *>name == <PyObject *>_TIME_NS:
+                return self._packet.time_ns
+            if <PyObject *>name == <PyObject *>_WIRELEN:
+                return self._packet.wirelen
+        return PyObject_GenericGetAttr(self, name)
+
+    @property
+    def time_ns(self):
+        """When it was captured, in nanoseconds since 1970-01-01 00:00 UTC."""
+        if self._buffer._released:
+            self._buffer._check()
+        return self._packet.time_ns
+
+    @property
+    def caplen(self):
+        """The bytes captured of it."""
+        if self._buffer._released:
+            self._buffer._check()
+        return self._packet.caplen
+
+    @property
+    def wirelen(self):
+        """The bytes that it had on the wire."""
+        if self._buffer._released:
+            self._buffer._check()
+        return self._packet.wirelen
+
+    @property
+    def interface(self):
+        """The number of its interface among the reader's `interfaces`."""
+        self._buffer._check()
+        return self._packet.interface_id
+
+    @property
+    def dropped(self):
+        """Packets lost just before it."""
+        self._buffer._check()
+        return self._packet.dropped
+
+    @property
+    def direction(self):
+        """"in" or "out"; "inout" where it is not known."""
+        self._buffer._check()
+        return ("inout", "in", "out", "inout")[self._packet.direction]
+
+    @property
+    def data(self):
+        """Its captured bytes, a read-only memoryview; its buffer can't be acknowledged while that lives."""
+        return memoryview(self)
+
+    def __len__(self):
+        self._buffer._check()
+        return self._packet.caplen
+
+    def __bytes__(self):
+        self._buffer._check()
+        return PyBytes_FromStringAndSize(<const char *>self._packet.data, self._packet.caplen)
+
+    def __repr__(self):
+        if self._buffer._released:
+            return "<zbuf packet: stale>"
+        return f"<zbuf packet: {self.caplen} of {self.wirelen} bytes at {self.time_ns} ns>"
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        self._buffer._check()
+        PyBuffer_FillInfo(view, self, <void *>self._packet.data, self._packet.caplen, 1, flags)
+        self._buffer._exports += 1
+
+    def __releasebuffer__(self, Py_buffer *view):
+        self._buffer._view_gone()
+
+
+@cython.final
+@cython.internal
+cdef class BufferPackets:
+    """The packets of one buffer."""
+
+    cdef Buffer _buffer
+    cdef uint32_t _offset
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self._buffer._released:
+            self._buffer._check()
+        if self._offset >= self._buffer._length:
+            raise StopIteration
+        return _next_packet(self._buffer, &self._offset)
+
+
+@cython.final
+@cython.internal
+cdef class ReaderPackets:
+    """The packets of all buffers of a reader, one after the other."""
+
+    cdef SegmentReader _reader
+    cdef Buffer _buffer
+    cdef uint32_t _offset
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        while self._buffer is None or self._offset >= self._buffer._length:
+            self._buffer = self._reader.next_buffer()
+            self._offset = 0
+            if self._buffer is None:
+                raise StopIteration
+        if self._buffer._released:
+            self._buffer._check()
+        return _next_packet(self._buffer, &self._offset)
+
+
+cdef inline Packet _next_packet(Buffer buffer, uint32_t *offset):
+    cdef Packet packet = Packet.__new__(Packet)
+    cdef uint32_t following = zbuf_next_packet(buffer._blocks, buffer._length, offset[0], &packet._packet)
+    if following == 0:
+        raise CorruptBuffer(f"buffer {buffer.sequence}: no packet block at byte {offset[0]}: its producer is broken")
+    zbuf_prefetch(buffer._blocks + following)  # the next header comes from another core's cache: fetch it meanwhile
+    packet._buffer = buffer
+    offset[0] = following
+    return packet
+
+
+cdef tuple _walk(const uint8_t *blocks, uint32_t length, uint64_t sequence):
+    cdef zbuf_packet packet
+    cdef uint32_t offset = 0, following
+    cdef uint64_t packets = 0, captured = 0, wire = 0
+    while offset < length:
+        following = zbuf_next_packet(blocks, length, offset, &packet)
+        if following == 0:
+            raise CorruptBuffer(f"buffer {sequence}: no packet block at byte {offset}: its producer is broken")
+        offset = following
+        packets += 1
+        captured += packet.caplen
+        wire += packet.wirelen
+    return packets, captured, wire
+
+
+cdef _corrupt(uint64_t sequence, uint32_t packets):
+    return CorruptBuffer(f"buffer {sequence}: damaged behind {packets} packets: its producer is broken")
+
+
+cdef int64_t _now() noexcept nogil:
+    """CLOCK_MONOTONIC in nanoseconds; read without a system call (vdso(7))."""
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <int64_t>now.tv_sec * 1_000_000_000 + now.tv_nsec

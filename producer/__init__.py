@@ -1,0 +1,1 @@
+"""The producer side: packets in, shared buffers out."""

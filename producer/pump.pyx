@@ -1,0 +1,250 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""The native loop: batches of packets from a source into every descriptor, without the GIL.
+
+It comes back to Python for the end of the source, or because somebody called interrupt(): with a command for the
+owner of the descriptors, a tick of the clock, a signal.  It never comes back for a packet.
+
+A descriptor that blocks (a lossless one, whose readers have both buffers) holds the batch up, and the pump waits: it
+looks for a short time, since a busy reader is about to answer, and sleeps for ever longer times after that.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, nanosleep, timespec
+
+cimport cython
+
+from zbuf.shared.errors import CaptureFileError, ValueRefused
+
+include "../shared/abi.pxi"
+include "packets.pxi"
+
+cdef extern from *:
+    """
+    #if defined(__x86_64__) || defined(__i386__)
+    #define zbuf_pause() __builtin_ia32_pause()
+    #else
+    #define zbuf_pause() __asm__ volatile("yield" ::: "memory")
+    #endif
+    #define zbuf_raise(flag) __atomic_store_n(flag, 1, __ATOMIC_SEQ_CST)
+    #define zbuf_raised(flag) __atomic_load_n(flag, __ATOMIC_RELAXED)
+    #define zbuf_lower(flag) __atomic_store_n(flag, 0, __ATOMIC_SEQ_CST)
+    """
+    void zbuf_pause() nogil
+    void zbuf_raise(int *flag) nogil
+    bint zbuf_raised(int *flag) nogil
+    void zbuf_lower(int *flag) nogil
+
+cdef enum:
+    LOOKS_PER_CLOCK = 64
+    SHORTEST_SPIN_NS = 20_000
+    LONGEST_SPIN_NS = 400_000
+    FIRST_SLEEP_NS = 50_000
+    LONGEST_SLEEP_NS = 1_000_000
+
+cdef struct served:
+    packet_sink *sink
+    uint32_t taken                  # of the current batch
+
+
+@cython.final
+cdef class Pump:
+    """Feeds packets to descriptors, each packet to all of them.
+
+    Args:
+        lossless: wait for readers in place of dropping packets.
+    """
+
+    cdef list _descriptors
+    cdef served *_served
+    cdef uint32_t _count
+    cdef int _flag
+    cdef const zbuf_packet *_batch
+    cdef uint32_t _batch_packets
+    cdef zbuf_packet _single
+    cdef Py_buffer _single_view
+    cdef bint _holds_single
+    cdef int64_t _usual_wait_ns     # a running mean
+    cdef readonly bint lossless
+    cdef readonly uint64_t offered
+    """Packets that came from sources."""
+    cdef readonly uint64_t waits
+    """Times it slept for readers."""
+
+    def __cinit__(self, *, bint lossless=False):
+        self._descriptors = []
+        self.lossless = lossless
+
+    def __dealloc__(self):
+        self.drop_single()
+        free(self._served)
+
+    def attach(self, descriptor):
+        """Feed a zbuf.producer.descriptor.Descriptor too, from the next batch on."""
+        cdef served *grown = <served *>realloc(self._served, (self._count + 1) * sizeof(served))
+        if grown == NULL:
+            raise MemoryError
+        self._served = grown
+        grown[self._count].sink = <packet_sink *>PyCapsule_GetPointer(descriptor.capsule(), "zbuf.packet_sink")
+        grown[self._count].taken = self._batch_packets
+        self._descriptors.append(descriptor)
+        self._count += 1
+
+    def detach(self, descriptor):
+        """Feed it no more."""
+        cdef uint32_t at = self._descriptors.index(descriptor)
+        self._count -= 1
+        self._descriptors[at] = self._descriptors[self._count]
+        self._served[at] = self._served[self._count]
+        del self._descriptors[self._count]
+
+    def interrupt(self):
+        """Make run() and resume() return soon; may be called from any thread, and from a signal handler."""
+        zbuf_raise(&self._flag)
+
+    def run(self, source):
+        """Feed everything from a source, until it ends or somebody interrupts.
+
+        Args:
+            source: an object whose capsule() is a packet_source, and whose check() raises its error.
+
+        Returns:
+            True at the end of the source; False where it was interrupted: call again to go on.
+        """
+        cdef packet_source *native = <packet_source *>PyCapsule_GetPointer(source.capsule(), "zbuf.packet_source")
+        cdef int packets
+        with nogil:
+            packets = self.drain(native)
+        if packets < 0:
+            source.check()
+            raise CaptureFileError("the source failed, and does not say why")
+        return packets == 0
+
+    cdef int drain(self, packet_source *source) noexcept nogil:
+        """0 at the end of the source, -1 on its error, 1 where it was interrupted."""
+        cdef int packets
+        while True:
+            if zbuf_raised(&self._flag) or not self.feed(True):
+                zbuf_lower(&self._flag)
+                return 1
+            packets = source.next(source.self, &self._batch)
+            if packets <= 0:
+                return packets
+            self.begin(<uint32_t>packets)
+
+    cdef void begin(self, uint32_t packets) noexcept nogil:
+        cdef uint32_t at
+        self._batch_packets = packets
+        for at in range(self._count):
+            self._served[at].taken = 0
+
+    cdef bint feed(self, bint wait) noexcept nogil:
+        """Give the rest of the current batch to all descriptors; False where one blocks, or on an interrupt."""
+        cdef uint32_t at
+        cdef served *one
+        for at in range(self._count):
+            one = &self._served[at]
+            while one.taken < self._batch_packets:
+                one.taken += one.sink.take(one.sink.self, self._batch + one.taken, self._batch_packets - one.taken,
+                                           self.lossless)
+                if one.taken < self._batch_packets and not (wait and self.wait_for(one.sink)):
+                    return False
+        self.offered += self._batch_packets
+        self._batch_packets = 0
+        return True
+
+    cdef bint wait_for(self, packet_sink *sink) noexcept nogil:
+        """Wait until a descriptor has room; False on an interrupt.
+
+        How long to look before the first sleep follows what waits took lately.  A reader that is about as fast as the
+        pump answers within microseconds, and a sleep would cost it more than that; for a slow one looking is a waste.
+        """
+        cdef int64_t started = now_ns(), waited = 0
+        cdef timespec pause
+        pause.tv_sec, pause.tv_nsec = 0, FIRST_SLEEP_NS
+        while not sink.has_room(sink.self):
+            if zbuf_raised(&self._flag):
+                return False
+            if waited < self.spin_ns():
+                look(sink)
+            else:
+                nanosleep(&pause, NULL)
+                self.waits += 1
+                pause.tv_nsec = min(2 * pause.tv_nsec, LONGEST_SLEEP_NS)
+            waited = now_ns() - started
+        self._usual_wait_ns += (waited - self._usual_wait_ns) // 8
+        return True
+
+    cdef int64_t spin_ns(self) noexcept nogil:
+        if self._usual_wait_ns > LONGEST_SPIN_NS:
+            return SHORTEST_SPIN_NS
+        return max(<int64_t>SHORTEST_SPIN_NS, 2 * self._usual_wait_ns)
+
+    def offer(self, data, time_ns, wirelen=None, interface=0, direction=0):
+        """Feed one packet.
+
+        Args:
+            data: its captured bytes; kept until all descriptors have it.
+            time_ns: nanoseconds since 1970.
+            wirelen: its length on the wire in bytes; by default what was captured.
+            interface: its interface's number in the prologue.
+            direction: 0, ZBUF_INBOUND or ZBUF_OUTBOUND.
+
+        Returns:
+            True; or, from a lossless pump, False while a reader has yet to make room: call resume().
+        """
+        if self._batch_packets:
+            raise ValueRefused("packet offered while the one before still waits for readers")
+        PyObject_GetBuffer(data, &self._single_view, PyBUF_SIMPLE)
+        self._holds_single = True
+        memset(&self._single, 0, sizeof(zbuf_packet))
+        try:
+            self._single.time_ns = time_ns
+            self._single.wirelen = self._single_view.len if wirelen is None else wirelen
+            self._single.interface_id = interface
+        except (OverflowError, TypeError) as error:
+            self.drop_single()
+            raise ValueRefused(
+                f"packet with time_ns={time_ns!r}, wirelen={wirelen!r}, interface={interface!r}: {error}"
+            ) from None
+        self._single.caplen = <uint32_t>min(self._single_view.len, ZBUF_MAX_CAPLEN + 1)
+        self._single.direction = direction
+        self._single.data = <const uint8_t *>self._single_view.buf
+        self._batch = &self._single
+        self.begin(1)
+        return self.resume()
+
+    def resume(self):
+        """Go on with the packet that offer() could not finish; True once all descriptors have it."""
+        if not self.feed(False):
+            return False
+        self.drop_single()
+        return True
+
+    def cancel(self):
+        """Forget what is left of the current batch: the descriptors that have not got it never will."""
+        self._batch_packets = 0
+        self.drop_single()
+
+    cdef void drop_single(self):
+        if self._holds_single:
+            self._holds_single = False
+            PyBuffer_Release(&self._single_view)
+
+
+cdef void look(packet_sink *sink) noexcept nogil:
+    """A microsecond or two of looking for room."""
+    cdef int looks
+    for looks in range(LOOKS_PER_CLOCK):
+        if sink.has_room(sink.self):
+            return
+        zbuf_pause()
+
+
+cdef int64_t now_ns() noexcept nogil:
+    """CLOCK_MONOTONIC in nanoseconds; read without a system call (vdso(7))."""
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <int64_t>now.tv_sec * 1_000_000_000 + now.tv_nsec

@@ -1,0 +1,1 @@
+"""What producer and consumers agree on: the ABI, the segment, pcapng, control messages, errors."""

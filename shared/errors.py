@@ -1,0 +1,53 @@
+"""Every error that zbuf raises on purpose.
+
+Each message is one line that names the value at fault and says what to do, since it is what the commands
+print.  A bug shows itself as any other exception.
+"""
+
+
+class ZbufError(Exception):
+    """The root of the tree: catch this one to catch them all."""
+
+
+class ValueRefused(ZbufError, ValueError):
+    """A name, size, count or other setting that can't be used."""
+
+
+class FilterError(ValueRefused):
+    """A capture filter that libpcap does not compile, or a program that is not a valid one."""
+
+
+class CaptureFileError(ZbufError):
+    """A capture file that is missing, empty, not a capture, or damaged."""
+
+
+class SegmentError(ZbufError):
+    """A segment that can't be made, or one that is foreign, half-made or of another ABI."""
+
+
+class CorruptBuffer(ZbufError):
+    """A buffer whose bytes are not whole Enhanced Packet Blocks: its producer is broken or hostile."""
+
+
+class StaleBuffer(ZbufError, ValueError):
+    """A buffer, or a packet in it, used after it was acknowledged."""
+
+
+class RunDirectoryError(ZbufError):
+    """A run directory that can't be made or written."""
+
+
+class ProducerNotFound(ZbufError):
+    """No producer of that name answers."""
+
+
+class ProducerExists(ZbufError):
+    """A producer of that name runs already."""
+
+
+class ControlError(ZbufError):
+    """The other end of a control connection broke its rules, or went away in the middle of an answer."""
+
+
+class Refused(ControlError):
+    """The producer understood a request and refuses it; the message is its own."""

@@ -1,0 +1,127 @@
+"""pcapng blocks around the packets: the prologue before them, the statistics after them.
+
+Source: draft-ietf-opsawg-pcapng, sections 4.1 (Section Header), 4.2 (Interface Description), 4.6 (Interface
+Statistics). The packets themselves are written by zbuf.h.
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from zbuf.shared.errors import SegmentError
+
+_SECTION_HEADER = 0x0A0D0D0A
+_INTERFACE_DESCRIPTION = 1
+_INTERFACE_STATISTICS = 5
+_BYTE_ORDER_MAGIC = 0x1A2B3C4D
+_SECTION_LENGTH_UNKNOWN = -1
+
+_IF_NAME, _IF_DESCRIPTION, _IF_TSRESOL = 2, 3, 9
+_SHB_USERAPPL = 4
+_ISB_STARTTIME, _ISB_ENDTIME, _ISB_IFRECV, _ISB_FILTERACCEPT, _ISB_OSDROP, _ISB_USRDELIV = 2, 3, 4, 6, 7, 8
+_NANOSECONDS = bytes([9])  # if_tsresol: 10 to the power of minus 9
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What an Interface Description Block says of one interface."""
+
+    name: str
+    linktype: int
+    """A LINKTYPE_ value, https://www.tcpdump.org/linktypes.html."""
+    description: str = ""
+
+
+def prologue(interfaces: Sequence[Interface], snaplen: int, application: str) -> bytes:
+    """The blocks before the first packet: a Section Header, then one Interface Description per interface.
+
+    Args:
+        interfaces: in the order of the packets' interface numbers.
+        snaplen: of all of them, in bytes (libpcap refuses a file whose interfaces differ in it).
+        application: what shb_userappl says wrote the file.
+    """
+    header = struct.pack("<IHHq", _BYTE_ORDER_MAGIC, 1, 0, _SECTION_LENGTH_UNKNOWN)
+    blocks = [_block(_SECTION_HEADER, header, [(_SHB_USERAPPL, application.encode())])]
+    for interface in interfaces:
+        options = [(_IF_NAME, interface.name.encode())]
+        if interface.description:
+            options.append((_IF_DESCRIPTION, interface.description.encode()))
+        options.append((_IF_TSRESOL, _NANOSECONDS))
+        blocks.append(_block(_INTERFACE_DESCRIPTION, struct.pack("<HHI", interface.linktype, 0, snaplen), options))
+    return b"".join(blocks)
+
+
+def statistics(interface: int, start_ns: int, end_ns: int, ledger: Mapping[str, int]) -> bytes:
+    """An Interface Statistics Block for the end of a file.
+
+    Args:
+        interface: the number of the interface in the prologue.
+        start_ns: when the capture began, nanoseconds since 1970.
+        end_ns: when it ended, nanoseconds since 1970.
+        ledger: received, accepted, dropped and delivered packets of the descriptor that fed the file.
+    """
+    options = [
+        (_ISB_STARTTIME, _timestamp(start_ns)),
+        (_ISB_ENDTIME, _timestamp(end_ns)),
+        (_ISB_IFRECV, struct.pack("<Q", ledger["received"])),
+        (_ISB_FILTERACCEPT, struct.pack("<Q", ledger["accepted"])),
+        (_ISB_OSDROP, struct.pack("<Q", ledger["dropped"])),
+        (_ISB_USRDELIV, struct.pack("<Q", ledger["delivered"])),
+    ]
+    return _block(_INTERFACE_STATISTICS, struct.pack("<I", interface) + _timestamp(end_ns), options)
+
+
+def interfaces(blocks: bytes) -> list[Interface]:
+    """The interfaces that a prologue describes.
+
+    Raises:
+        SegmentError: these bytes are not a Section Header and whole Interface Descriptions.
+    """
+    found = []
+    for kind, body in _blocks(blocks):
+        if kind == _INTERFACE_DESCRIPTION and len(body) >= 8:
+            (linktype,) = struct.unpack_from("<H", body)
+            options = dict(_options(body[8:]))
+            name, description = (options.get(code, b"").decode("utf-8", "replace") for code in (_IF_NAME, _IF_DESCRIPTION))
+            found.append(Interface(name, linktype, description))
+        elif kind != _SECTION_HEADER:
+            raise SegmentError(f"corrupt segment: a pcapng block of type {kind:#x} in the prologue")
+    return found
+
+
+def _timestamp(time_ns: int) -> bytes:
+    return struct.pack("<II", time_ns >> 32 & 0xFFFFFFFF, time_ns & 0xFFFFFFFF)
+
+
+def _padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 4)
+
+
+def _block(kind: int, body: bytes, options: list[tuple[int, bytes]]) -> bytes:
+    for code, value in options:
+        body += struct.pack("<HH", code, len(value)) + _padded(value)
+    body += bytes(4)  # opt_endofopt
+    total = struct.pack("<I", len(body) + 12)
+    return struct.pack("<I", kind) + total + body + total
+
+
+def _blocks(data: bytes) -> list[tuple[int, bytes]]:
+    found, offset = [], 0
+    while offset < len(data):
+        kind, total = struct.unpack_from("<II", data, offset) if len(data) - offset >= 12 else (0, 0)
+        if total < 12 or total % 4 or total > len(data) - offset:
+            raise SegmentError(f"corrupt segment: a pcapng block of {total} bytes at {offset} of the prologue")
+        found.append((kind, data[offset + 8 : offset + total - 4]))
+        offset += total
+    return found
+
+
+def _options(data: bytes) -> list[tuple[int, bytes]]:
+    found, offset = [], 0
+    while len(data) - offset >= 4:
+        code, length = struct.unpack_from("<HH", data, offset)
+        if code == 0 or length > len(data) - offset - 4:
+            break
+        found.append((code, data[offset + 4 : offset + 4 + length]))
+        offset += 4 + length + -length % 4
+    return found

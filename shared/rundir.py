@@ -1,0 +1,123 @@
+"""The run directory: where producers are found, and how one name is kept to one producer.
+
+A producer NAME is NAME.sock, its control socket, and NAME.lock, held with flock(2) for as long as it lives.
+The kernel drops that lock whichever way a producer ends, so that no process id is ever looked at.
+"""
+
+import fcntl
+import os
+import re
+from pathlib import Path
+
+from zbuf.shared.errors import ProducerExists, RunDirectoryError, ValueRefused
+
+NAME_LENGTH_MAX = 48
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:+-]*")
+_SOCKET_PATH_MAX = 107  # sun_path of unix(7), less its NUL
+
+
+def check_name(name: str, what: str = "producer name") -> str:
+    """Return `name` where it can name a producer or a group of readers, else raise ValueRefused."""
+    if len(name) > NAME_LENGTH_MAX:
+        raise ValueRefused(f"{what} {name[:60]!r} has {len(name)} characters: use at most {NAME_LENGTH_MAX}")
+    if not _NAME.fullmatch(name):
+        raise ValueRefused(
+            f"{what} {name!r} can't be used: take letters, digits and any of _ . @ : + - "
+            "and begin with a letter, a digit or _"
+        )
+    return name
+
+
+def name_from_path(path: str) -> str:
+    """The default name of a capture that replays `path`: the file's stem, fitted to the rules for names."""
+    stem = Path(path).name.removesuffix(".gz").rsplit(".", 1)[0] if path != "-" else "stdin"
+    return re.sub(r"[^A-Za-z0-9_.@:+-]", "_", stem).lstrip(".@:+-")[:NAME_LENGTH_MAX] or "capture"
+
+
+def run_directory(chosen: str | os.PathLike[str] | None = None) -> Path:
+    """The run directory: `chosen`, else ZBUF_RUN_DIR, else /run/zbuf for root, else $XDG_RUNTIME_DIR/zbuf.
+
+    Raises:
+        RunDirectoryError: where none of them says. (A directory under /tmp could be anybody's.)
+    """
+    if chosen or os.environ.get("ZBUF_RUN_DIR"):
+        return Path(chosen or os.environ["ZBUF_RUN_DIR"])
+    if os.geteuid() == 0:
+        return Path("/run/zbuf")
+    if os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(os.environ["XDG_RUNTIME_DIR"]) / "zbuf"
+    raise RunDirectoryError("no run directory: XDG_RUNTIME_DIR is not set: say --run-dir or set ZBUF_RUN_DIR")
+
+
+def make_run_directory(directory: Path) -> None:
+    """Make `directory` (mode 0700 where it is new) and see that it can be written and is nobody else's."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner = directory.stat().st_uid
+    except OSError as error:
+        raise RunDirectoryError(f"run directory {directory}: {error.strerror}: choose another with --run-dir") from None
+    if owner not in (0, os.geteuid()):
+        raise RunDirectoryError(f"run directory {directory} belongs to user {owner}: choose another with --run-dir")
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise RunDirectoryError(
+            f"run directory {directory}: no permission to write: choose another with --run-dir or ZBUF_RUN_DIR"
+        )
+
+
+def socket_path(directory: Path, name: str) -> Path:
+    """The control socket of the producer `name`; raises ValueRefused where unix(7) has no room for the path."""
+    path = directory / f"{check_name(name)}.sock"
+    if len(os.fsencode(path)) > _SOCKET_PATH_MAX:
+        raise ValueRefused(f"socket path {path} is longer than {_SOCKET_PATH_MAX} bytes: use a shorter --run-dir")
+    return path
+
+
+def producer_names(directory: Path) -> list[str]:
+    """The names that have a control socket in `directory`, sorted; a killed producer's may be among them."""
+    try:
+        return sorted(entry.name.removesuffix(".sock") for entry in directory.iterdir() if entry.name.endswith(".sock"))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RunDirectoryError(f"run directory {directory}: {error.strerror}") from None
+
+
+class NameLock:
+    """The right to be the producer `name` in `directory`, until release() or the end of the process.
+
+    Raises ProducerExists where another process has it.
+    """
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self._path = directory / f"{name}.lock"
+        while True:
+            self._fd = self._open(directory)
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(self._fd)
+                raise ProducerExists(
+                    f"producer {name!r} runs already in {directory}: stop it, or choose another --name"
+                ) from None
+            if self._is_current():
+                return
+            os.close(self._fd)  # the holder before us removed the file between our open and our lock
+
+    def _open(self, directory: Path) -> int:
+        try:
+            return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"run directory {directory}: {error.strerror}: choose another with --run-dir or ZBUF_RUN_DIR"
+            ) from None
+
+    def _is_current(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._fd), os.stat(self._path))
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        """Give the name up, once."""
+        self._path.unlink(missing_ok=True)
+        os.close(self._fd)
