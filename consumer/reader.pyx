@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, nonecheck=True
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """The reader's half of the protocol: wait for a buffer, walk its packets, acknowledge it.
 
 Guarantees, whatever the producer does: nothing outside the mapping is read, and each word of a buffer is loaded once,
@@ -313,6 +313,11 @@ cdef class SegmentReader:
         """Whether any view (memoryview, NumPy array) of a buffer is alive."""
         return bool(self._views[0] or self._views[1] or (self._current is not None and self._current._exports))
 
+    def _finish(self):
+        """Give back what is held, views permitting, and take no more."""
+        self._move_on()
+        self._finished = True
+
     def _views_gone(self):
         """Called when the last view of a buffer that was moved on from is gone; for subclasses."""
 
@@ -328,6 +333,7 @@ cdef class SegmentReader:
             yield buffer
 
 
+@cython.nonecheck(True)  # one made by hand, not by a reader, raises too
 cdef class Buffer:
     """One filling of one of the two buffers: whole packet blocks, to be given back with acknowledge().
 
@@ -467,6 +473,7 @@ cdef str _CAPLEN = intern("caplen"), _TIME_NS = intern("time_ns"), _WIRELEN = in
 @cython.final
 @cython.no_gc
 @cython.freelist(16)
+@cython.nonecheck(True)
 cdef class Packet:
     """One packet, in place: a bytes-like object of its captured data. ``bytes(packet)`` copies it.
 
@@ -556,6 +563,7 @@ cdef class Packet:
 
 @cython.final
 @cython.internal
+@cython.nonecheck(True)
 cdef class BufferPackets:
     """The packets of one buffer."""
 
@@ -575,6 +583,7 @@ cdef class BufferPackets:
 
 @cython.final
 @cython.internal
+@cython.nonecheck(True)
 cdef class ReaderPackets:
     """The packets of all buffers of a reader, one after the other."""
 

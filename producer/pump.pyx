@@ -37,6 +37,8 @@ cdef extern from *:
     bint zbuf_raised(int *flag) nogil
     void zbuf_lower(int *flag) nogil
 
+DIRECTION_NUMBERS = {"inout": 0, "in": ZBUF_INBOUND, "out": ZBUF_OUTBOUND}
+
 cdef enum:
     LOOKS_PER_CLOCK = 64
     SHORTEST_SPIN_NS = 20_000
@@ -214,14 +216,27 @@ cdef class Pump:
         self._single.data = <const uint8_t *>self._single_view.buf
         self._batch = &self._single
         self.begin(1)
-        return self.resume()
+        return self.finish_single(False)
 
     def resume(self):
-        """Go on with the packet that offer() could not finish; True once all descriptors have it."""
-        if not self.feed(False):
-            return False
-        self.drop_single()
-        return True
+        """Go on with the packet that offer() could not finish, and wait for its readers.
+
+        Returns:
+            True once all descriptors have it; False where somebody interrupted the wait: call again.
+        """
+        return self.finish_single(True)
+
+    cdef bint finish_single(self, bint wait):
+        cdef bint done
+        if wait:
+            with nogil:
+                done = self.feed(True)
+            zbuf_lower(&self._flag)
+        else:
+            done = self.feed(False)
+        if done:
+            self.drop_single()
+        return done
 
     def cancel(self):
         """Forget what is left of the current batch: the descriptors that have not got it never will."""

@@ -121,3 +121,7 @@ class NameLock:
         """Give the name up, once."""
         self._path.unlink(missing_ok=True)
         os.close(self._fd)
+
+    def forget(self) -> None:
+        """In a forked child, which is not the producer: let the parent's lock be the parent's alone."""
+        os.close(self._fd)

@@ -43,14 +43,17 @@ class Segment:
     def __init__(self, layout: Layout, prologue: bytes) -> None:
         self.layout = layout
         self.name = f"/zbuf.{layout.producer}.{layout.descriptor}"
-        self._fd = _create(self.name, layout.segment_bytes)
+        fd, self._lock_fd = _create(self.name, layout.segment_bytes)
         try:
-            self.map = mmap.mmap(self._fd, layout.segment_bytes)
+            # Every page is there before the first packet is: a fault is no part of the packet path.
+            self.map = mmap.mmap(fd, layout.segment_bytes, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
             write_layout(self.map, layout)
             self.map[layout.prologue_offset : layout.prologue_offset + len(prologue)] = prologue
         except BaseException:
             self.remove()
             raise
+        finally:
+            os.close(fd)
 
     def open(self) -> None:
         """Let readers in, once the buffers' headers are set up."""
@@ -63,26 +66,36 @@ class Segment:
     def remove(self) -> None:
         """Remove the name and give up the lock. Mappings, the readers' too, live until they are dropped."""
         _unlink(self.name)
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._fd = -1
+        self.unlock()
+
+    def unlock(self) -> None:
+        """Give up the lock alone: a forked child does, which is not the producer."""
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+        self._lock_fd = -1
 
 
-def _create(name: str, size: int) -> int:
+def _create(name: str, size: int) -> tuple[int, int]:
+    """A new object of that size: a file descriptor to map, and another that holds the write lock.
+
+    Two, since a mapping keeps a duplicate of its descriptor, with the lock, for as long as it lives.
+    """
     try:
         fd = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600, size=0).fd
+        lock_fd = posix_ipc.SharedMemory(name).fd
     except posix_ipc.ExistentialError:
         raise FileExistsError(name) from None
     except (posix_ipc.Error, OSError) as error:
         raise SegmentError(f"segment {name} can't be made: {error}") from None
-    _write_lock(fd)
+    _write_lock(lock_fd)
     try:
         os.posix_fallocate(fd, 0, size)
     except OSError as error:
         os.close(fd)
+        os.close(lock_fd)
         _unlink(name)
         raise SegmentError(_no_room(size) if error.errno == errno.ENOSPC else f"segment {name}: {error}") from None
-    return fd
+    return fd, lock_fd
 
 
 def _no_room(size: int) -> str:

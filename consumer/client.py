@@ -1,0 +1,388 @@
+"""A reader: a connection to a producer, and the buffers that come with it."""
+
+import contextlib
+import os
+import socket
+import threading
+from pathlib import Path
+from select import POLLHUP, poll
+from types import TracebackType
+from typing import Literal, Self, cast
+
+from zbuf.consumer.reader import SegmentReader
+from zbuf.shared import control
+from zbuf.shared.errors import ControlError, ProducerNotFound, Refused, SegmentError, ValueRefused
+from zbuf.shared.layout import DEFAULT_BUFFER_BYTES, MAX_CAPLEN, Layout, check_buffer_bytes, read_ledger
+from zbuf.shared.pcapng import Interface, interfaces
+from zbuf.shared.rundir import producer_names, run_directory, socket_path
+from zbuf.shared.segment import map_ack_page, map_segment, producer_lives
+
+Wait = Literal["sleep", "spin"]
+EndReason = Literal["closed", "producer died", "evicted", "left"]
+
+DEFAULT_SPIN_US = 50
+_CONNECT_TIMEOUT_S = 10.0
+
+
+class Connection:
+    """A control connection to the producer `name`.
+
+    Args:
+        name: the producer's.
+        run_dir: where its socket is; see zbuf.shared.rundir.run_directory().
+
+    Raises:
+        ProducerNotFound: there is none of that name, or it does not answer.
+    """
+
+    def __init__(self, name: str, run_dir: str | os.PathLike[str] | None = None) -> None:
+        directory = run_directory(run_dir)
+        self._socket = _connect(socket_path(directory, name), name, directory)
+        self._lock = threading.Lock()
+
+    def request(self, request: control.Request, descriptors: int = 0) -> tuple[control.Answer, list[int]]:
+        """Send a request and wait for its answer.
+
+        Args:
+            request: what to ask.
+            descriptors: how many file descriptors come with the answer.
+
+        Returns:
+            The answer, and those descriptors, the caller's to close.
+
+        Raises:
+            Refused: with the producer's reason.
+            ControlError: it went away, or sent something else.
+        """
+        with self._lock:
+            try:
+                self._socket.send(control.encode(request))
+            except OSError as error:
+                raise ControlError(f"the producer closed the connection: {error.strerror}") from None
+            answer, fds = control.receive_answer(self._socket, descriptors)
+        if isinstance(answer, control.Refusal):
+            for fd in fds:
+                os.close(fd)
+            raise Refused(answer.reason)
+        return answer, fds
+
+    def stats(self) -> control.Statistics:
+        """What the producer says of itself, its descriptors and their readers; each ledger adds up."""
+        return cast(control.Statistics, self.request(control.Stats())[0])
+
+    def fileno(self) -> int:
+        """The socket's file descriptor."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _connect(path: Path, name: str, directory: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection.settimeout(_CONNECT_TIMEOUT_S)
+    try:
+        connection.connect(str(path))
+    except OSError as error:
+        connection.close()
+        raise ProducerNotFound(_not_found(name, directory, error)) from None
+    connection.settimeout(None)
+    return connection
+
+
+def _not_found(name: str, directory: Path, error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return f"producer {name!r}: no permission to use its socket in {directory}"
+    others = ", ".join(other for other in producer_names(directory) if other != name)
+    return f"no producer {name!r} runs in {directory}" + (f" (there is: {others})" if others else ": start it with zbufd")
+
+
+class Reader(SegmentReader):
+    """The packets of one descriptor, zero-copy; made by connect().
+
+    Iterate over it for packets, or over buffers(); it is a context manager. One thread at a time may use it.
+    """
+
+    def __init__(
+        self,
+        segment: object,
+        layout: Layout,
+        ack_page: object,
+        *,
+        doorbell: int,
+        sequence: int,
+        spin_ns: int,
+        connection: Connection,
+        connected: control.Connected,
+        segment_fd: int,
+    ) -> None:
+        del ack_page, sequence
+        self.name = connected.producer
+        """The producer's name."""
+        self.descriptor = connected.descriptor
+        """The number of the descriptor that this reader shares or has for itself."""
+        self.snaplen = connected.snaplen
+        """Bytes kept of each packet."""
+        view = memoryview(segment)  # type: ignore[arg-type]
+        self.prologue = bytes(view[layout.prologue_offset : layout.prologue_offset + layout.prologue_bytes])
+        """The pcapng blocks that make a capture file with the buffers' data after them."""
+        self.interfaces: list[Interface] = interfaces(self.prologue)
+        """The interfaces that packets come from, in the order of Packet.interface."""
+        self.linktype = layout.linktype
+        """LINKTYPE_ value of the packets."""
+        self._segment_map = segment
+        self._connection = connection
+        self._doorbell_fd = doorbell
+        self._segment_fd = segment_fd
+        self._ended_as: EndReason | None = None
+        self._closed = False
+        self._leaving = False
+        self._watch = _HangUpWatch(self, doorbell) if spin_ns < 0 else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    # ---- requests -----------------------------------------------------------------------------------------------
+
+    def stats(self) -> control.Statistics:
+        """What the producer says of itself; see Connection.stats()."""
+        return self._connection.stats()
+
+    def rotate(self) -> bool:
+        """Have what is stored assigned though the buffer is not full; False where there was nothing, or no buffer free."""
+        return cast(control.Done, self._connection.request(control.Rotate())[0]).changed
+
+    def set_filter(self, expression: str, *, flush: bool = True) -> None:
+        """Change the filter for packets to come.
+
+        Args:
+            expression: pcap-filter(7); empty for everything.
+            flush: discard what the old filter let in and is not assigned yet, and begin the ledger anew.
+
+        Raises:
+            Refused: it does not compile, or others share the descriptor.
+        """
+        self._connection.request(control.SetFilter(filter=expression, flush=flush))
+
+    def flush(self) -> None:
+        """Discard what is stored and not assigned yet, and begin the ledger anew."""
+        self._connection.request(control.Flush())
+
+    def ledger(self) -> control.Ledger:
+        """The descriptor's ledger from shared memory: as of its last rotation or drop, exact once the producer closed."""
+        return control.Ledger(**read_ledger(self._segment_map))
+
+    # ---- waiting and the end --------------------------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """A file descriptor for select(), poll() and event loops.
+
+        It becomes readable when a buffer comes, or the stream ends, after next_buffer(timeout=0) has returned None.
+        """
+        return self._doorbell_fd
+
+    @property
+    def end_reason(self) -> EndReason | None:
+        """Why there are no more buffers; None while there may be.
+
+        "closed": the producer ended, all was assigned. "producer died": it was killed, and everything that it had
+        appended was read. "evicted": it took this reader off. "left": close() was called.
+        """
+        if self.finished and self._ended_as is None:
+            self._ended_as = "closed" if self._closed_cleanly else "evicted"
+        return self._ended_as
+
+    def _is_dead(self) -> bool:
+        if self._closed or producer_lives(self._segment_fd):
+            return False
+        self._ended_as = "producer died"
+        return True
+
+    def close(self) -> None:
+        """Leave: the producer takes the buffers back, at once, or as soon as the last view of them (a memoryview, a NumPy
+        array) is gone. Doing it again does nothing.
+        """
+        if self._closed:
+            return
+        self._ended_as = self.end_reason or "left"
+        self._closed = True
+        self._finish()
+        if self._watch is not None:
+            self._watch.stop()
+        if self.holds_views:
+            self._leaving = True
+        else:
+            self._hang_up()
+
+    def _views_gone(self) -> None:
+        if self._leaving and not self.holds_views:
+            self._leaving = False
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        self._connection.close()
+        os.close(self._doorbell_fd)
+        os.close(self._segment_fd)
+        self._doorbell_fd = self._segment_fd = -1
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            self.close()
+
+
+class _HangUpWatch:
+    """Watches the doorbell for a reader that never makes a system call, in a thread that sleeps until the end."""
+
+    def __init__(self, reader: Reader, doorbell: int) -> None:
+        self._stop_reading, self._stop_writing = os.pipe2(os.O_CLOEXEC)
+        note = reader._note_hang_up
+        self._thread = threading.Thread(target=self._watch, args=(note, doorbell), name="zbuf-watch", daemon=True)
+        self._thread.start()
+
+    def _watch(self, note: object, doorbell: int) -> None:
+        polled = poll()
+        polled.register(doorbell, 0)  # POLLHUP is always reported
+        polled.register(self._stop_reading, 0)
+        if any(fd == doorbell and events & POLLHUP for fd, events in polled.poll()):
+            cast("object", note)()  # type: ignore[operator]
+
+    def stop(self) -> None:
+        os.close(self._stop_writing)
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+        os.close(self._stop_reading)
+
+
+def connect(
+    name: str,
+    *,
+    filter: str = "",  # noqa: A002  (tcpdump's word for it)
+    join: str | None = None,
+    snaplen: int = MAX_CAPLEN,
+    buffer_size: int = DEFAULT_BUFFER_BYTES,
+    immediate: bool = False,
+    timeout_ms: int = control.DEFAULT_TIMEOUT_MS,
+    direction: control.Direction = "inout",
+    wait: Wait = "sleep",
+    spin_us: int = DEFAULT_SPIN_US,
+    run_dir: str | os.PathLike[str] | None = None,
+) -> Reader:
+    """Open a descriptor on a capture, or join one, and read packets from it.
+
+    Its packets begin with the first one after this returns. A descriptor of one's own has its own filter, buffers and
+    drops: how slow its reader is harms nobody else.
+
+    Args:
+        name: the producer's.
+        filter: a pcap-filter(7) expression; empty for everything.
+        join: the name of a descriptor to share with all who say the same: each packet is stored once for all of them,
+            and a buffer is free once every one of them has acknowledged it. The first to come decides on the settings.
+        snaplen: bytes to keep of each packet, 1 to 262,144.
+        buffer_size: bytes of each of the two buffers; whole pages, up to 1 GiB.
+        immediate: have each packet assigned at once, where a buffer is free.
+        timeout_ms: have a buffer assigned after this time though it is not full; 0 for never.
+        direction: "in", "out" or "inout".
+        wait: "sleep" looks for a buffer for `spin_us` and then sleeps; "spin" never makes a system call.
+        spin_us: how long to look before sleeping, in microseconds.
+        run_dir: where the producer's socket is; see zbuf.shared.rundir.run_directory().
+
+    Raises:
+        ProducerNotFound: there is no producer of that name.
+        Refused: it refuses, and says why: a filter that does not compile, a limit that is reached.
+        ValueRefused: an argument is out of its range.
+        SegmentError: what it sent is no segment of this ABI.
+    """
+    if wait not in ("sleep", "spin"):
+        raise ValueRefused(f"wait={wait!r}: it must be 'sleep' or 'spin'")
+    request = control.Connect(
+        join=join, settings=_settings(filter, snaplen, buffer_size, immediate, timeout_ms, direction, join)
+    )
+    connection = Connection(name, run_dir)
+    try:
+        answer, fds = connection.request(request, descriptors=3)
+    except BaseException:
+        connection.close()
+        raise
+    return _make_reader(connection, answer, fds, -1 if wait == "spin" else spin_us * 1000)
+
+
+def _settings(
+    expression: str,
+    snaplen: int,
+    buffer_size: int,
+    immediate: bool,
+    timeout_ms: int,
+    direction: control.Direction,
+    join: str | None,
+) -> control.Settings | None:
+    check_buffer_bytes(buffer_size)
+    if not 1 <= snaplen <= MAX_CAPLEN:
+        raise ValueRefused(f"snaplen {snaplen}: it must be from 1 to {MAX_CAPLEN}")
+    if timeout_ms < 0:
+        raise ValueRefused(f"read timeout {timeout_ms} ms: it can't be negative")
+    if direction not in ("in", "out", "inout"):
+        raise ValueRefused(f"direction {direction!r}: it must be in, out or inout")
+    if len(expression) > control.FILTER_LENGTH_MAX:
+        raise ValueRefused(f"filter of {len(expression)} characters: use at most {control.FILTER_LENGTH_MAX}")
+    settings = control.Settings(
+        filter=expression,
+        snaplen=snaplen,
+        buffer_bytes=buffer_size,
+        immediate=immediate,
+        timeout_ms=timeout_ms,
+        direction=direction,
+    )
+    return None if join is not None and settings == control.Settings() else settings
+
+
+def _make_reader(connection: Connection, answer: control.Answer, fds: list[int], spin_ns: int) -> Reader:
+    with contextlib.ExitStack() as undo:
+        undo.callback(connection.close)
+        for fd in fds:
+            undo.callback(os.close, fd)
+        if not isinstance(answer, control.Connected) or len(fds) != 3:
+            raise ControlError(f"answer to connect with {len(fds)} file descriptors: is this a zbuf producer?")
+        segment_fd, ack_fd, doorbell = fds
+        segment, layout = map_segment(segment_fd)
+        _check_identity(answer, layout)
+        reader = Reader(
+            segment,
+            layout,
+            map_ack_page(ack_fd),
+            doorbell=doorbell,
+            sequence=answer.sequence,
+            spin_ns=spin_ns,
+            connection=connection,
+            connected=answer,
+            segment_fd=segment_fd,
+        )
+        undo.pop_all()
+        os.close(ack_fd)
+    return reader
+
+
+def _check_identity(answer: control.Connected, layout: Layout) -> None:
+    if (layout.producer, layout.linktype) != (answer.producer, answer.linktype):
+        raise SegmentError(
+            f"foreign segment: it is {layout.producer!r}'s, of link type {layout.linktype}, "
+            f"where {answer.producer!r} announced link type {answer.linktype}"
+        )
+
+
+def producers(run_dir: str | os.PathLike[str] | None = None) -> list[control.Statistics]:
+    """The producers that run, each with its statistics, sorted by name; dead ones are left out."""
+    found = []
+    for name in producer_names(run_directory(run_dir)):
+        with contextlib.suppress(ProducerNotFound, ControlError, ValueRefused), Connection(name, run_dir) as connection:
+            found.append(connection.stats())
+    return found

@@ -1,0 +1,342 @@
+"""The owner of the descriptors.
+
+Descriptors have no locks: one thread at a time may touch them, the one that holds the ownership. While the pump runs,
+its thread owns them, for millions of packets at a time. Everybody else hands in a command; handing one in interrupts
+the pump, which comes back to carry it out. While nothing runs, whoever hands a command in becomes the owner for as long
+as that takes.
+"""
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from mmap import mmap
+from typing import TypeVar
+
+
+from zbuf.producer.descriptor import Descriptor
+from zbuf.producer.libpcap import CaptureFile, PacketStore
+from zbuf.producer.pump import Pump
+from zbuf.shared.control import (
+    DescriptorStatistics,
+    Ledger,
+    ReaderStatistics,
+    Settings,
+    Statistics,
+)
+from zbuf.shared.errors import Refused
+from zbuf.shared.segment import Segment
+
+T = TypeVar("T")
+
+_CLOSED_KEPT = 1024
+_SHORTEST_TICK_S, _LONGEST_TICK_S = 0.005, 0.25
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much clients may ask for, all together."""
+
+    descriptors: int = 64
+    readers: int = 256
+    connections: int = 512
+
+
+@dataclass
+class Attached:
+    """A reader, as its producer knows it."""
+
+    number: int
+    pid: int
+    ack_map: mmap
+    doorbell: int
+    """The writing end of the pipe that wakes it: a file description of the producer's own, so that no reader can make
+    it blocking."""
+
+    def release(self) -> None:
+        """Close what its producer has of it."""
+        self.ack_map.close()
+        os.close(self.doorbell)
+
+
+@dataclass
+class Listener:
+    """A descriptor with what belongs to it."""
+
+    number: int
+    join: str | None
+    settings: Settings
+    segment: Segment
+    descriptor: Descriptor
+    readers: dict[int, Attached] = field(default_factory=dict)
+
+
+class Capture:
+    """Descriptors, the pump that feeds them, and the right to touch them.
+
+    Args:
+        limits: how many descriptors and readers there may be.
+        lossless: packets wait for readers in place of being dropped.
+    """
+
+    def __init__(self, limits: Limits, *, lossless: bool = False) -> None:
+        self.limits = limits
+        self.pump = Pump(lossless=lossless)
+        self.stopping = False
+        self._owner = threading.Lock()
+        self._commands: deque[tuple[Callable[[], object], Future[object]]] = deque()
+        self._listeners: dict[int, Listener] = {}
+        self._closed: deque[DescriptorStatistics] = deque(maxlen=_CLOSED_KEPT)
+        self._closed_sum = Ledger()
+        self._readers_changed = threading.Condition()
+        self._next_number = 1
+        self._closing = False
+        self._started_s = time.monotonic()
+
+    # ---- ownership ------------------------------------------------------------------------------------------
+
+    def submit(self, command: Callable[[], T]) -> "Future[T]":
+        """Have the owner carry out `command`; from any thread. The future has its result, or its exception."""
+        future: Future[T] = Future()
+        self._commands.append((command, future))  # type: ignore[arg-type]
+        self.pump.interrupt()
+        self._serve_if_idle()
+        return future
+
+    def _serve_if_idle(self) -> None:
+        """Carry the commands out here, unless there is an owner, who will see them before it is done."""
+        while self._commands and self._owner.acquire(blocking=False):
+            try:
+                self._serve()
+            finally:
+                self._owner.release()
+
+    def _serve(self) -> None:
+        while self._commands:
+            command, future = self._commands.popleft()
+            try:
+                future.set_result(command())
+            except Exception as error:
+                future.set_exception(error)
+
+    def stop(self) -> None:
+        """Make run() and append() return soon; from any thread or a signal handler."""
+        self.stopping = True
+        self.pump.interrupt()
+
+    def run(self, source: CaptureFile | PacketStore) -> bool:
+        """Pump a native source to its end; False where stop() came first."""
+        ended = False
+        while not ended and not self.stopping:
+            with self._owner:
+                self._serve()
+                ended = self.pump.run(source)
+            self._serve_if_idle()
+        if not ended:
+            self._cancel()
+        return ended
+
+    def append(self, data: bytes, time_ns: int, wirelen: int | None, interface: int, direction: int) -> bool:
+        """Feed one packet to all descriptors; False where stop() came before all had room for it."""
+        with self._owner:
+            done = self.pump.offer(data, time_ns, wirelen, interface, direction)
+        while not done and not self.stopping:
+            self._serve_if_idle()
+            with self._owner:
+                done = self.pump.resume()
+        if not done:
+            self._cancel()
+        self._serve_if_idle()
+        return done
+
+    def _cancel(self) -> None:
+        with self._owner:
+            self.pump.cancel()
+        self._serve_if_idle()
+
+    # ---- time -------------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Let the read timeouts run; called by the control thread, now and then, and carried out by the owner."""
+        now_ns = time.monotonic_ns()
+        self.submit(lambda: [listener.descriptor.tick(now_ns) for listener in self._listeners.values()])
+
+    @property
+    def tick_s(self) -> float:
+        """How often to tick, in seconds: a quarter of the shortest read timeout."""
+        timeouts = [one.settings.timeout_ms for one in list(self._listeners.values()) if one.settings.timeout_ms]
+        return min(max(min(timeouts, default=1000) / 4000, _SHORTEST_TICK_S), _LONGEST_TICK_S)
+
+    # ---- commands: the owner alone calls what follows -------------------------------------------------------------
+
+    def new_number(self) -> int:
+        """A number for a descriptor or a reader that none had before."""
+        self._next_number += 1
+        return self._next_number - 1
+
+    def find_group(self, join: str) -> Listener | None:
+        """The descriptor that is shared under this name."""
+        return next((one for one in self._listeners.values() if one.join == join), None)
+
+    def check_room(self) -> None:
+        """Raise Refused where there are as many descriptors as may be."""
+        if len(self._listeners) >= self.limits.descriptors:
+            raise Refused(f"all {self.limits.descriptors} descriptors of this producer are in use")
+
+    def add_reader(self, listener: Listener, reader: Attached, *, is_new: bool) -> int:
+        """Let a reader in, with its descriptor where that is new; returns the number of the first buffer it will get.
+
+        Raises:
+            Refused: the producer is about to end, or serves as many as it may.
+        """
+        if self._closing or (not is_new and listener.number not in self._listeners):
+            raise Refused("this producer is ending" if self._closing else "the descriptor has just ended: connect again")
+        if self._reader_count() >= self.limits.readers:
+            raise Refused(f"all {self.limits.readers} readers that this producer serves are there")
+        if is_new:
+            self.check_room()
+        sequence = listener.descriptor.add_reader(reader.number, reader.ack_map, reader.doorbell)
+        listener.readers[reader.number] = reader
+        if is_new:
+            self._listeners[listener.number] = listener
+            self.pump.attach(listener.descriptor)
+        self._notify()
+        return int(sequence)
+
+    def remove_reader(self, listener: Listener, number: int) -> None:
+        """A reader is gone: its buffers are free, and its descriptor is closed if it was the last."""
+        reader = listener.readers.pop(number, None)
+        if reader is None:
+            return
+        listener.descriptor.remove_reader(number)
+        reader.release()
+        if not listener.readers:
+            listener.descriptor.abandon()
+            self.close_listener(listener)
+        self._notify()
+
+    def close_listener(self, listener: Listener) -> None:
+        """End a descriptor: mark it closed, wake its readers, remove the name of its memory."""
+        if self._listeners.pop(listener.number, None) is None:
+            return
+        self.pump.detach(listener.descriptor)
+        final = _statistics_of(listener, is_open=False)
+        listener.descriptor.close()
+        for reader in listener.readers.values():
+            reader.release()
+        listener.readers.clear()
+        listener.segment.remove()
+        self._closed.append(final)
+        self._closed_sum = _add(self._closed_sum, final)
+
+    def close(self) -> None:
+        """Close every descriptor, and let nobody in any more."""
+        self._closing = True
+        for listener in list(self._listeners.values()):
+            self.close_listener(listener)
+
+    def finish(self) -> None:
+        """Assign the tail of every descriptor: no more packets will come."""
+        for listener in self._listeners.values():
+            listener.descriptor.finish()
+
+    def buffered(self) -> int:
+        """Packets that the readers have yet to acknowledge."""
+        return sum(listener.descriptor.ledger()["buffered"] for listener in self._listeners.values())
+
+    def statistics(self, producer: str, epoch: int, linktype: int, interfaces: list[str]) -> Statistics:
+        """Everything there is to know, as of one instant."""
+        return Statistics(
+            producer=producer,
+            pid=os.getpid(),
+            epoch=epoch,
+            uptime_s=time.monotonic() - self._started_s,
+            linktype=linktype,
+            interfaces=interfaces,
+            offered=self.pump.offered,
+            waits=self.pump.waits,
+            descriptors=[_statistics_of(listener, is_open=True) for listener in self._listeners.values()],
+            closed=self._closed_sum,
+        )
+
+    def forget(self) -> None:
+        """In a forked child: close what belongs to the parent, so that its end is seen as its end."""
+        for listener in self._listeners.values():
+            listener.segment.unlock()
+            for reader in listener.readers.values():
+                os.close(reader.doorbell)
+
+    def closed_descriptors(self) -> list[DescriptorStatistics]:
+        """The last thousand descriptors that were closed, with their final ledgers."""
+        return list(self._closed)
+
+    # ---- waiting for readers ------------------------------------------------------------------------------------
+
+    def _notify(self) -> None:
+        with self._readers_changed:
+            self._readers_changed.notify_all()
+
+    def wait_readers(self, count: int, timeout_s: float | None) -> bool:
+        """Wait until `count` readers are connected; False when the time is over, or on stop()."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        with self._readers_changed:
+            while self._reader_count() < count and not self.stopping:
+                left = 0.1 if deadline is None else min(0.1, deadline - time.monotonic())
+                if left <= 0:
+                    return False
+                self._readers_changed.wait(left)  # short, so that stop() in a signal handler is seen
+        return not self.stopping
+
+    def _reader_count(self) -> int:
+        return sum(len(listener.readers) for listener in list(self._listeners.values()))
+
+    def drain(self, linger_s: float | None) -> bool:
+        """Wait until the readers have acknowledged everything; False when `linger_s` is over. None waits for ever."""
+        deadline = None if linger_s is None else time.monotonic() + linger_s
+        pause_s = 0.0001
+        while self.submit(self.buffered).result():
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 0.005)
+        return True
+
+
+def _statistics_of(listener: Listener, *, is_open: bool) -> DescriptorStatistics:
+    return DescriptorStatistics(
+        **listener.descriptor.ledger(),
+        descriptor=listener.number,
+        join=listener.join,
+        settings=listener.settings,
+        bells=listener.descriptor.bells,
+        open=is_open,
+        readers=list(_readers_of(listener)),
+    )
+
+
+def _readers_of(listener: Listener) -> Iterator[ReaderStatistics]:
+    for number, reader in listener.readers.items():
+        delivered, holding = listener.descriptor.reader_counts(number)
+        yield ReaderStatistics(reader=number, pid=reader.pid, delivered=delivered, holding=holding)
+
+
+def _add(total: Ledger, one: Ledger) -> Ledger:
+    return Ledger(*(getattr(total, name) + getattr(one, name) for name in Ledger.__struct_fields__))
+
+
+def add_ledgers(ledgers: Iterator[Ledger]) -> Ledger:
+    """The sums over several descriptors."""
+    total = Ledger()
+    for one in ledgers:
+        total = _add(total, one)
+    return total
+
+
+def ledger_dict(ledger: Ledger) -> dict[str, int]:
+    """The eight counts by name."""
+    return {name: getattr(ledger, name) for name in Ledger.__struct_fields__}
+
+

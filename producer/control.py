@@ -1,0 +1,343 @@
+"""The producer's end of the control socket: a thread of its own, running asyncio.
+
+It touches no descriptor. What a client asks for is checked and made ready here (filters compiled, memory reserved), and
+handed to the owner of the descriptors as a command. A client can take its time, send rubbish, or die: none of that
+reaches the packets.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from zbuf.producer.capture import Attached, Capture, Listener
+from zbuf.producer.descriptor import Descriptor
+from zbuf.producer.libpcap import compile_filter
+from zbuf.shared import control
+from zbuf.shared.errors import ControlError, Refused, RunDirectoryError, ZbufError
+from zbuf.shared.layout import ABI, Layout, check_buffer_bytes
+from zbuf.shared.pcapng import Interface, prologue
+from zbuf.shared.rundir import check_name
+from zbuf.shared.segment import Segment, make_ack_page
+
+T = TypeVar("T")
+
+_BACKLOG = 64
+_PEERCRED = struct.Struct("3i")
+
+
+@dataclass
+class Identity:
+    """What a producer says of itself to its clients."""
+
+    name: str
+    epoch: int
+    interfaces: list[Interface]
+    linktype: int
+    application: str
+
+
+class ControlServer:
+    """Serves the clients of one producer until stop().
+
+    Args:
+        path: of the socket; what a dead producer left there is replaced.
+        capture: the owner of the descriptors.
+        identity: what clients are told.
+
+    Raises:
+        RunDirectoryError: the socket can't be made.
+    """
+
+    def __init__(self, path: Path, capture: Capture, identity: Identity) -> None:
+        self.capture = capture
+        self.identity = identity
+        self.joining = asyncio.Lock()
+        self._path = path
+        self._socket = _listen(path)
+        self._sessions: set[asyncio.Task[None]] = set()
+        self._connections: set[socket.socket] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopped = asyncio.Event()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), name="zbuf-control", daemon=True)
+        self._thread.start()
+        self._ready.wait()
+
+    def stop(self) -> None:
+        """Close every descriptor, then every connection, then the socket."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stopped.set)
+        self._thread.join()
+
+    def forget(self) -> None:
+        """In a forked child: close what belongs to the parent, so that its end is seen as its end."""
+        for connection in [self._socket, *self._connections]:
+            fd = connection.detach()
+            if fd >= 0:
+                os.close(fd)
+
+    async def command(self, command: Callable[[], T]) -> T:
+        """Have the owner of the descriptors carry something out."""
+        return await asyncio.wrap_future(self.capture.submit(command))
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        tasks = [asyncio.create_task(self._accept()), asyncio.create_task(self._tick())]
+        self._ready.set()
+        await self._stopped.wait()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.command(self.capture.close)
+        for connection in self._connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)  # its session sees the end, and clears up after itself
+        await asyncio.gather(*self._sessions, return_exceptions=True)
+        self._path.unlink(missing_ok=True)
+        self._socket.close()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(self.capture.tick_s)
+            self.capture.tick()
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(self._socket)
+            except OSError:  # out of file descriptors, or a client that was gone already
+                await asyncio.sleep(0.1)
+                continue
+            connection.setblocking(False)
+            session = asyncio.create_task(self._serve(connection))
+            self._sessions.add(session)
+            session.add_done_callback(self._sessions.discard)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        session = Session(self, _peer_pid(connection))
+        self._connections.add(connection)
+        try:
+            if len(self._connections) > self.capture.limits.connections:
+                raise ControlError(f"more than {self.capture.limits.connections} connections: try again later")
+            while await self._answer_one(connection, session):
+                pass
+        except ControlError as error:
+            with contextlib.suppress(OSError):
+                connection.send(control.encode(control.Refusal(reason=str(error))))
+        except OSError:
+            pass  # the client is gone, or does not read its answers
+        finally:
+            self._connections.discard(connection)
+            connection.close()
+            await session.leave()
+
+    async def _answer_one(self, connection: socket.socket, session: "Session") -> bool:
+        loop = asyncio.get_running_loop()
+        data = await loop.sock_recv(connection, control.REQUEST_BYTES_MAX + 1)
+        if not data:
+            return False
+        request = control.decode_request(data)
+        fds: list[int] = []
+        try:
+            try:
+                answer = await session.handle(request, fds)
+            except ZbufError as error:
+                answer = control.Refusal(reason=str(error))
+            socket.send_fds(connection, [control.encode(answer)], fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return True
+
+
+class Session:
+    """One connection: at most one reader."""
+
+    def __init__(self, server: ControlServer, pid: int) -> None:
+        self._server = server
+        self._pid = pid
+        self._listener: Listener | None = None
+        self._number = 0
+
+    async def handle(self, request: control.Request, fds: list[int]) -> control.Answer:
+        """Carry out one request.
+
+        Args:
+            request: what was asked.
+            fds: takes the file descriptors that go with the answer, to be closed after it was sent.
+
+        Raises:
+            ZbufError: the request is refused; the message says why.
+        """
+        match request:
+            case control.Connect():
+                return await self._connect(request, fds)
+            case control.Stats():
+                return await self._statistics()
+            case control.Leave():
+                await self.leave()
+                return control.Done()
+            case control.Rotate():
+                descriptor = self._mine("rotate").descriptor
+                return control.Done(changed=await self._server.command(descriptor.rotate))
+            case control.Flush():
+                await self._server.command(self._mine_alone("flush").descriptor.flush)
+                return control.Done()
+            case control.SetFilter():
+                return await self._set_filter(request)
+
+    async def leave(self) -> None:
+        """Give back what this connection's reader has, if it has one."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            await self._server.command(lambda: self._server.capture.remove_reader(listener, self._number))
+
+    async def _statistics(self) -> control.Statistics:
+        identity, capture = self._server.identity, self._server.capture
+        names = [interface.name for interface in identity.interfaces]
+        return await self._server.command(
+            lambda: capture.statistics(identity.name, identity.epoch, identity.linktype, names)
+        )
+
+    def _mine(self, what: str) -> Listener:
+        if self._listener is None:
+            raise Refused(f"{what}: this connection has no descriptor: connect first")
+        return self._listener
+
+    def _mine_alone(self, what: str) -> Listener:
+        listener = self._mine(what)
+        if len(listener.readers) > 1:
+            raise Refused(f"{what}: {len(listener.readers)} readers share descriptor {listener.join!r}: use one of your own")
+        return listener
+
+    async def _set_filter(self, request: control.SetFilter) -> control.Answer:
+        listener = self._mine_alone("set filter")
+        program = await asyncio.to_thread(compile_filter, request.filter, self._server.identity.linktype)
+        await self._server.command(lambda: self._mine_alone("set filter").descriptor.set_filter(program, request.flush))
+        listener.settings = _with_filter(listener.settings, request.filter)
+        return control.Done()
+
+    async def _connect(self, request: control.Connect, fds: list[int]) -> control.Connected:
+        if self._listener is not None:
+            raise Refused("connect: this connection has a descriptor already: open another connection")
+        if request.abi != ABI:
+            raise Refused(f"this producer speaks ABI {ABI}, the client {request.abi}: use the same version of zbuf")
+        if request.join is None:
+            return await self._attach(await self._open(request, None), fds, is_new=True)
+        async with self._server.joining:
+            return await self._join(request, check_name(request.join, "group name"), fds)
+
+    async def _join(self, request: control.Connect, join: str, fds: list[int]) -> control.Connected:
+        listener = await self._server.command(lambda: self._server.capture.find_group(join))
+        if listener is None:
+            return await self._attach(await self._open(request, join), fds, is_new=True)
+        if request.settings is not None and request.settings != listener.settings:
+            raise Refused(f"descriptor {join!r} is there with other settings: leave yours out, or join another")
+        return await self._attach(listener, fds, is_new=False)
+
+    async def _open(self, request: control.Connect, join: str | None) -> Listener:
+        await self._server.command(self._server.capture.check_room)
+        settings = request.settings or control.Settings()
+        check_buffer_bytes(settings.buffer_bytes)
+        program = await asyncio.to_thread(compile_filter, settings.filter, self._server.identity.linktype)
+        return await asyncio.to_thread(self._make_listener, settings, join, program)
+
+    def _make_listener(self, settings: control.Settings, join: str | None, program: bytes) -> Listener:
+        """Everything that takes time, while nobody waits for it: the memory of a large segment, for one."""
+        segment = _make_segment(self._server.identity, settings, self._server.capture.new_number)
+        try:
+            descriptor = Descriptor(
+                snaplen=settings.snaplen,
+                immediate=settings.immediate,
+                timeout_ms=settings.timeout_ms,
+                direction=settings.direction,
+            )
+            descriptor.set_buffers(segment.map, *segment.layout.buffer_offsets, settings.buffer_bytes)
+            descriptor.set_filter(program)
+        except BaseException:
+            segment.remove()
+            raise
+        segment.open()
+        return Listener(int(segment.layout.descriptor), join, settings, segment, descriptor)
+
+    async def _attach(self, listener: Listener, fds: list[int], *, is_new: bool) -> control.Connected:
+        """Have the owner let this connection's reader in; the three descriptors that it gets go to `fds`."""
+        capture, number = self._server.capture, self._server.capture.new_number()
+        ack_fd, ack_map = make_ack_page()
+        bell, doorbell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        fds += [ack_fd, bell]
+        reader = Attached(number, self._pid, ack_map, doorbell)
+        try:
+            fds.insert(0, listener.segment.reader_fd())
+            sequence = await self._server.command(lambda: capture.add_reader(listener, reader, is_new=is_new))
+        except BaseException:
+            reader.release()
+            if is_new:
+                listener.descriptor.close()
+                listener.segment.remove()
+            raise
+        self._listener, self._number = listener, number
+        return self._connected(listener, sequence)
+
+    def _connected(self, listener: Listener, sequence: int) -> control.Connected:
+        identity = self._server.identity
+        return control.Connected(
+            producer=identity.name,
+            descriptor=listener.number,
+            reader=self._number,
+            sequence=sequence,
+            linktype=identity.linktype,
+            snaplen=listener.settings.snaplen,
+            filter=listener.settings.filter,
+            interfaces=[interface.name for interface in identity.interfaces],
+        )
+
+
+def _with_filter(settings: control.Settings, expression: str) -> control.Settings:
+    fields = {name: getattr(settings, name) for name in control.Settings.__struct_fields__}
+    return control.Settings(**{**fields, "filter": expression})
+
+
+def _make_segment(identity: Identity, settings: control.Settings, new_number: Callable[[], int]) -> Segment:
+    """A segment under a number that no other producer of this name has taken, one in another run directory say."""
+    head = prologue(identity.interfaces, settings.snaplen, identity.application)
+    while True:
+        layout = Layout(
+            identity.name,
+            str(new_number()),
+            identity.epoch,
+            settings.buffer_bytes,
+            len(head),
+            settings.snaplen,
+            identity.linktype,
+        )
+        try:
+            return Segment(layout, head)
+        except FileExistsError:
+            continue
+
+
+def _listen(path: Path) -> socket.socket:
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+    try:
+        path.unlink(missing_ok=True)  # the name is ours: we hold its lock
+        listening.bind(str(path))
+        path.chmod(0o600)
+        listening.listen(_BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise RunDirectoryError(f"control socket {path}: {error.strerror}: choose another --run-dir") from None
+    return listening
+
+
+def _peer_pid(connection: socket.socket) -> int:
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
+    return int(_PEERCRED.unpack(credentials)[0])

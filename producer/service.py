@@ -1,0 +1,246 @@
+"""A producer, from the taking of its name to the last acknowledgement."""
+
+import logging
+import os
+import secrets
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Self
+
+from zbuf import __version__
+from zbuf.producer.capture import Capture, Limits
+from zbuf.producer.control import ControlServer, Identity
+from zbuf.producer.pump import DIRECTION_NUMBERS
+from zbuf.producer.sources import LINKTYPE_ETHERNET, FileSource, ScapySource, linktype_of, packets_of
+from zbuf.shared.control import Statistics
+from zbuf.shared.errors import ValueRefused
+from zbuf.shared.pcapng import Interface
+from zbuf.shared.rundir import NameLock, make_run_directory, run_directory, socket_path
+from zbuf.shared.segment import leftovers
+
+log = logging.getLogger("zbuf")
+
+DEFAULT_LINGER_S = 5.0
+
+
+class Producer:
+    """Publishes packets to any number of reading processes, under a name.
+
+    The name is taken and readers can connect as soon as this object is there, and until close(). It is a context
+    manager. Packets come from append() and publish(), from one thread at a time.
+
+    Args:
+        name: what readers connect to: letters, digits and any of ``_ . @ : + -``.
+        linktype: LINKTYPE_ value of the packets; Ethernet by default.
+        interfaces: names of the interfaces that packets come from; by default one, called like the producer.
+        lossless: wait for readers in place of dropping packets.
+        run_dir: where the control socket is made; see zbuf.shared.rundir.run_directory().
+        linger_s: how long close() waits for the readers to acknowledge what is left; None for as long as it takes.
+        limits: how much readers may ask for.
+
+    Raises:
+        ValueRefused: the name can't be used.
+        RunDirectoryError: the run directory can't be made or written.
+        ProducerExists: there is a producer of that name.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        linktype: int = LINKTYPE_ETHERNET,
+        interfaces: Sequence[str] | None = None,
+        lossless: bool = False,
+        run_dir: str | os.PathLike[str] | None = None,
+        linger_s: float | None = DEFAULT_LINGER_S,
+        limits: Limits = Limits(),  # noqa: B008  (it is frozen)
+    ) -> None:
+        directory = run_directory(run_dir)
+        path = socket_path(directory, name)
+        make_run_directory(directory)
+        described = [Interface(one, linktype) for one in (interfaces or [name])]
+        self.name = name
+        self.run_dir = directory
+        self._linger_s = linger_s
+        self._identity = Identity(name, secrets.randbits(63), described, linktype, f"zbuf {__version__}")
+        self._capture = Capture(limits, lossless=lossless)
+        self._pid = os.getpid()
+        self._closed = False
+        self._lock = NameLock(directory, name)
+        try:
+            self._clean_up_after_the_dead()
+            self._control = ControlServer(path, self._capture, self._identity)
+        except BaseException:
+            self._lock.release()
+            raise
+        _producers.add(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    # ---- packets ------------------------------------------------------------------------------------------------
+
+    def append(
+        self,
+        data: Any,
+        *,
+        time_ns: int | None = None,
+        wirelen: int | None = None,
+        interface: int = 0,
+        direction: str = "inout",
+    ) -> bool:
+        """Publish one packet.
+
+        Args:
+            data: its captured bytes, any bytes-like object; they are copied.
+            time_ns: when it was captured, in nanoseconds since 1970; now, by default.
+            wirelen: its length on the wire in bytes; by default what was captured.
+            interface: which of the producer's interfaces it came from.
+            direction: "in", "out", or "inout" where that is not known.
+
+        Returns:
+            True; False where stop() came before a lossless producer's readers had room for it.
+
+        Raises:
+            ValueRefused: an argument is out of its range.
+        """
+        if direction not in DIRECTION_NUMBERS:
+            raise ValueRefused(f"direction {direction!r}: it must be in, out or inout")
+        if not 0 <= interface < len(self._identity.interfaces):
+            raise ValueRefused(f"interface {interface}: this producer has {len(self._identity.interfaces)}")
+        moment = time.time_ns() if time_ns is None else time_ns
+        return self._capture.append(data, moment, wirelen, interface, DIRECTION_NUMBERS[direction])
+
+    def publish(self, source: Any, *, loops: int = 1) -> int:
+        """Publish everything that a source gives, until it ends or stop() is called.
+
+        Args:
+            source: a FileSource or ScapySource; a scapy socket or reader; or an iterable of bytes, of
+                (bytes, time_ns), of RawPacket, or of scapy packets. None of them is dissected.
+            loops: how many times to give the files of a FileSource or ScapySource; 0 for ever.
+
+        Returns:
+            The packets published.
+
+        Raises:
+            ValueRefused: the source's link type is not the producer's, or an item is no packet.
+        """
+        self._check_linktype(source)
+        before = self.offered
+        if isinstance(source, FileSource):
+            for native in source.passes(loops):
+                if not self._capture.run(native):
+                    break
+        else:
+            self._publish_packets(source.packets(loops) if isinstance(source, ScapySource) else packets_of(source))
+        return self.offered - before
+
+    def _publish_packets(self, packets: Any) -> None:
+        for packet in packets:
+            if self._capture.stopping:
+                break
+            if packet is not None:
+                self.append(packet.data, time_ns=packet.time_ns, wirelen=packet.wirelen, interface=packet.interface)
+
+    def _check_linktype(self, source: Any) -> None:
+        linktype = linktype_of(source)
+        if linktype is not None and linktype != self._identity.linktype:
+            raise ValueRefused(
+                f"the source's link type is {linktype}, the producer's {self._identity.linktype}: "
+                f"make it with Producer({self.name!r}, linktype={linktype})"
+            )
+
+    # ---- readers ------------------------------------------------------------------------------------------------
+
+    def wait_readers(self, count: int, timeout_s: float | None = None) -> bool:
+        """Wait until `count` readers are connected; False when the time is over, or on stop()."""
+        return self._capture.wait_readers(count, timeout_s)
+
+    def stats(self) -> Statistics:
+        """Everything there is to know, as of one instant."""
+        names = [interface.name for interface in self._identity.interfaces]
+        return self._submit(
+            lambda: self._capture.statistics(self.name, self._identity.epoch, self._identity.linktype, names)
+        ).result()
+
+    @property
+    def offered(self) -> int:
+        """Packets that came in so far."""
+        return self._capture.pump.offered
+
+    @property
+    def stopped(self) -> bool:
+        """Whether stop() was called."""
+        return self._capture.stopping
+
+    def final_stats(self) -> Statistics:
+        """stats() with the descriptors whose readers have left, or that close() closed, among them."""
+        now = self.stats()
+        return _with_descriptors(now, [*self._capture.closed_descriptors(), *now.descriptors])
+
+    def _submit(self, command: Callable[[], Statistics]) -> "Future[Statistics]":
+        return self._capture.submit(command)
+
+    # ---- the end ------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Make publish() return soon; from any thread, or from a signal handler."""
+        self._capture.stop()
+
+    def close(self) -> None:
+        """Assign the tail, wait for the readers to acknowledge it (linger_s at most), and end. Again does nothing."""
+        if self._closed or os.getpid() != self._pid:
+            return
+        self._closed = True
+        _producers.discard(self)
+        try:
+            self._capture.submit(self._capture.finish).result()
+            if not self._capture.drain(self._linger_s):
+                log.warning("%s: readers have not taken everything within %g s", self.name, self._linger_s)
+        finally:
+            self._control.stop()
+            self._lock.release()
+
+    def _clean_up_after_the_dead(self) -> None:
+        """Remove the segments of a killed producer of this name; count what nobody had read."""
+        found = list(leftovers(self.name))
+        for leftover in found:
+            leftover.remove()
+        if found:
+            unread = sum(leftover.packets for leftover in found)
+            log.warning(
+                "%s: removed %d segments of a producer that was killed; %d packets in them were not acknowledged",
+                self.name,
+                len(found),
+                unread,
+            )
+
+    def _forget(self) -> None:
+        self._closed = True
+        self._control.forget()
+        self._capture.forget()
+        self._lock.forget()
+
+
+def _with_descriptors(statistics: Statistics, descriptors: list[Any]) -> Statistics:
+    fields = {name: getattr(statistics, name) for name in Statistics.__struct_fields__}
+    return Statistics(**{**fields, "descriptors": descriptors})
+
+
+_producers: "weakref.WeakSet[Producer]" = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    """A forked child shares the sockets and locks of its parent: readers would never see the parent die."""
+    for producer in list(_producers):
+        producer._forget()
+    _producers.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

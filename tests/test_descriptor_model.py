@@ -1,0 +1,259 @@
+"""The descriptor and a model of it, side by side through every order of events that hypothesis comes up with."""
+
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from rig import CAPACITY, ETHERNET, PlainReader, Rig, Taken, adds_up, read_ledger
+from two_buffer_model import Filling, Filter, TwoBufferModel
+
+from zbuf.producer.descriptor import DIRECTIONS
+from zbuf.producer.libpcap import compile_filter
+
+READERS_MAX = 3
+_RETURN = 0x06  # the instruction "ret #k" of bpf(4)
+
+
+def _odd_first_byte(data: bytes, wirelen: int) -> int:
+    return 262144 if data and data[0] & 1 and wirelen else 0
+
+
+def _short(data: bytes, wirelen: int) -> int:
+    return 262144 if wirelen <= 300 else 0
+
+
+FILTERS: dict[str, tuple[bytes, Filter | None]] = {
+    "everything": (b"", None),
+    "odd": (compile_filter("ether[0] & 1 = 1", ETHERNET), _odd_first_byte),
+    "short": (compile_filter("less 300", ETHERNET), _short),
+    "forty bytes": (struct.pack("<HBBI", _RETURN, 0, 0, 40), lambda _data, _wirelen: 40),
+    "nothing": (struct.pack("<HBBI", _RETURN, 0, 0, 0), lambda _data, _wirelen: 0),
+}
+SIZES = st.one_of(
+    st.integers(0, 1500),
+    st.sampled_from([0, 1, 64, 92, 1500, CAPACITY - 33, CAPACITY - 32, CAPACITY - 31, CAPACITY, 5000]),
+)
+TIMES = st.one_of(st.integers(1, 2**40), st.sampled_from([0, 2**32 - 1, 2**32, 2**64 - 1]))
+
+
+def _contents(number: int, size: int) -> bytes:
+    """Bytes that no other packet of a machine has."""
+    return (struct.pack("<I", number * 2654435761 % 2**32) * (size // 4 + 1))[:size]
+
+
+def _cut(data: bytes, cuts: Sequence[int]) -> list[bytes]:
+    at = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    return [data[begin:end] for begin, end in zip(at, at[1:], strict=False)]
+
+
+class DescriptorMachine(RuleBasedStateMachine):
+    """Every rule is done to both; every invariant compares them."""
+
+    @initialize(
+        snaplen=st.sampled_from([262144, 262144, 1000, 61]),
+        immediate=st.sampled_from([False, False, True]),
+        timeout_ms=st.sampled_from([0, 7]),
+        direction=st.sampled_from(["inout", "inout", "in", "out"]),
+        curious=st.booleans(),
+    )
+    def set_up(self, snaplen: int, immediate: bool, timeout_ms: int, direction: str, curious: bool) -> None:
+        self.rig = Rig(snaplen=snaplen, immediate=immediate, timeout_ms=timeout_ms, direction=direction)
+        self.real = self.rig.descriptor
+        self.model = TwoBufferModel(CAPACITY, snaplen, immediate, timeout_ms * 1_000_000, DIRECTIONS[direction])
+        self.curious = curious
+        """Asks for the counts of the readers after every step, and so makes the descriptor look at their answers."""
+        self.now_ns = 1_000_000_000
+        self.appended = 0
+        self.readers: dict[int, PlainReader] = {}
+        self.fillings: dict[int, list[Filling]] = {}
+        """Of each reader, the model's fillings that it holds, in the order of PlainReader.held."""
+
+    def teardown(self) -> None:
+        if not hasattr(self, "rig"):
+            return
+        try:
+            self.rig.descriptor.ledger()
+            self.rig.close()
+            assert read_ledger(self.rig.memory) == self.model.ledger()
+        finally:
+            self.rig.close()
+
+    # ---- packets ------------------------------------------------------------------------------------------
+
+    def append_one(self, size: int, time_ns: int, cuts: Sequence[int] = (), **packet: Any) -> None:
+        self.appended += 1
+        data = _contents(self.appended, size)
+        direction = packet.setdefault("direction", "inout")
+        extra = packet.pop("cut_off", 0)
+        wirelen = size + extra
+        if cuts:
+            self.real.append_fragments(_cut(data, cuts), time_ns=time_ns, wirelen=wirelen, **packet)
+        else:
+            self.real.append_bytes(data, time_ns=time_ns, wirelen=wirelen, **packet)
+        self.model.append(data, wirelen, time_ns, packet.get("interface", 0), DIRECTIONS[direction])
+
+    @rule(
+        size=SIZES,
+        time_ns=TIMES,
+        cuts=st.lists(st.integers(0, 5000), max_size=3),
+        interface=st.sampled_from([0, 1, 2**32 - 1]),
+        direction=st.sampled_from(["inout", "in", "out"]),
+        cut_off=st.sampled_from([0, 0, 10]),
+    )
+    def packet(self, size: int, time_ns: int, cuts: list[int], interface: int, direction: str, cut_off: int) -> None:
+        self.append_one(size, time_ns, cuts, interface=interface, direction=direction, cut_off=cut_off)
+
+    @rule(count=st.integers(1, 40), size=st.integers(0, 1500), time_ns=TIMES)
+    def packets(self, count: int, size: int, time_ns: int) -> None:
+        for _ in range(count):
+            self.append_one(size, time_ns)
+
+    # ---- readers ------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: len(self.readers) < READERS_MAX)
+    @rule()
+    def reader_joins(self) -> None:
+        number = min(set(range(READERS_MAX)) - set(self.readers))
+        self.readers[number] = self.rig.plain_reader(number)
+        self.fillings[number] = []
+        assert self.readers[number].sequence == self.model.join(number)
+
+    def pick(self, at: int) -> int:
+        return sorted(self.readers)[at % len(self.readers)]
+
+    @precondition(lambda self: self.readers)
+    @rule(at=st.integers(0, 5))
+    def reader_takes(self, at: int) -> None:
+        number = self.pick(at)
+        taken = self.readers[number].take()
+        due = self.model.readers[number].due
+        assert (taken is not None) == bool(due)
+        if taken is not None:
+            filling = due.pop(0)
+            self.fillings[number].append(filling)
+            _compare_taken(taken, filling)
+
+    @precondition(lambda self: any(reader.held for reader in self.readers.values()))
+    @rule(at=st.integers(0, 5), oldest=st.sampled_from([True, True, False]))
+    def reader_acknowledges(self, at: int, oldest: bool) -> None:
+        holding = [number for number in sorted(self.readers) if self.readers[number].held]
+        number = holding[at % len(holding)]
+        reader = self.readers[number]
+        reader.acknowledge(reader.held[0 if oldest else -1])
+        self.model.acknowledge(number, self.fillings[number].pop(0 if oldest else -1))
+
+    @precondition(lambda self: self.readers)
+    @rule(at=st.integers(0, 5))
+    def reader_takes_and_acknowledges_all(self, at: int) -> None:
+        number = self.pick(at)
+        while self.model.readers[number].due:
+            self.reader_takes(sorted(self.readers).index(number))
+        while self.readers[number].held:
+            self.readers[number].acknowledge()
+            self.model.acknowledge(number, self.fillings[number].pop(0))
+
+    @precondition(lambda self: self.readers)
+    @rule(at=st.integers(0, 5))
+    def reader_leaves_or_dies(self, at: int) -> None:
+        number = self.pick(at)
+        delivered = self.real.remove_reader(number)
+        assert delivered == self.model.leave(number)
+        del self.readers[number], self.fillings[number]
+        self.rig.seats.pop(number).close()
+
+    # ---- requests and time ----------------------------------------------------------------------------------
+
+    @rule()
+    def rotate(self) -> None:
+        assert self.real.rotate() == self.model.rotate()
+
+    @rule(later_ms=st.sampled_from([0, 1, 6, 7, 8]))
+    def tick(self, later_ms: int) -> None:
+        self.now_ns += later_ms * 1_000_000
+        self.real.tick(self.now_ns)
+        self.model.tick(self.now_ns)
+
+    @rule()
+    def flush(self) -> None:
+        self.real.flush()
+        self.model.flush()
+
+    @rule(name=st.sampled_from(sorted(FILTERS)), flush=st.booleans())
+    def set_filter(self, name: str, flush: bool) -> None:
+        program, self.model.filter = FILTERS[name]
+        self.real.set_filter(program, flush)
+        if flush:
+            self.model.flush()
+
+    @rule()
+    def finish(self) -> None:
+        self.real.finish()
+        self.model.finish()
+
+    # ---- what must hold after each of them ------------------------------------------------------------------
+
+    @invariant()
+    def no_buffer_changed_that_a_reader_holds(self) -> None:
+        for reader in self.readers.values():
+            for taken in reader.held:
+                assert reader.blocks(taken.which, taken.header.kernel_len) == taken.blocks
+
+    @invariant()
+    def ledgers_agree(self) -> None:
+        assert adds_up(read_ledger(self.rig.memory))
+        assert self.real.ledger() == self.model.ledger()
+
+    @invariant()
+    def slots_agree(self) -> None:
+        slots, model = self.real.slots(), self.model
+        with_readers = [filling.buffer for filling in model.assigned]
+        store = model.filling or model.assigned[1]
+        assert slots["store"] == store.buffer
+        assert slots["hold"] == (with_readers[0] if with_readers else None)
+        assert slots["free"] == (None if with_readers else 1 - store.buffer)
+        assert slots["assigned"] == (0 in with_readers, 1 in with_readers)
+        assert slots["next_sequence"] == model.next_sequence()
+        assert slots["generations"] == ((model.next_sequence() + 1) // 2, model.next_sequence() // 2)
+        for filling in {id(filling): filling for filling in (store, *model.assigned)}.values():
+            assert slots["packets"][filling.buffer] == len(filling.packets)
+            assert slots["lengths"][filling.buffer] == len(filling.blocks)
+
+    @invariant()
+    def what_is_stored_could_be_read_if_the_producer_died_now(self) -> None:
+        if self.model.filling:
+            which = self.model.filling.buffer
+            header = self.rig.header(which)
+            assert header.store_gen == header.kernel_gen + 1
+            assert self.rig.blocks(which, header.stored_bytes) == self.model.filling.blocks
+
+    @invariant()
+    def counts_of_readers_agree(self) -> None:
+        for number in self.readers if self.curious else ():
+            expected = (self.model.readers[number].delivered, self.model.owed(number))
+            assert self.real.reader_counts(number) == expected
+
+
+def _compare_taken(taken: Taken, filling: Filling) -> None:
+    header = taken.header
+    assert taken.blocks == filling.blocks
+    assert (header.sequence, taken.which) == (filling.number, filling.number % 2)
+    assert header.packets == len(filling.packets)
+    assert (header.first_ns, header.last_ns) == (filling.packets[0].time_ns, filling.packets[-1].time_ns)
+    assert header.dropped_before == filling.packets[0].dropped
+
+
+@pytest.mark.slow
+class TestDescriptorMatchesTheModel(DescriptorMachine.TestCase):
+    """runTest() of hypothesis, which names it."""
+
+    settings = settings(
+        derandomize=True,
+        deadline=None,
+        max_examples=500,
+        stateful_step_count=60,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
