@@ -12,7 +12,7 @@ from typing import Literal, Self, cast
 from zbuf.consumer.reader import SegmentReader
 from zbuf.shared import control
 from zbuf.shared.errors import ControlError, ProducerNotFound, Refused, SegmentError, ValueRefused
-from zbuf.shared.layout import DEFAULT_BUFFER_BYTES, MAX_CAPLEN, Layout, check_buffer_bytes, read_ledger
+from zbuf.shared.layout import MAX_CAPLEN, Layout, check_buffer_bytes, read_ledger
 from zbuf.shared.pcapng import Interface, interfaces
 from zbuf.shared.rundir import producer_names, run_directory, socket_path
 from zbuf.shared.segment import map_ack_page, map_segment, producer_lives
@@ -269,7 +269,7 @@ def connect(
     filter: str = "",  # noqa: A002  (tcpdump's word for it)
     join: str | None = None,
     snaplen: int = MAX_CAPLEN,
-    buffer_size: int = DEFAULT_BUFFER_BYTES,
+    buffer_size: int | None = None,
     immediate: bool = False,
     timeout_ms: int = control.DEFAULT_TIMEOUT_MS,
     direction: control.Direction = "inout",
@@ -288,7 +288,7 @@ def connect(
         join: the name of a descriptor to share with all who say the same: each packet is stored once for all of them,
             and a buffer is free once every one of them has acknowledged it. The first to come decides on the settings.
         snaplen: bytes to keep of each packet, 1 to 262,144.
-        buffer_size: bytes of each of the two buffers; whole pages, up to 1 GiB.
+        buffer_size: bytes of each of the two buffers; whole pages, up to 1 GiB; None for the producer's own choice.
         immediate: have each packet assigned at once, where a buffer is free.
         timeout_ms: have a buffer assigned after this time though it is not full; 0 for never.
         direction: "in", "out" or "inout".
@@ -319,13 +319,14 @@ def connect(
 def _settings(
     expression: str,
     snaplen: int,
-    buffer_size: int,
+    buffer_size: int | None,
     immediate: bool,
     timeout_ms: int,
     direction: control.Direction,
     join: str | None,
 ) -> control.Settings | None:
-    check_buffer_bytes(buffer_size)
+    if buffer_size is not None:
+        check_buffer_bytes(buffer_size)
     if not 1 <= snaplen <= MAX_CAPLEN:
         raise ValueRefused(f"snaplen {snaplen}: it must be from 1 to {MAX_CAPLEN}")
     if timeout_ms < 0:

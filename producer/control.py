@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
+
 from zbuf.producer.capture import Attached, Capture, Listener
 from zbuf.producer.descriptor import Descriptor
 from zbuf.producer.libpcap import compile_filter
 from zbuf.shared import control
 from zbuf.shared.errors import ControlError, Refused, RunDirectoryError, ZbufError
-from zbuf.shared.layout import ABI, Layout, check_buffer_bytes
+from zbuf.shared.layout import ABI, DEFAULT_BUFFER_BYTES, Layout, check_buffer_bytes
 from zbuf.shared.pcapng import Interface, prologue
 from zbuf.shared.rundir import check_name
 from zbuf.shared.segment import Segment, make_ack_page
@@ -50,12 +52,14 @@ class ControlServer:
         path: of the socket; what a dead producer left there is replaced.
         capture: the owner of the descriptors.
         identity: what clients are told.
+        buffer_bytes: the size of a buffer for those who do not ask for one.
 
     Raises:
         RunDirectoryError: the socket can't be made.
     """
 
-    def __init__(self, path: Path, capture: Capture, identity: Identity) -> None:
+    def __init__(self, path: Path, capture: Capture, identity: Identity, buffer_bytes: int) -> None:
+        self.buffer_bytes = buffer_bytes
         self.capture = capture
         self.identity = identity
         self.joining = asyncio.Lock()
@@ -222,7 +226,7 @@ class Session:
         listener = self._mine_alone("set filter")
         program = await asyncio.to_thread(compile_filter, request.filter, self._server.identity.linktype)
         await self._server.command(lambda: self._mine_alone("set filter").descriptor.set_filter(program, request.flush))
-        listener.settings = _with_filter(listener.settings, request.filter)
+        listener.settings = msgspec.structs.replace(listener.settings, filter=request.filter)
         return control.Done()
 
     async def _connect(self, request: control.Connect, fds: list[int]) -> control.Connected:
@@ -239,14 +243,20 @@ class Session:
         listener = await self._server.command(lambda: self._server.capture.find_group(join))
         if listener is None:
             return await self._attach(await self._open(request, join), fds, is_new=True)
-        if request.settings is not None and request.settings != listener.settings:
+        if request.settings is not None and self._settings(request) != listener.settings:
             raise Refused(f"descriptor {join!r} is there with other settings: leave yours out, or join another")
         return await self._attach(listener, fds, is_new=False)
 
+    def _settings(self, request: control.Connect) -> control.Settings:
+        """What was asked for, with the producer's choice where nothing was."""
+        asked = request.settings or control.Settings()
+        size = self._server.buffer_bytes if asked.buffer_bytes is None else asked.buffer_bytes
+        check_buffer_bytes(size)
+        return msgspec.structs.replace(asked, buffer_bytes=size)
+
     async def _open(self, request: control.Connect, join: str | None) -> Listener:
         await self._server.command(self._server.capture.check_room)
-        settings = request.settings or control.Settings()
-        check_buffer_bytes(settings.buffer_bytes)
+        settings = self._settings(request)
         program = await asyncio.to_thread(compile_filter, settings.filter, self._server.identity.linktype)
         return await asyncio.to_thread(self._make_listener, settings, join, program)
 
@@ -260,7 +270,7 @@ class Session:
                 timeout_ms=settings.timeout_ms,
                 direction=settings.direction,
             )
-            descriptor.set_buffers(segment.map, *segment.layout.buffer_offsets, settings.buffer_bytes)
+            descriptor.set_buffers(segment.map, *segment.layout.buffer_offsets, segment.layout.buffer_bytes)
             descriptor.set_filter(program)
         except BaseException:
             segment.remove()
@@ -301,11 +311,6 @@ class Session:
         )
 
 
-def _with_filter(settings: control.Settings, expression: str) -> control.Settings:
-    fields = {name: getattr(settings, name) for name in control.Settings.__struct_fields__}
-    return control.Settings(**{**fields, "filter": expression})
-
-
 def _make_segment(identity: Identity, settings: control.Settings, new_number: Callable[[], int]) -> Segment:
     """A segment under a number that no other producer of this name has taken, one in another run directory say."""
     head = prologue(identity.interfaces, settings.snaplen, identity.application)
@@ -314,7 +319,7 @@ def _make_segment(identity: Identity, settings: control.Settings, new_number: Ca
             identity.name,
             str(new_number()),
             identity.epoch,
-            settings.buffer_bytes,
+            settings.buffer_bytes or DEFAULT_BUFFER_BYTES,
             len(head),
             settings.snaplen,
             identity.linktype,

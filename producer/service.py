@@ -10,6 +10,8 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
+
 from zbuf import __version__
 from zbuf.producer.capture import Capture, Limits
 from zbuf.producer.control import ControlServer, Identity
@@ -17,6 +19,7 @@ from zbuf.producer.pump import DIRECTION_NUMBERS
 from zbuf.producer.sources import LINKTYPE_ETHERNET, FileSource, ScapySource, linktype_of, packets_of
 from zbuf.shared.control import Statistics
 from zbuf.shared.errors import ValueRefused
+from zbuf.shared.layout import DEFAULT_BUFFER_BYTES, check_buffer_bytes
 from zbuf.shared.pcapng import Interface
 from zbuf.shared.rundir import NameLock, make_run_directory, run_directory, socket_path
 from zbuf.shared.segment import leftovers
@@ -37,6 +40,7 @@ class Producer:
         linktype: LINKTYPE_ value of the packets; Ethernet by default.
         interfaces: names of the interfaces that packets come from; by default one, called like the producer.
         lossless: wait for readers in place of dropping packets.
+        buffer_size: bytes of each of a reader's two buffers, where it does not say; whole pages, up to 1 GiB.
         run_dir: where the control socket is made; see zbuf.shared.rundir.run_directory().
         linger_s: how long close() waits for the readers to acknowledge what is left; None for as long as it takes.
         limits: how much readers may ask for.
@@ -54,10 +58,12 @@ class Producer:
         linktype: int = LINKTYPE_ETHERNET,
         interfaces: Sequence[str] | None = None,
         lossless: bool = False,
+        buffer_size: int = DEFAULT_BUFFER_BYTES,
         run_dir: str | os.PathLike[str] | None = None,
         linger_s: float | None = DEFAULT_LINGER_S,
         limits: Limits = Limits(),  # noqa: B008  (it is frozen)
     ) -> None:
+        check_buffer_bytes(buffer_size)
         directory = run_directory(run_dir)
         path = socket_path(directory, name)
         make_run_directory(directory)
@@ -72,7 +78,7 @@ class Producer:
         self._lock = NameLock(directory, name)
         try:
             self._clean_up_after_the_dead()
-            self._control = ControlServer(path, self._capture, self._identity)
+            self._control = ControlServer(path, self._capture, self._identity, buffer_size)
         except BaseException:
             self._lock.release()
             raise
@@ -182,7 +188,7 @@ class Producer:
     def final_stats(self) -> Statistics:
         """stats() with the descriptors whose readers have left, or that close() closed, among them."""
         now = self.stats()
-        return _with_descriptors(now, [*self._capture.closed_descriptors(), *now.descriptors])
+        return msgspec.structs.replace(now, descriptors=[*self._capture.closed_descriptors(), *now.descriptors])
 
     def _submit(self, command: Callable[[], Statistics]) -> "Future[Statistics]":
         return self._capture.submit(command)
@@ -226,11 +232,6 @@ class Producer:
         self._control.forget()
         self._capture.forget()
         self._lock.forget()
-
-
-def _with_descriptors(statistics: Statistics, descriptors: list[Any]) -> Statistics:
-    fields = {name: getattr(statistics, name) for name in Statistics.__struct_fields__}
-    return Statistics(**{**fields, "descriptors": descriptors})
 
 
 _producers: "weakref.WeakSet[Producer]" = weakref.WeakSet()

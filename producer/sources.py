@@ -6,8 +6,9 @@ scapy is imported only where it is needed.
 
 import contextlib
 import gzip
+import itertools
+import logging
 import os
-import shutil
 import stat
 import threading
 import time
@@ -19,10 +20,13 @@ from zbuf.producer.libpcap import CaptureFile, PacketStore
 from zbuf.shared.errors import CaptureFileError, ValueRefused
 from zbuf.shared.pcapng import Interface
 
+log = logging.getLogger("zbuf")
+
 DEFAULT_PRELOAD_LIMIT_BYTES = 1 << 30
 LINKTYPE_ETHERNET = 1
 
 _LOAD_PACKETS = 50_000
+_GUNZIP_BYTES = 1 << 16
 _GZIP_MAGIC = b"\x1f\x8b"
 _SCAPY_SNAPLEN = 262_140
 _POLL_S = 0.1
@@ -140,7 +144,8 @@ class _OpenFile:
         with os.fdopen(fd, "rb") as packed, os.fdopen(writing, "wb") as pipe, contextlib.suppress(BrokenPipeError):
             try:
                 with gzip.GzipFile(fileobj=packed) as plain:
-                    shutil.copyfileobj(plain, pipe, 1 << 20)
+                    while some := plain.read1(_GUNZIP_BYTES):  # what is whole comes before what is damaged
+                        pipe.write(some)
             except (EOFError, zlib.error, gzip.BadGzipFile) as error:
                 self._pipe_error = f"{self._path}: damaged gzip file: {error}"
 
@@ -209,11 +214,16 @@ class ScapySource:
         while True:
             for number, path in enumerate(self.paths):
                 with contextlib.closing(_scapy_reader(path)) as reader:
-                    for packet in _from_reader(reader):
+                    for packet in _from_reader(reader, self._note_damage):
                         yield packet._replace(interface=number)
             count -= 1
             if count == 0:
                 return
+
+
+    def _note_damage(self, damage: str) -> None:
+        if damage not in self.warnings:
+            self.warnings.append(damage)
 
 
 def _scapy_reader(path: str) -> Any:
@@ -234,13 +244,16 @@ def _scapy_linktype(path: str) -> int:
         return int(first[1].linktype) if first is not None else LINKTYPE_ETHERNET
 
 
-def _from_reader(reader: Any) -> Iterator[RawPacket]:
+def _from_reader(reader: Any, note_damage: Callable[[str], None] = log.warning) -> Iterator[RawPacket]:
     """The packets of a scapy reader of pcap or pcapng, dissecting or raw."""
     nanoseconds = 1 if getattr(reader, "nano", False) else 1000
-    while True:
+    for whole in itertools.count():
         try:
             data, meta = reader._read_packet(size=_SCAPY_SNAPLEN)
         except EOFError:
+            return
+        if len(data) < min(getattr(meta, "caplen", 0), _SCAPY_SNAPLEN):
+            note_damage(f"{reader.filename}: cut short after {whole} whole packets, in one of {meta.caplen} bytes")
             return
         if hasattr(meta, "sec"):
             time_ns = meta.sec * 1_000_000_000 + meta.usec * nanoseconds

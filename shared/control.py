@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from zbuf.shared.errors import ControlError
-from zbuf.shared.layout import ABI, DEFAULT_BUFFER_BYTES, MAX_CAPLEN
+from zbuf.shared.layout import ABI, MAX_CAPLEN
 from zbuf.shared.rundir import NAME_LENGTH_MAX
 
 REQUEST_BYTES_MAX = 16 * 1024
@@ -36,8 +36,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A pcap-filter(7) expression; empty for everything."""
     snaplen: Annotated[int, msgspec.Meta(ge=1, le=MAX_CAPLEN)] = MAX_CAPLEN
     """Bytes kept of each packet."""
-    buffer_bytes: int = DEFAULT_BUFFER_BYTES
-    """The size of each of the two buffers, header included."""
+    buffer_bytes: int | None = None
+    """The size of each of the two buffers, header included; None for the producer's own choice."""
     immediate: bool = False
     """Assign each packet at once, where a buffer is free."""
     timeout_ms: Annotated[int, msgspec.Meta(ge=0, le=3_600_000)] = DEFAULT_TIMEOUT_MS

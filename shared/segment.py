@@ -22,7 +22,15 @@ from pathlib import Path
 import posix_ipc
 
 from zbuf.shared.errors import SegmentError, ZbufError
-from zbuf.shared.layout import ACK_BYTES, Layout, open_segment, read_layout, unread_blocks, write_layout
+from zbuf.shared.layout import (
+    ACK_BYTES,
+    Layout,
+    check_buffer_bytes,
+    open_segment,
+    read_layout,
+    unread_blocks,
+    write_layout,
+)
 
 _SHM = Path("/dev/shm")
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of fcntl(2) on 64-bit Linux
@@ -98,10 +106,26 @@ def _create(name: str, size: int) -> tuple[int, int]:
     return fd, lock_fd
 
 
-def _no_room(size: int) -> str:
+def check_space(buffer_bytes: int) -> None:
+    """Check the size of a buffer, and that there is room for two of them at the moment.
+
+    Raises:
+        ValueRefused: the size breaks the rules, see check_buffer_bytes().
+        SegmentError: /dev/shm has no room for them.
+    """
+    check_buffer_bytes(buffer_bytes)
+    if _SHM.is_dir() and 2 * buffer_bytes > _free_bytes():
+        raise SegmentError(_no_room(2 * buffer_bytes))
+
+
+def _free_bytes() -> int:
     space = os.statvfs(_SHM)
+    return space.f_bavail * space.f_frsize
+
+
+def _no_room(size: int) -> str:
     return (
-        f"two buffers need {size} bytes of shared memory, {_SHM} has {space.f_bavail * space.f_frsize} free: "
+        f"two buffers need {size} bytes of shared memory, {_SHM} has {_free_bytes()} free: "
         "use smaller buffers, or give it more"
     )
 

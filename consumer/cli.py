@@ -1,0 +1,139 @@
+"""zbuf: the command of the consumer side."""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Annotated, NoReturn
+
+import msgspec
+import typer
+
+from zbuf.consumer.client import Connection, Reader, connect, producers
+from zbuf.consumer.dump import Dump, Lines, PcapngFile
+from zbuf.shared.commandline import Json, RunDir, make_app, parse_size, print_ledgers, print_table, run
+from zbuf.shared.control import Ledger, Statistics
+from zbuf.shared.errors import ProducerNotFound
+from zbuf.shared.layout import MAX_CAPLEN
+
+app = make_app("zbuf", "Read packets from a capture that a zbuf producer publishes, and see how it does.")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The producer's name; zbuf ls tells which there are.")]
+
+_RETRY_S = 0.05
+
+
+@app.command()
+def dump(
+    name: Name,
+    expression: Annotated[list[str] | None, typer.Argument(metavar="[FILTER...]", help="A pcap-filter(7).")] = None,
+    write: Annotated[str | None, typer.Option("-w", metavar="FILE", help="Write pcapng to FILE; - is stdout.")] = None,
+    count: Annotated[int | None, typer.Option("-c", min=1, metavar="N", help="End after N packets.")] = None,
+    snaplen: Annotated[
+        int, typer.Option("-s", "--snapshot-length", min=0, max=MAX_CAPLEN, metavar="SNAPLEN", help="Bytes of each packet.")
+    ] = MAX_CAPLEN,
+    join: Annotated[str | None, typer.Option(metavar="GROUP", help="Share a descriptor with all who name it.")] = None,
+    buffer_size: Annotated[str | None, typer.Option(metavar="S", help="Size of a buffer, such as 8M.")] = None,
+    immediate: Annotated[bool, typer.Option("--immediate-mode", help="Hand over each packet at once.")] = False,
+    wait_producer: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Wait for it to start.")] = 0,
+    run_dir: Annotated[str | None, RunDir] = None,
+) -> None:
+    """Dump packets to a pcapng file, or print a line for each, until the producer ends."""
+
+    def open_reader() -> Reader:
+        return connect(
+            name,
+            filter=" ".join(expression or []),
+            join=join,
+            snaplen=snaplen or MAX_CAPLEN,
+            buffer_size=None if buffer_size is None else parse_size("--buffer-size", buffer_size),
+            immediate=immediate,
+            run_dir=run_dir,
+        )
+
+    with _retried(open_reader, wait_producer) as reader:
+        sys.stderr.write(
+            f"zbuf: reading {name}, link-type {reader.linktype}, snapshot length {reader.snaplen} bytes\n"
+        )
+        dumped = Dump(reader, Lines(reader) if write is None else PcapngFile(write, reader), count)
+        ledger = dumped.run()
+        if reader.end_reason == "producer died":
+            sys.stderr.write("zbuf: the producer died; everything that it had appended is here\n")
+        _print_counts(dumped.captured, ledger)
+
+
+def _print_counts(captured: int, ledger: Ledger) -> None:
+    """tcpdump's closing counts."""
+    sys.stderr.write(
+        f"{captured} packets captured\n"
+        f"{ledger.received} packets received by filter\n"
+        f"{ledger.dropped} packets dropped by zbuf\n"
+    )
+
+
+def _retried(open_reader: Callable[[], Reader], seconds: float) -> Reader:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return open_reader()
+        except ProducerNotFound:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_RETRY_S)
+
+
+@app.command()
+def ls(run_dir: Annotated[str | None, RunDir] = None, json: Annotated[bool, Json] = False) -> None:
+    """List the producers that run."""
+    found = producers(run_dir)
+    if json:
+        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode([_plain(one) for one in found])) + b"\n")
+        return
+    rows = [
+        [
+            one.producer,
+            str(one.pid),
+            f"{one.uptime_s:.0f} s",
+            ",".join(one.interfaces),
+            len(one.descriptors),
+            sum(len(descriptor.readers) for descriptor in one.descriptors),
+            one.offered,
+            sum(descriptor.dropped for descriptor in one.descriptors) + one.closed.dropped,
+        ]
+        for one in found
+    ]
+    if rows:
+        print_table("", ["name", "pid", "up", "interfaces", "descriptors", "readers", "offered", "dropped"], rows)
+    else:
+        sys.stderr.write("zbuf: no producer runs\n")
+
+
+@app.command()
+def stats(name: Name, run_dir: Annotated[str | None, RunDir] = None, json: Annotated[bool, Json] = False) -> None:
+    """Print what became of every packet, for each descriptor of a capture."""
+    with Connection(name, run_dir) as connection:
+        found = connection.stats()
+    if json:
+        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(_plain(found))) + b"\n")
+        return
+    sys.stdout.write(
+        f"{found.producer}: pid {found.pid}, up {found.uptime_s:.0f} s, link-type {found.linktype}, "
+        f"{', '.join(found.interfaces)}: {found.offered:,} packets offered\n"
+    )
+    if found.descriptors:
+        print_ledgers(found.descriptors)
+        readers = [[r.reader, d.descriptor, str(r.pid), r.delivered, r.holding] for d in found.descriptors for r in d.readers]
+        print_table("", ["reader", "descriptor", "pid", "delivered", "buffers held"], readers)
+    else:
+        sys.stdout.write("no reader is connected\n")
+
+
+def _plain(statistics: Statistics) -> dict[str, object]:
+    """The message without its tag."""
+    plain: dict[str, object] = msgspec.to_builtins(statistics)
+    del plain["type"]
+    return plain
+
+
+def main() -> NoReturn:
+    """The entry point of zbuf."""
+    run(app, "zbuf")

@@ -1,0 +1,115 @@
+"""What both commands share: how errors leave them, how sizes are written, how tables look."""
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from zbuf import __version__
+from zbuf.shared.control import DescriptorStatistics, Ledger
+from zbuf.shared.errors import ZbufError
+
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_SIZE = re.compile(r"([0-9]+)\s*([kmg]?)(?:i?b)?", re.IGNORECASE)
+
+RunDir = typer.Option("--run-dir", envvar="ZBUF_RUN_DIR", metavar="DIR", help="Where producers are found.")
+Json = typer.Option("--json", help="Print JSON.")
+
+
+def make_app(name: str, purpose: str) -> typer.Typer:
+    """An empty command `name` with sub-commands to come, and --version."""
+    app = typer.Typer(
+        name=name,
+        help=purpose,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    def show_version(wanted: bool) -> None:
+        if wanted:
+            sys.stdout.write(f"{name} {__version__}\n")
+            raise typer.Exit
+
+    @app.callback()
+    def main(
+        version: bool = typer.Option(False, "--version", callback=show_version, is_eager=True, help="Print the version."),
+    ) -> None:
+        del version
+
+    main.__doc__ = purpose
+    return app
+
+
+def run(app: typer.Typer, name: str) -> NoReturn:
+    """Run a command: one line on stderr for each error, exit 1 (2 for usage), never a traceback."""
+    logging.basicConfig(format=f"{name}: %(message)s", level=logging.INFO)
+    try:
+        status = app(standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(status if isinstance(status, int) else 0)
+    except typer.TyperException as error:
+        _fail(name, f"{error.format_message().rstrip('.')} (see {name} --help)", error.exit_code)
+    except ZbufError as error:
+        _fail(name, str(error), 1)
+    except MemoryError:
+        _fail(name, "out of memory", 1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter tries once more, at exit
+        sys.exit(1)
+    except OSError as error:
+        _fail(name, f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(130)
+
+
+def _fail(name: str, message: str, status: int) -> NoReturn:
+    sys.stderr.write(f"{name}: {' '.join(message.split())}\n")
+    sys.exit(status)
+
+
+def parse_size(option: str, text: str) -> int:
+    """Bytes of a size like 4096, 512k, 2M or 1GiB that was given for an option; the units are powers of 1024."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise typer.BadParameter(f"{option} {text!r} is no size: write bytes, or a number with k, M or G")
+    return int(match[1]) * _UNITS[match[2].lower()]
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A table on stdout; numbers to the right, with thousands apart."""
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, title_style="bold")
+    for number, column in enumerate(columns):
+        numeric = bool(rows) and isinstance(rows[0][number], int | float)
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row))
+    natural = Console(width=1000).measure(table).maximum
+    width = max(natural, Console().width)  # a terminal that is too narrow wraps a line, which loses nothing
+    Console(width=width, highlight=False, markup=False).print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
+
+
+def print_ledgers(descriptors: Sequence[DescriptorStatistics]) -> None:
+    """A table of ledgers on stdout, one row for each descriptor."""
+    rows = [
+        [
+            f"{one.descriptor}" + (f" ({one.join})" if one.join else ""),
+            one.settings.filter or "-",
+            *(getattr(one, count) for count in Ledger.__struct_fields__),
+        ]
+        for one in descriptors
+    ]
+    print_table("", ["descriptor", "filter", *Ledger.__struct_fields__], rows)
