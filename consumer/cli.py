@@ -29,7 +29,8 @@ def dump(
     write: Annotated[str | None, typer.Option("-w", metavar="FILE", help="Write pcapng to FILE; - is stdout.")] = None,
     count: Annotated[int | None, typer.Option("-c", min=1, metavar="N", help="End after N packets.")] = None,
     snaplen: Annotated[
-        int, typer.Option("-s", "--snapshot-length", min=0, max=MAX_CAPLEN, metavar="SNAPLEN", help="Bytes of each packet.")
+        int,
+        typer.Option("-s", "--snapshot-length", min=0, max=MAX_CAPLEN, metavar="SNAPLEN", help="Bytes of each packet."),
     ] = MAX_CAPLEN,
     join: Annotated[str | None, typer.Option(metavar="GROUP", help="Share a descriptor with all who name it.")] = None,
     buffer_size: Annotated[str | None, typer.Option(metavar="S", help="Size of a buffer, such as 8M.")] = None,
@@ -51,9 +52,7 @@ def dump(
         )
 
     with _retried(open_reader, wait_producer) as reader:
-        sys.stderr.write(
-            f"zbuf: reading {name}, link-type {reader.linktype}, snapshot length {reader.snaplen} bytes\n"
-        )
+        sys.stderr.write(f"zbuf: reading {name}, link-type {reader.linktype}, snapshot length {reader.snaplen} bytes\n")
         dumped = Dump(reader, Lines(reader) if write is None else PcapngFile(write, reader), count)
         ledger = dumped.run()
         if reader.end_reason == "producer died":
@@ -62,7 +61,7 @@ def dump(
 
 
 def _print_counts(captured: int, ledger: Ledger) -> None:
-    """tcpdump's closing counts."""
+    """Tcpdump's closing counts."""
     sys.stderr.write(
         f"{captured} packets captured\n"
         f"{ledger.received} packets received by filter\n"
@@ -121,7 +120,9 @@ def stats(name: Name, run_dir: Annotated[str | None, RunDir] = None, json: Annot
     )
     if found.descriptors:
         print_ledgers(found.descriptors)
-        readers = [[r.reader, d.descriptor, str(r.pid), r.delivered, r.holding] for d in found.descriptors for r in d.readers]
+        readers = [
+            [r.reader, d.descriptor, str(r.pid), r.delivered, r.holding] for d in found.descriptors for r in d.readers
+        ]
         print_table("", ["reader", "descriptor", "pid", "delivered", "buffers held"], readers)
     else:
         sys.stdout.write("no reader is connected\n")

@@ -4,6 +4,8 @@ import contextlib
 import os
 import socket
 import threading
+from collections.abc import Callable
+from mmap import mmap
 from pathlib import Path
 from select import POLLHUP, poll
 from types import TracebackType
@@ -81,7 +83,9 @@ class Connection:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -101,7 +105,9 @@ def _not_found(name: str, directory: Path, error: OSError) -> str:
     if isinstance(error, PermissionError):
         return f"producer {name!r}: no permission to use its socket in {directory}"
     others = ", ".join(other for other in producer_names(directory) if other != name)
-    return f"no producer {name!r} runs in {directory}" + (f" (there is: {others})" if others else ": start it with zbufd")
+    return f"no producer {name!r} runs in {directory}" + (
+        f" (there is: {others})" if others else ": start it with zbufd"
+    )
 
 
 class Reader(SegmentReader):
@@ -112,9 +118,9 @@ class Reader(SegmentReader):
 
     def __init__(
         self,
-        segment: object,
+        segment: mmap,
         layout: Layout,
-        ack_page: object,
+        ack_page: mmap,
         *,
         doorbell: int,
         sequence: int,
@@ -130,7 +136,7 @@ class Reader(SegmentReader):
         """The number of the descriptor that this reader shares or has for itself."""
         self.snaplen = connected.snaplen
         """Bytes kept of each packet."""
-        view = memoryview(segment)  # type: ignore[arg-type]
+        view = memoryview(segment)
         self.prologue = bytes(view[layout.prologue_offset : layout.prologue_offset + layout.prologue_bytes])
         """The pcapng blocks that make a capture file with the buffers' data after them."""
         self.interfaces: list[Interface] = interfaces(self.prologue)
@@ -149,7 +155,9 @@ class Reader(SegmentReader):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     # ---- requests -----------------------------------------------------------------------------------------------
@@ -159,7 +167,11 @@ class Reader(SegmentReader):
         return self._connection.stats()
 
     def rotate(self) -> bool:
-        """Have what is stored assigned though the buffer is not full; False where there was nothing, or no buffer free."""
+        """Have what is stored assigned though the buffer is not full.
+
+        Returns:
+            False where there was nothing, or no buffer free for what comes next.
+        """
         return cast(control.Done, self._connection.request(control.Rotate())[0]).changed
 
     def set_filter(self, expression: str, *, flush: bool = True) -> None:
@@ -179,7 +191,7 @@ class Reader(SegmentReader):
         self._connection.request(control.Flush())
 
     def ledger(self) -> control.Ledger:
-        """The descriptor's ledger from shared memory: as of its last rotation or drop, exact once the producer closed."""
+        """The descriptor's ledger, from shared memory: of its last rotation or drop; exact once the producer closed."""
         return control.Ledger(**read_ledger(self._segment_map))
 
     # ---- waiting and the end --------------------------------------------------------------------------------------
@@ -209,8 +221,10 @@ class Reader(SegmentReader):
         return True
 
     def close(self) -> None:
-        """Leave: the producer takes the buffers back, at once, or as soon as the last view of them (a memoryview, a NumPy
-        array) is gone. Doing it again does nothing.
+        """Leave: the producer takes the buffers back.
+
+        It does so at once, or where a view of them lives (a memoryview, a NumPy array), as soon as that is gone.
+        Doing it again does nothing.
         """
         if self._closed:
             return
@@ -249,12 +263,12 @@ class _HangUpWatch:
         self._thread = threading.Thread(target=self._watch, args=(note, doorbell), name="zbuf-watch", daemon=True)
         self._thread.start()
 
-    def _watch(self, note: object, doorbell: int) -> None:
+    def _watch(self, note: Callable[[], None], doorbell: int) -> None:
         polled = poll()
         polled.register(doorbell, 0)  # POLLHUP is always reported
         polled.register(self._stop_reading, 0)
         if any(fd == doorbell and events & POLLHUP for fd, events in polled.poll()):
-            cast("object", note)()  # type: ignore[operator]
+            note()
 
     def stop(self) -> None:
         os.close(self._stop_writing)

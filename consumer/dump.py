@@ -197,5 +197,3 @@ class Dump:
         except ControlError:
             return self._reader.ledger()
         return next((one for one in found if one.descriptor == self._reader.descriptor), Ledger())
-
-

@@ -2,9 +2,9 @@
 """The reader's half of the protocol: wait for a buffer, walk its packets, acknowledge it.
 
 Guarantees, whatever the producer does: nothing outside the mapping is read, and each word of a buffer is loaded once,
-so that what was checked is what is used.  Guarantees, whatever the caller does: no memory is reachable from Python after
-it was given back.  A packet of an acknowledged buffer raises StaleBuffer, and a buffer with a living view (a memoryview,
-a NumPy array) is not given back until the last of them is gone.
+so that what was checked is what is used.  Guarantees, whatever the caller does: no memory is reachable from Python
+after it was given back.  A packet of an acknowledged buffer raises StaleBuffer, and a buffer with a living view (a
+memoryview, a NumPy array) is not given back until the last of them is gone.
 
 While the producer is ahead, the next buffer is one load away and no system call is made.
 """
@@ -61,8 +61,8 @@ INDEX_DTYPE = numpy.dtype(
         ("dropped", "<u8"),
     ]
 )
-"""One row of Buffer.index(): where a packet's data begins in Buffer.data, its captured and original length in bytes, its
-interface's number, its time in nanoseconds since 1970, and the packets lost just before it."""
+"""One row of Buffer.index(): where a packet's data begins in Buffer.data, its captured and original length in bytes,
+its interface's number, its time in nanoseconds since 1970, and the packets lost just before it."""
 
 cdef struct index_row:
     uint32_t offset
@@ -248,10 +248,10 @@ cdef class SegmentReader:
         return READY if found != NOT_YET and self._look(which) else found
 
     cdef int _spin(self, int which, int64_t until) noexcept nogil:
-        cdef int looks, found
+        cdef int _nth, found
         cdef int64_t started = _now()
         while True:
-            for looks in range(LOOKS_PER_CLOCK):
+            for _nth in range(LOOKS_PER_CLOCK):
                 if self._look(which):
                     return READY
                 zbuf_pause()
@@ -369,7 +369,7 @@ cdef class Buffer:
 
     @property
     def data(self):
-        """Its pcapng Enhanced Packet Blocks, a read-only memoryview; the buffer can't be acknowledged while it lives."""
+        """Its pcapng Enhanced Packet Blocks, a read-only memoryview; while it lives, the buffer stays ours."""
         return memoryview(self)
 
     @property
@@ -420,7 +420,7 @@ cdef class Buffer:
         return _walk(self._blocks, self._length, self.sequence)
 
     def acknowledge(self):
-        """Give the buffer back to the producer, now; nothing in it can be reached any more. Doing it again does nothing.
+        """Give the buffer back to the producer, now; nothing in it can be reached any more. Again does nothing.
 
         Raises:
             BufferError: a view of it (a memoryview, a NumPy array) is alive.

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from mmap import mmap
 from typing import TypeVar
 
-
 from zbuf.producer.descriptor import Descriptor
 from zbuf.producer.libpcap import CaptureFile, PacketStore
 from zbuf.producer.pump import Pump
@@ -162,7 +161,12 @@ class Capture:
     def tick(self) -> None:
         """Let the read timeouts run; called by the control thread, now and then, and carried out by the owner."""
         now_ns = time.monotonic_ns()
-        self.submit(lambda: [listener.descriptor.tick(now_ns) for listener in self._listeners.values()])
+
+        def tick_all() -> None:
+            for listener in self._listeners.values():
+                listener.descriptor.tick(now_ns)
+
+        self.submit(tick_all)
 
     @property
     def tick_s(self) -> float:
@@ -193,7 +197,9 @@ class Capture:
             Refused: the producer is about to end, or serves as many as it may.
         """
         if self._closing or (not is_new and listener.number not in self._listeners):
-            raise Refused("this producer is ending" if self._closing else "the descriptor has just ended: connect again")
+            raise Refused(
+                "this producer is ending" if self._closing else "the descriptor has just ended: connect again"
+            )
         if self._reader_count() >= self.limits.readers:
             raise Refused(f"all {self.limits.readers} readers that this producer serves are there")
         if is_new:
@@ -338,5 +344,3 @@ def add_ledgers(ledgers: Iterator[Ledger]) -> Ledger:
 def ledger_dict(ledger: Ledger) -> dict[str, int]:
     """The eight counts by name."""
     return {name: getattr(ledger, name) for name in Ledger.__struct_fields__}
-
-

@@ -30,12 +30,18 @@ class Engine(StrEnum):
 @app.command()
 def replay(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Capture files, gzipped or not; - is stdin.")],
-    name: Annotated[str | None, typer.Option(metavar="N", help="What readers connect to [the first file's stem].")] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="N", help="What readers connect to [the first file's stem].")
+    ] = None,
     engine: Annotated[Engine, typer.Option(help="What reads the files.")] = Engine.PCAP,
     loop: Annotated[int, typer.Option("--loop", "-l", min=0, metavar="N", help="Times to replay; 0 for ever.")] = 1,
     wait_readers: Annotated[int, typer.Option(min=0, metavar="N", help="Wait for N readers before the start.")] = 0,
-    lossless: Annotated[bool, typer.Option("--lossless", help="Wait for readers in place of dropping packets.")] = False,
-    buffer_size: Annotated[str, typer.Option(metavar="S", help="Size of a buffer, for readers that do not say.")] = "2M",
+    lossless: Annotated[
+        bool, typer.Option("--lossless", help="Wait for readers in place of dropping packets.")
+    ] = False,
+    buffer_size: Annotated[
+        str, typer.Option(metavar="S", help="Size of a buffer, for readers that do not say.")
+    ] = "2M",
     preload_limit: Annotated[
         str, typer.Option(metavar="S", help="Stream what is larger, in place of loading it.")
     ] = "1G",
@@ -60,6 +66,7 @@ def replay(
         linger_s=None if lossless else linger,
     )
     _stop_on_signals(producer)
+    sys.stderr.write(f"zbufd: {producer.name} ready in {producer.run_dir}, link-type {source.linktype}\n")
     with producer:
         report = _replay(producer, source, loop, wait_readers)
     report = report.finished(producer.final_stats(), source.warnings)

@@ -219,7 +219,9 @@ class Session:
     def _mine_alone(self, what: str) -> Listener:
         listener = self._mine(what)
         if len(listener.readers) > 1:
-            raise Refused(f"{what}: {len(listener.readers)} readers share descriptor {listener.join!r}: use one of your own")
+            raise Refused(
+                f"{what}: {len(listener.readers)} readers share descriptor {listener.join!r}: use one of your own"
+            )
         return listener
 
     async def _set_filter(self, request: control.SetFilter) -> control.Answer:

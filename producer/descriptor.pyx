@@ -256,7 +256,7 @@ cdef class Descriptor:
         return self.next_sequence
 
     def remove_reader(self, uint32_t number):
-        """Take a reader off: what it has not acknowledged waits for the others only, and is abandoned if there are none.
+        """Take a reader off: what it has not acknowledged waits for the others only; with none, it is abandoned.
 
         Returns:
             The packets that it acknowledged.
@@ -514,7 +514,11 @@ cdef class Descriptor:
     # ---- requests of readers, and time ------------------------------------------------------------------------
 
     def rotate(self):
-        """Assign what was stored though it is not full (BIOCROTZBUF); whether there was something, and a free buffer."""
+        """Assign what was stored though it is not full (BIOCROTZBUF).
+
+        Returns:
+            Whether there was something, and a buffer free for what comes next.
+        """
         self.need_memory()
         return self.rotate_store()
 
@@ -679,7 +683,9 @@ cdef packet_of(zbuf_packet *packet, Py_ssize_t length, time_ns, wirelen, interfa
         packet.wirelen = length if wirelen is None else wirelen
         packet.interface_id = interface
     except (OverflowError, TypeError) as error:
-        raise ValueRefused(f"packet with time_ns={time_ns}, wirelen={wirelen}, interface={interface}: {error}") from None
+        raise ValueRefused(
+            f"packet with time_ns={time_ns!r}, wirelen={wirelen!r}, interface={interface!r}: {error}"
+        ) from None
     packet.caplen = <uint32_t>min(length, ZBUF_MAX_CAPLEN + 1)  # one byte too many, so that the cut is counted
     packet.direction = DIRECTIONS[direction]
 

@@ -68,8 +68,6 @@ cdef struct pcap_file_header_t:     # of a classic pcap file, draft-ietf-opsawg-
     uint32_t accuracy, snaplen, linktype
 
 
-
-
 def version():
     """libpcap's own words on its version."""
     return pcap_lib_version().decode()

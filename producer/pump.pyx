@@ -10,7 +10,7 @@ looks for a short time, since a busy reader is about to answer, and sleeps for e
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, nanosleep, timespec
 
@@ -251,8 +251,8 @@ cdef class Pump:
 
 cdef void look(packet_sink *sink) noexcept nogil:
     """A microsecond or two of looking for room."""
-    cdef int looks
-    for looks in range(LOOKS_PER_CLOCK):
+    cdef int _look
+    for _look in range(LOOKS_PER_CLOCK):
         if sink.has_room(sink.self):
             return
         zbuf_pause()

@@ -54,5 +54,3 @@ class Report:
             print_ledgers(self.statistics.descriptors)
         else:
             sys.stdout.write("no reader was connected\n")
-
-

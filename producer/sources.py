@@ -1,7 +1,7 @@
 """What packets can be read from: capture files by libpcap, and whatever scapy can read.
 
-A FileSource is pumped natively. Every other source is an iterator of RawPacket: bytes and their metadata, not dissected.
-scapy is imported only where it is needed.
+A FileSource is pumped natively. Every other source is an iterator of RawPacket: bytes and their metadata, not
+dissected. scapy is imported only where it is needed.
 """
 
 import contextlib
@@ -60,7 +60,7 @@ class FileSource:
         self,
         paths: Iterable[str],
         preload_limit_bytes: int = DEFAULT_PRELOAD_LIMIT_BYTES,
-        progress: Callable[[int, int], None] = lambda packets, size: None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.paths = list(paths)
         self.warnings: list[str] = []
@@ -101,12 +101,13 @@ class FileSource:
         if damage is not None and damage not in self.warnings:
             self.warnings.append(damage)
 
-    def _load(self, files: list["_OpenFile"], limit: int, progress: Callable[[int, int], None]) -> None:
+    def _load(self, files: list["_OpenFile"], limit: int, progress: Callable[[int, int], None] | None) -> None:
         """Read everything into memory, or give that up as soon as it is more than the limit."""
         store = PacketStore()
         for file in files:
             while store.load(file.capture, _LOAD_PACKETS) == _LOAD_PACKETS and store.captured_bytes <= limit:
-                progress(len(store), store.captured_bytes)
+                if progress is not None:
+                    progress(len(store), store.captured_bytes)
         if store.captured_bytes > limit:
             if "-" in self.paths:
                 raise CaptureFileError(f"standard input has more than {limit} bytes: raise --preload-limit")
@@ -205,7 +206,9 @@ class ScapySource:
         self.warnings: list[str] = []
         linktypes = [_scapy_linktype(path) for path in self.paths]
         if len(set(linktypes)) > 1:
-            raise CaptureFileError(f"{self.paths[1]}: the files' link types differ: {linktypes}: replay them separately")
+            raise CaptureFileError(
+                f"{self.paths[1]}: the files' link types differ: {linktypes}: replay them separately"
+            )
         self.linktype = linktypes[0]
         self.interfaces = [Interface(os.path.basename(path) or path, self.linktype) for path in self.paths]
 
@@ -219,7 +222,6 @@ class ScapySource:
             count -= 1
             if count == 0:
                 return
-
 
     def _note_damage(self, damage: str) -> None:
         if damage not in self.warnings:
@@ -277,8 +279,8 @@ def _from_socket(socket: Any) -> Iterator[RawPacket | None]:
 
 
 def _nanoseconds(seconds: Any) -> int:
-    """scapy's packet times are floats, or exact decimals of a class of its own."""
-    return round(seconds * 1_000_000_000)
+    """Scapy's packet times are floats, or exact decimals of a class of its own."""
+    return int(seconds * 1_000_000_000 + 0.5)
 
 
 def _from_items(items: Iterable[Any]) -> Iterator[RawPacket]:

@@ -40,7 +40,9 @@ def make_app(name: str, purpose: str) -> typer.Typer:
 
     @app.callback()
     def main(
-        version: bool = typer.Option(False, "--version", callback=show_version, is_eager=True, help="Print the version."),
+        version: bool = typer.Option(
+            False, "--version", callback=show_version, is_eager=True, help="Print the version."
+        ),
     ) -> None:
         del version
 

@@ -1,8 +1,8 @@
 """The control socket: messages between a producer and its clients, and how file descriptors go with them.
 
-The socket is AF_UNIX, SOCK_SEQPACKET: one datagram is one message, a JSON object whose "type" says which. A client sends
-a request and gets one answer to it, in turn. A connection that has had its Connect answered is one reader's life: when
-it closes, however that comes about, the producer gives its buffers back.
+The socket is AF_UNIX, SOCK_SEQPACKET: one datagram is one message, a JSON object whose "type" says which. A client
+sends a request and gets one answer to it, in turn. A connection that has had its Connect answered is one reader's
+life: when it closes, however that comes about, the producer takes the buffers back.
 
 Whatever arrives is checked by msgspec against the types here, before anybody looks at it.
 """
@@ -110,8 +110,9 @@ class Refusal(_Message, frozen=True):
 
 
 class Ledger(msgspec.Struct, frozen=True):
-    """A descriptor's counts of packets, 64-bit; at every instant received = filtered + accepted, and accepted =
-    delivered + dropped + abandoned + buffered.
+    """A descriptor's counts of packets, 64-bit.
+
+    At every instant received = filtered + accepted, and accepted = delivered + dropped + abandoned + buffered.
     """
 
     received: int = 0
@@ -177,8 +178,8 @@ class Statistics(_Message, frozen=True):
 Answer = Connected | Done | Refusal | Statistics
 
 _encoder = msgspec.json.Encoder()
-_request_decoder = msgspec.json.Decoder(Request)
-_answer_decoder = msgspec.json.Decoder(Answer)
+_request_decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
+_answer_decoder: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
 
 
 def encode(message: Request | Answer) -> bytes:

@@ -82,7 +82,9 @@ def interfaces(blocks: bytes) -> list[Interface]:
         if kind == _INTERFACE_DESCRIPTION and len(body) >= 8:
             (linktype,) = struct.unpack_from("<H", body)
             options = dict(_options(body[8:]))
-            name, description = (options.get(code, b"").decode("utf-8", "replace") for code in (_IF_NAME, _IF_DESCRIPTION))
+            name, description = (
+                options.get(code, b"").decode("utf-8", "replace") for code in (_IF_NAME, _IF_DESCRIPTION)
+            )
             found.append(Interface(name, linktype, description))
         elif kind != _SECTION_HEADER:
             raise SegmentError(f"corrupt segment: a pcapng block of type {kind:#x} in the prologue")

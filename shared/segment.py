@@ -9,6 +9,7 @@ can't take that lock.
 An ack page is a memfd, sealed against any change of its size: its reader can't make the producer's look at it fault.
 """
 
+import contextlib
 import errno
 import fcntl
 import mmap
@@ -32,7 +33,7 @@ from zbuf.shared.layout import (
     write_layout,
 )
 
-_SHM = Path("/dev/shm")
+_SHM = Path("/dev/shm")  # noqa: S108  (where Linux keeps POSIX shared memory, shm_overview(7))
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of fcntl(2) on 64-bit Linux
 
 
@@ -69,7 +70,7 @@ class Segment:
 
     def reader_fd(self) -> int:
         """A new read-only file descriptor of the segment, the caller's to close."""
-        return posix_ipc.SharedMemory(self.name, read_only=True).fd
+        return int(posix_ipc.SharedMemory(self.name, read_only=True).fd)
 
     def remove(self) -> None:
         """Remove the name and give up the lock. Mappings, the readers' too, live until they are dropped."""
@@ -131,10 +132,8 @@ def _no_room(size: int) -> str:
 
 
 def _unlink(name: str) -> None:
-    try:
+    with contextlib.suppress(posix_ipc.ExistentialError):
         posix_ipc.unlink_shared_memory(name)
-    except posix_ipc.ExistentialError:
-        pass
 
 
 def _write_lock(fd: int) -> None:

@@ -1,0 +1,71 @@
+# make demo    replays a capture to three processes and shows what arrives
+# make test    runs the tests, the slow ones too
+# make lint    checks format, style and types
+# make bench   measures zbuf against its peers
+# make model   checks the protocol's model exhaustively
+#
+# Each of them sets up what it needs first: the virtual environment .venv, and Debian packages by apt-get.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+
+NATIVE := $(wildcard shared/*.pyx shared/*.pxi shared/*.h producer/*.pyx producer/*.pxi consumer/*.pyx)
+
+.PHONY: demo test lint bench model clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/zbuf
+	@PYTHON=$(PYTHON) .ci/require strace
+	@$(BIN)/python examples/demo.py
+
+test: $(VENV)/test
+	@PYTHON=$(PYTHON) .ci/require strace tcpdump spin
+	$(BIN)/pytest
+
+lint: $(VENV)/lint build/types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/cython-lint shared producer consumer
+	MYPYPATH=build/types $(BIN)/mypy -p zbuf
+	MYPYPATH=build/types $(BIN)/mypy examples tests bench
+
+bench: $(VENV)/bench
+	@PYTHON=$(PYTHON) .ci/require strace
+	$(BIN)/python -m bench $(BENCH)
+
+model:
+	@PYTHON=$(PYTHON) .ci/require spin
+	docs/model/check
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+	find . -name '*.so' -not -path './$(VENV)/*' -delete
+
+# ---- what they need -----------------------------------------------------------------------------------------
+
+# The environment, with what builds the native modules; they are built in it, not in an isolated one, so that a
+# change to one of them builds that one again and no other.
+$(VENV)/build: .ci/require
+	@PYTHON=$(PYTHON) .ci/require libpcap-dev python3-venv python3-dev
+	@echo "making the virtual environment $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install 'setuptools>=77' 'Cython>=3.1'
+	@touch $@
+
+$(VENV)/zbuf: $(VENV)/build pyproject.toml setup.py $(NATIVE)
+	@echo "building the native modules"
+	@$(PIP) install --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/test $(VENV)/lint $(VENV)/bench: $(VENV)/%: $(VENV)/zbuf
+	@$(PIP) install --no-build-isolation --editable '.[$*]'
+	@touch $@
+
+# The packages under their names, for the type checker, which does not follow an editable install.
+build/types:
+	@mkdir -p $@/zbuf
+	@ln -sfn ../../../shared/_root/__init__.py $@/zbuf/__init__.py
+	@ln -sfn ../../../shared/_root/py.typed $@/zbuf/py.typed
+	@for package in shared producer consumer; do ln -sfn ../../../$$package $@/zbuf/$$package; done
