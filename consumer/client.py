@@ -4,7 +4,8 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable
+import time
+import weakref
 from mmap import mmap
 from pathlib import Path
 from select import POLLHUP, poll
@@ -23,7 +24,8 @@ Wait = Literal["sleep", "spin"]
 EndReason = Literal["closed", "producer died", "evicted", "left"]
 
 DEFAULT_SPIN_US = 50
-_CONNECT_TIMEOUT_S = 10.0
+_ANSWER_S = 30.0
+_DEATH_S = 2.0
 
 
 class Connection:
@@ -91,13 +93,12 @@ class Connection:
 
 def _connect(path: Path, name: str, directory: Path) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    connection.settimeout(_CONNECT_TIMEOUT_S)
+    connection.settimeout(_ANSWER_S)
     try:
         connection.connect(str(path))
     except OSError as error:
         connection.close()
         raise ProducerNotFound(_not_found(name, directory, error)) from None
-    connection.settimeout(None)
     return connection
 
 
@@ -151,6 +152,7 @@ class Reader(SegmentReader):
         self._closed = False
         self._leaving = False
         self._watch = _HangUpWatch(self, doorbell) if spin_ns < 0 else None
+        _readers.add(self)
 
     def __enter__(self) -> Self:
         return self
@@ -215,8 +217,15 @@ class Reader(SegmentReader):
         return self._ended_as
 
     def _is_dead(self) -> bool:
-        if self._closed or producer_lives(self._segment_fd):
-            return False
+        """Whether it was the producer's death that hung up.
+
+        The kernel closes a dead process's files one after the other: its lock may go a moment after its doorbell.
+        """
+        deadline = time.monotonic() + _DEATH_S
+        while producer_lives(self._segment_fd):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.001)
         self._ended_as = "producer died"
         return True
 
@@ -249,9 +258,27 @@ class Reader(SegmentReader):
         os.close(self._segment_fd)
         self._doorbell_fd = self._segment_fd = -1
 
+    def _forget(self) -> None:
+        """In a forked child: the connection is the parent's, and its end is the parent's end."""
+        self._closed = True
+        self._hang_up()
+
     def __del__(self) -> None:
         if not getattr(self, "_closed", True):
             self.close()
+
+
+_readers: "weakref.WeakSet[Reader]" = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    for reader in list(_readers):
+        if not reader._closed:
+            reader._forget()
+    _readers.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
 
 
 class _HangUpWatch:
@@ -259,16 +286,18 @@ class _HangUpWatch:
 
     def __init__(self, reader: Reader, doorbell: int) -> None:
         self._stop_reading, self._stop_writing = os.pipe2(os.O_CLOEXEC)
-        note = reader._note_hang_up
-        self._thread = threading.Thread(target=self._watch, args=(note, doorbell), name="zbuf-watch", daemon=True)
+        args = (weakref.ref(reader), doorbell)
+        self._thread = threading.Thread(target=self._watch, args=args, name="zbuf-watch", daemon=True)
         self._thread.start()
 
-    def _watch(self, note: Callable[[], None], doorbell: int) -> None:
+    def _watch(self, reader: "weakref.ref[Reader]", doorbell: int) -> None:
         polled = poll()
         polled.register(doorbell, 0)  # POLLHUP is always reported
         polled.register(self._stop_reading, 0)
-        if any(fd == doorbell and events & POLLHUP for fd, events in polled.poll()):
-            note()
+        hung_up = any(fd == doorbell and events & POLLHUP for fd, events in polled.poll())
+        alive = reader()
+        if hung_up and alive is not None:
+            alive._note_hang_up()
 
     def stop(self) -> None:
         os.close(self._stop_writing)

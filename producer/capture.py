@@ -31,6 +31,8 @@ from zbuf.shared.segment import Segment
 
 T = TypeVar("T")
 
+DEFAULT_LINGER_S = 5.0
+
 _CLOSED_KEPT = 1024
 _SHORTEST_TICK_S, _LONGEST_TICK_S = 0.005, 0.25
 
@@ -300,11 +302,15 @@ class Capture:
         return sum(len(listener.readers) for listener in list(self._listeners.values()))
 
     def drain(self, linger_s: float | None) -> bool:
-        """Wait until the readers have acknowledged everything; False when `linger_s` is over. None waits for ever."""
-        deadline = None if linger_s is None else time.monotonic() + linger_s
-        pause_s = 0.0001
+        """Wait until the readers have acknowledged everything; False when `linger_s` is over.
+
+        None is for as long as it takes, but DEFAULT_LINGER_S once somebody says stop().
+        """
+        started, pause_s = time.monotonic(), 0.0001
         while self.submit(self.buffered).result():
-            if deadline is not None and time.monotonic() >= deadline:
+            if linger_s is None and self.stopping:
+                started, linger_s = time.monotonic(), DEFAULT_LINGER_S
+            if linger_s is not None and time.monotonic() - started >= linger_s:
                 return False
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 0.005)

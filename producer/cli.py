@@ -9,9 +9,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from zbuf.producer.capture import DEFAULT_LINGER_S
 from zbuf.producer.progress import Progress
 from zbuf.producer.report import Report
-from zbuf.producer.service import DEFAULT_LINGER_S, Producer
+from zbuf.producer.service import Producer
 from zbuf.producer.sources import FileSource, ScapySource
 from zbuf.shared.commandline import Json, RunDir, make_app, parse_size, run
 from zbuf.shared.rundir import name_from_path

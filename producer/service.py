@@ -13,7 +13,7 @@ from typing import Any, Self
 import msgspec
 
 from zbuf import __version__
-from zbuf.producer.capture import Capture, Limits
+from zbuf.producer.capture import DEFAULT_LINGER_S, Capture, Limits
 from zbuf.producer.control import ControlServer, Identity
 from zbuf.producer.pump import DIRECTION_NUMBERS
 from zbuf.producer.sources import LINKTYPE_ETHERNET, FileSource, ScapySource, linktype_of, packets_of
@@ -25,8 +25,6 @@ from zbuf.shared.rundir import NameLock, make_run_directory, run_directory, sock
 from zbuf.shared.segment import leftovers
 
 log = logging.getLogger("zbuf")
-
-DEFAULT_LINGER_S = 5.0
 
 
 class Producer:
@@ -122,6 +120,8 @@ class Producer:
             raise ValueRefused(f"direction {direction!r}: it must be in, out or inout")
         if not 0 <= interface < len(self._identity.interfaces):
             raise ValueRefused(f"interface {interface}: this producer has {len(self._identity.interfaces)}")
+        if self._closed:
+            raise ValueRefused(f"producer {self.name!r} is closed: it takes no more packets")
         moment = time.time_ns() if time_ns is None else time_ns
         return self._capture.append(data, moment, wirelen, interface, DIRECTION_NUMBERS[direction])
 

@@ -217,6 +217,8 @@ def receive_answer(connection: socket.socket, descriptors_max: int = 0) -> tuple
     """
     try:
         data, fds, flags, _ = socket.recv_fds(connection, ANSWER_BYTES_MAX, descriptors_max, socket.MSG_CMSG_CLOEXEC)
+    except TimeoutError:
+        raise ControlError(f"the producer has not answered within {connection.gettimeout():g} s") from None
     except ConnectionError:
         data, fds, flags = b"", [], 0
     if not data:
