@@ -223,9 +223,10 @@ class Producer:
         if found:
             unread = sum(leftover.packets for leftover in found)
             log.warning(
-                "%s: removed %d segments of a producer that was killed; %d packets in them were not acknowledged",
+                "%s: removed %d segment%s of a producer that was killed; %d packets in there were not acknowledged",
                 self.name,
                 len(found),
+                "" if len(found) == 1 else "s",
                 unread,
             )
 

@@ -1,0 +1,133 @@
+"""What the README shows runs, and so do the examples."""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from zbuf.producer import FileSource, Producer
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+BIN = Path(sys.executable).parent
+README = (ROOT / "README.md").read_text()
+
+
+def run(*command: str | Path, run_dir: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "ZBUF_RUN_DIR": run_dir, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    return subprocess.run(
+        [str(word) for word in command], env=environment, capture_output=True, text=True, timeout=timeout_s, check=True
+    )
+
+
+@pytest.fixture
+def run_dir() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="zbuf-") as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("capture") / "lab.pcap"
+    run(sys.executable, EXAMPLES / "make_capture.py", path, run_dir="/nowhere")
+    return path
+
+
+@pytest.fixture
+def lab(run_dir: str, capture: Path) -> Iterator[Producer]:
+    """A producer `lab` that replays the capture, losing nothing, once a reader is there."""
+    source = FileSource([str(capture)])
+    with Producer("lab", linktype=source.linktype, lossless=True, run_dir=run_dir) as producer:
+
+        def replay() -> None:
+            if producer.wait_readers(1):
+                producer.publish(source)
+                producer.close()
+
+        thread = threading.Thread(target=replay)
+        thread.start()
+        try:
+            yield producer
+        finally:
+            producer.stop()
+            thread.join()
+
+
+def python_blocks(containing: str) -> list[str]:
+    blocks = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if containing in block]
+    assert blocks, f"the README has no Python with {containing!r}"
+    return blocks
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["packets", "numpy"])
+def test_the_readme_s_reading_program_runs(which: int, lab: Producer, run_dir: str) -> None:
+    block = python_blocks("connect(")[which]
+    program = "from zbuf.consumer import connect\n" + block
+    output = run(sys.executable, "-c", program, run_dir=run_dir).stdout
+    assert lab.offered > 500
+    assert (output.count("\n") > 100) == (which == 0)  # the first one prints the packets of TCP port 80
+
+
+def test_the_readme_s_producing_program_runs(run_dir: str) -> None:
+    (block,) = python_blocks("Producer(")
+    run(sys.executable, "-c", f"data, when = b'x' * 60, 1\n{block}", run_dir=run_dir)
+
+
+def test_the_readme_s_commands_run(capture: Path, run_dir: str, tmp_path: Path) -> None:
+    replay, dump, ls, stats = (
+        line.split("#")[0].split()
+        for line in README.splitlines()
+        if re.match(r"(zbufd|zbuf) (replay|dump|ls|stats)", line)
+    )
+    environment = {**os.environ, "ZBUF_RUN_DIR": run_dir, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    command = [str(capture) if word.endswith(".pcap") else word for word in replay]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as producer:
+        assert producer.stderr is not None
+        assert "ready" in producer.stderr.readline()
+        assert "lab" in run(*ls, run_dir=run_dir).stdout
+        assert "no reader" in run(*stats, run_dir=run_dir).stdout
+        written = tmp_path / "out.pcapng"
+        ended = run(*[str(written) if word == "out.pcapng" else word for word in dump], run_dir=run_dir)
+        report, _ = producer.communicate(timeout=30)
+    assert "0 packets dropped" in ended.stderr
+    assert producer.returncode == 0
+    assert "packets offered" in report
+    shown = run("tcpdump", "-r", written, run_dir=run_dir).stdout
+    assert shown == run("tcpdump", "-r", capture, "tcp port 80", run_dir=run_dir).stdout
+
+
+def test_the_iterating_example_counts_what_the_filter_passes(lab: Producer, run_dir: str) -> None:
+    output = run(sys.executable, EXAMPLES / "iterate.py", "lab", "arp", run_dir=run_dir).stdout
+    assert output == "2 packets, 84 bytes; the producer closed\n"
+    assert lab.offered > 500
+
+
+def test_the_sizes_example_counts_every_packet(lab: Producer, run_dir: str) -> None:
+    output = run(sys.executable, EXAMPLES / "sizes.py", "lab", run_dir=run_dir).stdout
+    assert sum(int(line.rsplit(":", 1)[1]) for line in output.splitlines()) == lab.offered
+
+
+def test_the_publishing_example_reaches_a_dump(run_dir: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "ZBUF_RUN_DIR": run_dir}
+    command = [sys.executable, str(EXAMPLES / "publish.py"), "numbers", "5000"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as producer:
+        written = tmp_path / "numbers.pcapng"
+        run(BIN / "zbuf", "dump", "--wait-producer", "30", "-w", written, "numbers", run_dir=run_dir)
+        assert producer.communicate(timeout=30)[0] == "5000 packets published\n"
+    assert run("tcpdump", "-r", written, run_dir=run_dir).stdout.count("ethertype") == 5000
+
+
+@pytest.mark.slow
+def test_the_demo_finds_every_byte(run_dir: str) -> None:
+    output = run(sys.executable, EXAMPLES / "demo.py", run_dir=run_dir, timeout_s=120).stdout
+    assert "holds byte for byte what went in" in output
+    assert output.count("adds up") == 3
+    assert "0 dropped" in output
