@@ -9,11 +9,11 @@ import weakref
 from mmap import mmap
 from pathlib import Path
 from select import POLLHUP, poll
-from types import TracebackType
-from typing import Literal, Self, cast
+from typing import Literal, cast
 
 from zbuf.consumer.reader import SegmentReader
 from zbuf.shared import control
+from zbuf.shared.closing import Closing
 from zbuf.shared.errors import ControlError, ProducerNotFound, Refused, SegmentError, ValueRefused
 from zbuf.shared.layout import MAX_CAPLEN, Layout, check_buffer_bytes, read_ledger
 from zbuf.shared.pcapng import Interface, interfaces
@@ -28,7 +28,7 @@ _ANSWER_S = 30.0
 _DEATH_S = 2.0
 
 
-class Connection:
+class Connection(Closing):
     """A control connection to the producer `name`.
 
     Args:
@@ -82,14 +82,6 @@ class Connection:
         """Hang up."""
         self._socket.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
 
 def _connect(path: Path, name: str, directory: Path) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -111,7 +103,7 @@ def _not_found(name: str, directory: Path, error: OSError) -> str:
     )
 
 
-class Reader(SegmentReader):
+class Reader(Closing, SegmentReader):
     """The packets of one descriptor, zero-copy; made by connect().
 
     Iterate over it for packets, or over buffers(); it is a context manager. One thread at a time may use it.
@@ -153,14 +145,6 @@ class Reader(SegmentReader):
         self._leaving = False
         self._watch = _HangUpWatch(self, doorbell) if spin_ns < 0 else None
         _readers.add(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     # ---- requests -----------------------------------------------------------------------------------------------
 

@@ -7,8 +7,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
@@ -17,6 +16,7 @@ from zbuf.producer.capture import DEFAULT_LINGER_S, Capture, Limits
 from zbuf.producer.control import ControlServer, Identity
 from zbuf.producer.pump import DIRECTION_NUMBERS
 from zbuf.producer.sources import LINKTYPE_ETHERNET, FileSource, ScapySource, linktype_of, packets_of
+from zbuf.shared.closing import Closing
 from zbuf.shared.control import Statistics
 from zbuf.shared.errors import ValueRefused
 from zbuf.shared.layout import DEFAULT_BUFFER_BYTES, check_buffer_bytes
@@ -27,7 +27,7 @@ from zbuf.shared.segment import leftovers
 log = logging.getLogger("zbuf")
 
 
-class Producer:
+class Producer(Closing):
     """Publishes packets to any number of reading processes, under a name.
 
     The name is taken and readers can connect as soon as this object is there, and until close(). It is a context
@@ -81,14 +81,6 @@ class Producer:
             self._lock.release()
             raise
         _producers.add(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     # ---- packets ------------------------------------------------------------------------------------------------
 

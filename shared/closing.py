@@ -1,0 +1,20 @@
+"""Objects that are closed at the end of a `with` block."""
+
+from types import TracebackType
+from typing import Self
+
+
+class Closing:
+    """A context manager that is itself, and calls its own close() on the way out."""
+
+    def close(self) -> None:
+        """Give back what this object holds."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
