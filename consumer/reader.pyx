@@ -107,6 +107,7 @@ cdef class SegmentReader:
     cdef int64_t _spin_ns
     cdef uint32_t _state            # of the wait that found the end: CLOSED or DIED
     cdef bint _finished
+    cdef bint _announced            # that it sleeps, by a next_buffer() that came back without a buffer
     cdef int _hung_up               # set by another thread for a reader that never makes a system call
     cdef readonly uint64_t sequence
     """The number of the next buffer to take."""
@@ -164,6 +165,9 @@ cdef class SegmentReader:
                 "release them (memoryview, NumPy array), or copy what you keep"
             )
         found = READY if self._look(which) else self._wait(which, timeout_ns)
+        if found == READY and self._announced:
+            self._announced = False
+            zbuf_wake(self._ack)
         if found == READY:
             return self._take(which)
         if found == NOT_YET:
@@ -278,8 +282,9 @@ cdef class SegmentReader:
                 self.sleeps += 1
                 rung = c_poll(&bell, 1, <int>min(left_ms, <int64_t>1_000_000_000))
                 found = self._answer(which, rung, bell.revents)
-        if found == READY or deadline < 0 or deadline > _now():
-            zbuf_wake(self._ack)  # else it stays announced, so that fileno() becomes readable
+        self._announced = found == NOT_YET and 0 <= deadline <= _now()  # so that fileno() becomes readable
+        if not self._announced:
+            zbuf_wake(self._ack)
         return found
 
     cdef int _answer(self, int which, int rung, short events) noexcept nogil:
@@ -333,6 +338,7 @@ cdef class SegmentReader:
             yield buffer
 
 
+@cython.no_gc_clear  # the last view of it to go needs its reader, in whichever order they are collected
 @cython.nonecheck(True)  # one made by hand, not by a reader, raises too
 cdef class Buffer:
     """One filling of one of the two buffers: whole packet blocks, to be given back with acknowledge().
@@ -353,6 +359,9 @@ cdef class Buffer:
     """Its number in the descriptor's stream of buffers."""
     cdef readonly uint64_t dropped_before
     """Packets lost between the buffer before and this one."""
+
+    def __reduce__(self):
+        raise TypeError("a buffer can't be copied or pickled: take bytes(buffer.data)")
 
     def __len__(self):
         return self.packets
@@ -539,6 +548,9 @@ cdef class Packet:
         """Its captured bytes, a read-only memoryview; its buffer can't be acknowledged while that lives."""
         return memoryview(self)
 
+    def __reduce__(self):
+        raise TypeError("a packet can't be copied or pickled: take bytes(packet)")
+
     def __len__(self):
         self._buffer._check()
         return self._packet.caplen
@@ -563,6 +575,7 @@ cdef class Packet:
 
 @cython.final
 @cython.internal
+@cython.auto_pickle(False)
 @cython.nonecheck(True)
 cdef class BufferPackets:
     """The packets of one buffer."""
@@ -583,6 +596,7 @@ cdef class BufferPackets:
 
 @cython.final
 @cython.internal
+@cython.auto_pickle(False)
 @cython.nonecheck(True)
 cdef class ReaderPackets:
     """The packets of all buffers of a reader, one after the other."""

@@ -68,6 +68,18 @@ cdef enum:
 
 DIRECTIONS = {"inout": 0, "in": ZBUF_INBOUND, "out": ZBUF_OUTBOUND}
 
+# bpf(4)'s instructions, by class: ld, ldx, st and stx, alu, jmp, ret, misc.
+INSTRUCTIONS = frozenset(
+    [0x00, 0x20, 0x28, 0x30, 0x40, 0x48, 0x50, 0x60, 0x80]
+    + [0x01, 0x61, 0x81, 0xB1]
+    + [0x02, 0x03]
+    + [operation | operand | 0x04 for operation in range(0x00, 0xB0, 0x10) for operand in (0, 8)]
+    + [0x05]
+    + [operation | operand | 0x05 for operation in range(0x10, 0x50, 0x10) for operand in (0, 8)]
+    + [0x06, 0x16]
+    + [0x07, 0x87]
+)
+
 # A zbuf as its owner sees it.  The header's generation and length are written from here and never read back.
 cdef struct zbuf:
     zbuf_header *header
@@ -110,6 +122,7 @@ cdef class Descriptor:
     cdef zbuf_segment *segment
     cdef Py_buffer memory
     cdef bint has_memory
+    cdef bint was_set_up            # once in its life
 
     cdef zbuf_reader *readers
     cdef uint32_t reader_count
@@ -169,7 +182,7 @@ cdef class Descriptor:
             ValueRefused: a size or an offset that breaks these rules.
             SegmentError: buffers are installed already, or lie outside the memory.
         """
-        if self.has_memory:
+        if self.was_set_up:
             raise SegmentError("buffers are installed already: they can be set once only")
         check_buffer_bytes(buffer_bytes)
         PyObject_GetBuffer(memory, &self.memory, PyBUF_WRITABLE)
@@ -182,6 +195,7 @@ cdef class Descriptor:
         except BaseException:
             self.release()
             raise
+        self.was_set_up = True
         self.segment = <zbuf_segment *>self.memory.buf
         self.capacity = <uint32_t>(buffer_bytes - sizeof(zbuf_header))
         self.store, self.free_ = 0, 1
@@ -204,6 +218,7 @@ cdef class Descriptor:
         What the readers were assigned they can go on reading.
         """
         if self.has_memory:
+            self.reclaim()
             self.publish_ledger()
             zbuf_set_state(self.segment, ZBUF_CLOSED)
         self.release()
@@ -261,10 +276,11 @@ cdef class Descriptor:
         Returns:
             The packets that it acknowledged.
         """
-        cdef int at = self.find_reader(number)
+        cdef int at = self.find_reader(number), which
         if at < 0:
             raise ValueRefused(f"reader {number} is not there")
-        self.reclaim()
+        for which in range(2):
+            self.look_at_reader(&self.readers[at], which)  # what it gave back, it gave back
         delivered = self.readers[at].delivered
         PyBuffer_Release(&self.readers[at].view)
         self.reader_count -= 1
@@ -523,7 +539,7 @@ cdef class Descriptor:
         return self.rotate_store()
 
     def tick(self, uint64_t now_ns):
-        """Assign a store whose oldest packet has waited for the read timeout.
+        """Assign a store whose oldest packet has waited for the read timeout; in immediate mode, any packet at all.
 
         Ticks are what it knows of time: a wait counts from the first tick that sees it, so that it ends at the first
         tick that comes a timeout later, and appending a packet reads no clock.
@@ -533,6 +549,8 @@ cdef class Descriptor:
         """
         self.need_memory()
         self.reclaim()
+        if self.immediate:
+            self.rotate_store()
         if not self.timeout_ns or not self.can_write_buffer() or self.zbufs[self.store].length == 0:
             return
         if self.waiting_sequence != self.next_sequence:
@@ -570,8 +588,7 @@ cdef class Descriptor:
         cdef bpf_insn *installed = NULL
         self.need_memory()
         if size:
-            if size % sizeof(bpf_insn) or not bpf_validate(<const bpf_insn *><const char *>program,
-                                                           <int>(size // sizeof(bpf_insn))):
+            if not is_valid_program(program):
                 raise FilterError(f"filter program of {size} bytes is not a valid one")
             installed = <bpf_insn *>malloc(size)
             if installed == NULL:
@@ -648,6 +665,8 @@ cdef class Descriptor:
 
 cdef uint32_t take(Descriptor self, const zbuf_packet *packets, uint32_t count, bint lossless) noexcept nogil:
     """packet_sink.take: the packet path."""
+    if not self.has_memory:
+        return count
     cdef zbuf_packet packet
     cdef uint8_t *place
     cdef uint32_t at, kept_bytes
@@ -670,7 +689,17 @@ cdef uint32_t take(Descriptor self, const zbuf_packet *packets, uint32_t count, 
 
 cdef bint has_room(Descriptor self) noexcept nogil:
     """packet_sink.has_room: worth trying again."""
-    return self.hold == NONE or self.can_free_buffer(self.hold)
+    return not self.has_memory or self.hold == NONE or self.can_free_buffer(self.hold)
+
+
+cdef bint is_valid_program(bytes program) except -1:
+    """What bpf_validate() says, and that every instruction exists: it lets some pass that bpf_filter() aborts at."""
+    cdef size_t size = len(program)
+    if size % sizeof(bpf_insn):
+        return False
+    codes = {int.from_bytes(program[at:at + 2], "little") for at in range(0, size, sizeof(bpf_insn))}
+    return codes <= INSTRUCTIONS and bpf_validate(<const bpf_insn *><const char *>program,
+                                                  <int>(size // sizeof(bpf_insn))) != 0
 
 
 cdef packet_of(zbuf_packet *packet, Py_ssize_t length, time_ns, wirelen, interface, direction):

@@ -60,6 +60,7 @@ cdef class Pump:
     """
 
     cdef list _descriptors
+    cdef object _source             # whose batch is under way
     cdef served *_served
     cdef uint32_t _count
     cdef int _flag
@@ -117,8 +118,13 @@ cdef class Pump:
         """
         cdef packet_source *native = <packet_source *>PyCapsule_GetPointer(source.capsule(), "zbuf.packet_source")
         cdef int packets
+        if source is not self._source:
+            self.cancel()
+            self._source = source
         with nogil:
             packets = self.drain(native)
+        if packets <= 0:
+            self._source = None
         if packets < 0:
             source.check()
             raise CaptureFileError("the source failed, and does not say why")
@@ -197,6 +203,7 @@ cdef class Pump:
         Returns:
             True; or, from a lossless pump, False while a reader has yet to make room: call resume().
         """
+        cdef uint32_t known_direction = direction
         if self._batch_packets:
             raise ValueRefused("packet offered while the one before still waits for readers")
         PyObject_GetBuffer(data, &self._single_view, PyBUF_SIMPLE)
@@ -212,7 +219,7 @@ cdef class Pump:
                 f"packet with time_ns={time_ns!r}, wirelen={wirelen!r}, interface={interface!r}: {error}"
             ) from None
         self._single.caplen = <uint32_t>min(self._single_view.len, ZBUF_MAX_CAPLEN + 1)
-        self._single.direction = direction
+        self._single.direction = known_direction
         self._single.data = <const uint8_t *>self._single_view.buf
         self._batch = &self._single
         self.begin(1)
@@ -241,6 +248,7 @@ cdef class Pump:
     def cancel(self):
         """Forget what is left of the current batch: the descriptors that have not got it never will."""
         self._batch_packets = 0
+        self._source = None
         self.drop_single()
 
     cdef void drop_single(self):

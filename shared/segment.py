@@ -89,12 +89,12 @@ def _create(name: str, size: int) -> tuple[int, int]:
 
     Two, since a mapping keeps a duplicate of its descriptor, with the lock, for as long as it lives.
     """
+    fd = _open_new(name)
     try:
-        fd = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600, size=0).fd
         lock_fd = posix_ipc.SharedMemory(name).fd
-    except posix_ipc.ExistentialError:
-        raise FileExistsError(name) from None
     except (posix_ipc.Error, OSError) as error:
+        os.close(fd)
+        _unlink(name)
         raise SegmentError(f"segment {name} can't be made: {error}") from None
     _write_lock(lock_fd)
     try:
@@ -105,6 +105,15 @@ def _create(name: str, size: int) -> tuple[int, int]:
         _unlink(name)
         raise SegmentError(_no_room(size) if error.errno == errno.ENOSPC else f"segment {name}: {error}") from None
     return fd, lock_fd
+
+
+def _open_new(name: str) -> int:
+    try:
+        return int(posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600, size=0).fd)
+    except posix_ipc.ExistentialError:
+        raise FileExistsError(name) from None
+    except (posix_ipc.Error, OSError) as error:
+        raise SegmentError(f"segment {name} can't be made: {error}") from None
 
 
 def check_space(buffer_bytes: int) -> None:
