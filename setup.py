@@ -7,7 +7,7 @@ cythonize() puts them into build/.
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-ABI = ["shared/zbuf.h", "shared/abi.pxi"]
+ABI = ["shared/zbuf.h", "shared/abi.pxi", "shared/spin.pxi"]
 PACKETS = ["producer/packets.pxi"]
 
 

@@ -17,7 +17,6 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject, PyObject_GenericGetAttr
 from libc.errno cimport EINTR, errno
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport read
 
 cimport cython
@@ -26,6 +25,7 @@ from zbuf.shared.errors import CorruptBuffer, StaleBuffer
 from zbuf.shared.layout import HEADER_BYTES
 
 include "../shared/abi.pxi"
+include "../shared/spin.pxi"
 
 cdef extern from "<poll.h>" nogil:
     enum:
@@ -41,14 +41,8 @@ cdef extern from "<poll.h>" nogil:
 
 cdef extern from *:
     """
-    #if defined(__x86_64__) || defined(__i386__)
-    #define zbuf_pause() __builtin_ia32_pause()
-    #else
-    #define zbuf_pause() __asm__ volatile("yield" ::: "memory")
-    #endif
     #define zbuf_prefetch(at) __builtin_prefetch(at)
     """
-    void zbuf_pause() nogil
     void zbuf_prefetch(const void *at) nogil
 
 INDEX_DTYPE = numpy.dtype(
@@ -71,9 +65,6 @@ cdef struct index_row:
     uint32_t interface_id
     uint64_t time_ns
     uint64_t dropped
-
-cdef enum:
-    LOOKS_PER_CLOCK = 64        # of a spinning reader
 
 cdef enum:                      # what a wait came to
     READY
@@ -229,8 +220,8 @@ cdef class SegmentReader:
 
     cdef int _wait(self, int which, int64_t timeout_ns) except -1:
         cdef int found
-        cdef int64_t deadline = -1 if timeout_ns < 0 else _now() + timeout_ns
-        cdef int64_t spin_until = deadline if self._spin_ns < 0 else _now() + self._spin_ns
+        cdef int64_t deadline = -1 if timeout_ns < 0 else now_ns() + timeout_ns
+        cdef int64_t spin_until = deadline if self._spin_ns < 0 else now_ns() + self._spin_ns
         if 0 <= deadline < spin_until:
             spin_until = deadline
         while True:
@@ -238,7 +229,7 @@ cdef class SegmentReader:
                 found = self._spin(which, spin_until)
                 if found == NOT_YET and self._spin_ns >= 0:
                     found = self._sleep(which, deadline)
-            if found >= 0 and (found != NOT_YET or 0 <= deadline <= _now()):
+            if found >= 0 and (found != NOT_YET or 0 <= deadline <= now_ns()):
                 return found
             PyErr_CheckSignals()
 
@@ -247,22 +238,22 @@ cdef class SegmentReader:
         cdef int found = NOT_YET
         if zbuf_state(self._segment) == ZBUF_CLOSED:
             found = CLOSED
-        elif self._hung_up:
+        elif is_raised(&self._hung_up):
             found = DIED
         return READY if found != NOT_YET and self._look(which) else found
 
     cdef int _spin(self, int which, int64_t until) noexcept nogil:
         cdef int _nth, found
-        cdef int64_t started = _now()
+        cdef int64_t started = now_ns()
         while True:
             for _nth in range(LOOKS_PER_CLOCK):
                 if self._look(which):
                     return READY
-                zbuf_pause()
+                spin_pause()
             found = self._ended(which)
             if found != NOT_YET:
                 return found
-            if 0 <= until <= _now() or (until < 0 and _now() - started > 100_000_000):
+            if 0 <= until <= now_ns() or (until < 0 and now_ns() - started > 100_000_000):
                 return NOT_YET  # the second is a pause for Python's signal handlers
 
     cdef int _sleep(self, int which, int64_t deadline) noexcept nogil:
@@ -278,11 +269,11 @@ cdef class SegmentReader:
             found = self._ended(which)
             if found == NOT_YET:
                 if deadline >= 0:
-                    left_ms = max(<int64_t>0, (deadline - _now() + 999_999) // 1_000_000)
+                    left_ms = max(<int64_t>0, (deadline - now_ns() + 999_999) // 1_000_000)
                 self.sleeps += 1
                 rung = c_poll(&bell, 1, <int>min(left_ms, <int64_t>1_000_000_000))
                 found = self._answer(which, rung, bell.revents)
-        self._announced = found == NOT_YET and 0 <= deadline <= _now()  # so that fileno() becomes readable
+        self._announced = found == NOT_YET and 0 <= deadline <= now_ns()  # so that fileno() becomes readable
         if not self._announced:
             zbuf_wake(self._ack)
         return found
@@ -295,12 +286,12 @@ cdef class SegmentReader:
             while read(self._doorbell, rings, sizeof(rings)) == sizeof(rings):
                 pass
         elif rung > 0 and events & (POLLHUP | POLLERR | POLLNVAL):
-            self._hung_up = 1
+            raise_flag(&self._hung_up)
         return READY if self._look(which) else self._ended(which)
 
     def _note_hang_up(self):
         """Told by a thread that watches the doorbell of a reader that spins."""
-        self._hung_up = 1
+        raise_flag(&self._hung_up)
 
     # ---- what it says of itself -------------------------------------------------------------------------------
 
@@ -647,10 +638,3 @@ cdef tuple _walk(const uint8_t *blocks, uint32_t length, uint64_t sequence):
 
 cdef _corrupt(uint64_t sequence, uint32_t packets):
     return CorruptBuffer(f"buffer {sequence}: damaged behind {packets} packets: its producer is broken")
-
-
-cdef int64_t _now() noexcept nogil:
-    """CLOCK_MONOTONIC in nanoseconds; read without a system call (vdso(7))."""
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <int64_t>now.tv_sec * 1_000_000_000 + now.tv_nsec

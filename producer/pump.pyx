@@ -12,35 +12,19 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, nanosleep, timespec
+from posix.time cimport nanosleep
 
 cimport cython
 
 from zbuf.shared.errors import CaptureFileError, ValueRefused
 
 include "../shared/abi.pxi"
+include "../shared/spin.pxi"
 include "packets.pxi"
-
-cdef extern from *:
-    """
-    #if defined(__x86_64__) || defined(__i386__)
-    #define zbuf_pause() __builtin_ia32_pause()
-    #else
-    #define zbuf_pause() __asm__ volatile("yield" ::: "memory")
-    #endif
-    #define zbuf_raise(flag) __atomic_store_n(flag, 1, __ATOMIC_SEQ_CST)
-    #define zbuf_raised(flag) __atomic_load_n(flag, __ATOMIC_RELAXED)
-    #define zbuf_lower(flag) __atomic_store_n(flag, 0, __ATOMIC_SEQ_CST)
-    """
-    void zbuf_pause() nogil
-    void zbuf_raise(int *flag) nogil
-    bint zbuf_raised(int *flag) nogil
-    void zbuf_lower(int *flag) nogil
 
 DIRECTION_NUMBERS = {"inout": 0, "in": ZBUF_INBOUND, "out": ZBUF_OUTBOUND}
 
 cdef enum:
-    LOOKS_PER_CLOCK = 64
     SHORTEST_SPIN_NS = 20_000
     LONGEST_SPIN_NS = 400_000
     FIRST_SLEEP_NS = 50_000
@@ -105,7 +89,7 @@ cdef class Pump:
 
     def interrupt(self):
         """Make run() and resume() return soon; may be called from any thread, and from a signal handler."""
-        zbuf_raise(&self._flag)
+        raise_flag(&self._flag)
 
     def run(self, source):
         """Feed everything from a source, until it ends or somebody interrupts.
@@ -134,8 +118,8 @@ cdef class Pump:
         """0 at the end of the source, -1 on its error, 1 where it was interrupted."""
         cdef int packets
         while True:
-            if zbuf_raised(&self._flag) or not self.feed(True):
-                zbuf_lower(&self._flag)
+            if is_raised(&self._flag) or not self.feed(True):
+                lower_flag(&self._flag)
                 return 1
             packets = source.next(source.self, &self._batch)
             if packets <= 0:
@@ -173,7 +157,7 @@ cdef class Pump:
         cdef timespec pause
         pause.tv_sec, pause.tv_nsec = 0, FIRST_SLEEP_NS
         while not sink.has_room(sink.self):
-            if zbuf_raised(&self._flag):
+            if is_raised(&self._flag):
                 return False
             if waited < self.spin_ns():
                 look(sink)
@@ -238,7 +222,7 @@ cdef class Pump:
         if wait:
             with nogil:
                 done = self.feed(True)
-            zbuf_lower(&self._flag)
+            lower_flag(&self._flag)
         else:
             done = self.feed(False)
         if done:
@@ -263,11 +247,4 @@ cdef void look(packet_sink *sink) noexcept nogil:
     for _look in range(LOOKS_PER_CLOCK):
         if sink.has_room(sink.self):
             return
-        zbuf_pause()
-
-
-cdef int64_t now_ns() noexcept nogil:
-    """CLOCK_MONOTONIC in nanoseconds; read without a system call (vdso(7))."""
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <int64_t>now.tv_sec * 1_000_000_000 + now.tv_nsec
+        spin_pause()

@@ -100,8 +100,11 @@ def open_segment(memory):
     """Let readers in: the state of the segment mapped at `memory` becomes OPEN."""
     cdef Py_buffer view
     PyObject_GetBuffer(memory, &view, PyBUF_WRITABLE)
-    zbuf_set_state(<zbuf_segment *>view.buf, ZBUF_OPEN)
-    PyBuffer_Release(&view)
+    try:
+        check_room(&view)
+        zbuf_set_state(<zbuf_segment *>view.buf, ZBUF_OPEN)
+    finally:
+        PyBuffer_Release(&view)
 
 
 def read_layout(memory, bint closed_too=False):
@@ -146,6 +149,11 @@ cdef _check_identity(const zbuf_segment *copy, uint32_t state, bint closed_too):
         raise SegmentError(f"segment in unknown state {state}")
 
 
+cdef check_room(const Py_buffer *view):
+    if view.len < <Py_ssize_t>sizeof(zbuf_segment):
+        raise SegmentError(f"mapping of {view.len} bytes: too short to be a segment")
+
+
 cdef bint _inside(uint64_t offset, uint64_t length, uint64_t size):
     return offset >= ZBUF_PAGE_BYTES and offset <= size and length <= size - offset
 
@@ -188,8 +196,11 @@ def read_ledger(memory):
     cdef Py_buffer view
     cdef zbuf_ledger ledger
     PyObject_GetBuffer(memory, &view, PyBUF_SIMPLE)
-    memcpy(&ledger, &(<const zbuf_segment *>view.buf).ledger, sizeof(ledger))
-    PyBuffer_Release(&view)
+    try:
+        check_room(&view)
+        memcpy(&ledger, &(<const zbuf_segment *>view.buf).ledger, sizeof(ledger))
+    finally:
+        PyBuffer_Release(&view)
     return ledger
 
 

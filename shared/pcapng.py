@@ -43,9 +43,9 @@ def prologue(interfaces: Sequence[Interface], snaplen: int, application: str) ->
     header = struct.pack("<IHHq", _BYTE_ORDER_MAGIC, 1, 0, _SECTION_LENGTH_UNKNOWN)
     blocks = [_block(_SECTION_HEADER, header, [(_SHB_USERAPPL, application.encode())])]
     for interface in interfaces:
-        options = [(_IF_NAME, interface.name.encode())]
+        options = [(_IF_NAME, interface.name.encode("utf-8", "replace"))]
         if interface.description:
-            options.append((_IF_DESCRIPTION, interface.description.encode()))
+            options.append((_IF_DESCRIPTION, interface.description.encode("utf-8", "replace")))
         options.append((_IF_TSRESOL, _NANOSECONDS))
         blocks.append(_block(_INTERFACE_DESCRIPTION, struct.pack("<HHI", interface.linktype, 0, snaplen), options))
     return b"".join(blocks)
@@ -78,7 +78,10 @@ def interfaces(blocks: bytes) -> list[Interface]:
         SegmentError: these bytes are not a Section Header and whole Interface Descriptions.
     """
     found = []
-    for kind, body in _blocks(blocks):
+    (first, section), *others = _blocks(blocks) or [(0, b"")]
+    if first != _SECTION_HEADER or len(section) < 16 or section[:4] != struct.pack("<I", _BYTE_ORDER_MAGIC):
+        raise SegmentError("corrupt segment: no pcapng Section Header at the start of the prologue")
+    for kind, body in others:
         if kind == _INTERFACE_DESCRIPTION and len(body) >= 8:
             (linktype,) = struct.unpack_from("<H", body)
             options = dict(_options(body[8:]))
@@ -86,7 +89,7 @@ def interfaces(blocks: bytes) -> list[Interface]:
                 options.get(code, b"").decode("utf-8", "replace") for code in (_IF_NAME, _IF_DESCRIPTION)
             )
             found.append(Interface(name, linktype, description))
-        elif kind != _SECTION_HEADER:
+        else:
             raise SegmentError(f"corrupt segment: a pcapng block of type {kind:#x} in the prologue")
     return found
 
@@ -111,7 +114,7 @@ def _blocks(data: bytes) -> list[tuple[int, bytes]]:
     found, offset = [], 0
     while offset < len(data):
         kind, total = struct.unpack_from("<II", data, offset) if len(data) - offset >= 12 else (0, 0)
-        if total < 12 or total % 4 or total > len(data) - offset:
+        if total < 12 or total % 4 or data[offset + total - 4 : offset + total] != struct.pack("<I", total):
             raise SegmentError(f"corrupt segment: a pcapng block of {total} bytes at {offset} of the prologue")
         found.append((kind, data[offset + 8 : offset + total - 4]))
         offset += total

@@ -168,7 +168,7 @@ static inline uint32_t zbuf_stored(const struct zbuf_header *header, uint32_t ke
 }
 
 /* Reader: say that it is about to sleep.  It must look at zbuf_assigned() once more before it does.
- * SYNC sleep (full fence; pairs with zbuf_sleeper): of "sleeping := 1, look at kernel_gen" here and
+ * SYNC sleep (full fence; pairs with zbuf_fence_sleepers): of "sleeping := 1, look at kernel_gen" here and
  * "assign, look at sleeping" there, at least one look sees the other's store, so no wake-up is lost. */
 static inline void zbuf_sleep(struct zbuf_ack *ack)
 {
@@ -295,8 +295,9 @@ static inline void zbuf_get_options(const uint8_t *option, const uint8_t *end, s
 }
 
 /* Read the packet whose block begins `offset` bytes into a buffer's blocks, which are length_bytes long (a
- * multiple of 4, as is the offset).  Returns the offset of the next block, or 0 where these bytes are not a
- * whole Enhanced Packet Block.  Nothing outside the blocks is read, whatever they say. */
+ * multiple of 4, as is the offset).  Returns the offset of the next block, or 0 where no Enhanced Packet Block
+ * of at most that length begins.  Nothing outside the blocks is read, whatever they say.  (The second copy of
+ * the length, at the block's end, is for walking backwards, and is not looked at.) */
 static inline uint32_t zbuf_next_packet(const uint8_t *blocks, uint32_t length_bytes, uint32_t offset,
                                         struct zbuf_packet *packet)
 {

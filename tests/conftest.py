@@ -4,13 +4,20 @@ import contextlib
 import itertools
 import os
 import select
+import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # rig.py and its like are modules of the tests' own
+
+from processes import Commands, Nursery, Remote
+from rig import Rig
 
 _READY_WITHIN_SECONDS = 30  # a limit for broken code only: what works says so at once
 _numbers = itertools.count()
@@ -44,3 +51,42 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
             return process
 
         yield start_and_wait
+
+
+@pytest.fixture
+def make_rig() -> Iterator[Callable[..., Rig]]:
+    """make_rig(**options): a descriptor on a segment of its own, with no readers yet; see Rig."""
+    with contextlib.ExitStack() as cleaning:
+        yield lambda **options: cleaning.enter_context(Rig(**options))
+
+
+@pytest.fixture
+def run_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A run directory of this test's own, which ZBUF_RUN_DIR names; its path is short, as a socket's must be."""
+    directory = Path(tempfile.mkdtemp(prefix="zb"))
+    monkeypatch.setenv("ZBUF_RUN_DIR", str(directory))
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """What forks the processes that `remote` makes."""
+    with contextlib.closing(Nursery()) as nursery:
+        yield nursery
+
+
+@pytest.fixture
+def remote(nursery: Nursery, run_dir: Path, producer_name: str) -> Iterator[Callable[[], Remote]]:
+    """remote(): a Python process that does as it is told, killed at the end of the test, before its remains go."""
+    del run_dir, producer_name
+    with contextlib.ExitStack() as cleaning:
+        yield lambda: cleaning.enter_context(contextlib.closing(nursery.fork()))
+
+
+@pytest.fixture
+def commands(run_dir: Path, producer_name: str) -> Iterator[Commands]:
+    """commands.start("zbufd", ...): one of the two commands as a process, killed at the end of the test."""
+    del run_dir, producer_name
+    with contextlib.closing(Commands()) as commands:
+        yield commands

@@ -47,6 +47,13 @@ static void check(int holds, const char *what)
     exit(1);
 }
 
+/* Between two looks: the other thread may be waiting for this processor. */
+static void relax(uint64_t looks)
+{
+    if (looks % 32 == 31)
+        sched_yield();
+}
+
 static uint8_t *blocks_of(struct zbuf_header *header)
 {
     return (uint8_t *)(header + 1);
@@ -87,8 +94,10 @@ static uint32_t append(uint8_t *at, uint64_t number)
 
 static void wait_for_peek(uint64_t filling)
 {
-    while (__atomic_load_n(&fillings_peeked_at, __ATOMIC_RELAXED) <= filling)
-        sched_yield();
+    uint64_t looks;
+
+    for (looks = 0; __atomic_load_n(&fillings_peeked_at, __ATOMIC_RELAXED) <= filling; looks++)
+        relax(looks);
 }
 
 /* Fill a buffer from the packet `number` on; returns how many it took. */
@@ -129,14 +138,14 @@ static void form(void)
 static void *produce(void *unused)
 {
     uint32_t gen[2] = {0, 0};
-    uint64_t filling, number = 0;
+    uint64_t filling, number = 0, looks;
 
     form();
     for (filling = 0; filling < handovers; filling++) {
         unsigned which = filling & 1;
 
-        while (!zbuf_acknowledged(ack, which, gen[which]))
-            sched_yield();
+        for (looks = 0; !zbuf_acknowledged(ack, which, gen[which]); looks++)
+            relax(looks);
         gen[which]++;
         number += fill(headers[which], gen[which], filling, number);
         zbuf_assign(headers[which], gen[which]);
@@ -223,7 +232,7 @@ static int await(struct zbuf_header *header, uint32_t user_gen, uint64_t filling
         if (ended(header, user_gen))
             return 0;
         if (looks < looks_before_sleep || filling % PEEK_EVERY == 0)
-            sched_yield();
+            relax(looks);
         else
             sleep_for(header, user_gen);
     }
@@ -232,10 +241,10 @@ static int await(struct zbuf_header *header, uint32_t user_gen, uint64_t filling
 static void *consume(void *unused)
 {
     uint32_t user_gen[2] = {0, 0};
-    uint64_t filling;
+    uint64_t filling, looks;
 
-    while (zbuf_state(segment) == ZBUF_FORMING)
-        sched_yield();
+    for (looks = 0; zbuf_state(segment) == ZBUF_FORMING; looks++)
+        relax(looks);
     check(segment->snaplen == LAYOUT_SNAPLEN && segment->zbuf_bytes == BLOCKS_BYTES, "open, and not laid out");
     for (filling = 0; await(headers[filling & 1], user_gen[filling & 1], filling); filling++) {
         struct zbuf_header *header = headers[filling & 1];
