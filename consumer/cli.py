@@ -14,6 +14,7 @@ from zbuf.shared.commandline import Json, RunDir, make_app, parse_size, print_le
 from zbuf.shared.control import Ledger, Statistics
 from zbuf.shared.errors import ProducerNotFound
 from zbuf.shared.layout import MAX_CAPLEN
+from zbuf.shared.progress import Progress
 
 app = make_app("zbuf", "Read packets from a capture that a zbuf producer publishes, and see how it does.")
 
@@ -54,7 +55,8 @@ def dump(
     with _retried(open_reader, wait_producer) as reader:
         sys.stderr.write(f"zbuf: reading {name}, link-type {reader.linktype}, snapshot length {reader.snaplen} bytes\n")
         dumped = Dump(reader, Lines(reader) if write is None else PcapngFile(write, reader), count)
-        ledger = dumped.run()
+        with Progress(lambda: f"{name}: {dumped.captured:,} packets", shown=write is not None):
+            ledger = dumped.run()
         if reader.end_reason == "producer died":
             sys.stderr.write("zbuf: the producer died; everything that it had appended is here\n")
         _print_counts(dumped.captured, ledger)

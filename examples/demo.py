@@ -88,7 +88,7 @@ class Demo:
         self.folder = folder
         self.traced = _can_trace()
 
-    def start(self, what: str, *command: str | Path) -> Process:
+    def start(self, what: str, *command: object) -> Process:
         """Start one of them."""
         trace = self.folder / f"{what}.trace" if self.traced else None
         strace = ["strace", "-f", "-qq", "-ttt", "-o", str(trace)] if trace else []

@@ -6,6 +6,7 @@ ARP, DNS, TCP with HTTP, ICMP, IPv6, VLAN tags and IP fragments, made by scapy; 
 import random
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 from scapy.layers.dns import DNS, DNSQR, DNSRR
 from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
@@ -17,8 +18,8 @@ from scapy.utils import PcapWriter
 START_NS = 1_700_000_000_000_000_000
 CLIENT, SERVER, RESOLVER = "192.0.2.10", "198.51.100.20", "192.0.2.53"
 CLIENT_MAC, ROUTER_MAC = "02:00:00:00:00:10", "02:00:00:00:00:01"
-OUT = {"src": CLIENT_MAC, "dst": ROUTER_MAC}
-IN = {"src": ROUTER_MAC, "dst": CLIENT_MAC}
+OUT: dict[str, Any] = {"src": CLIENT_MAC, "dst": ROUTER_MAC}
+IN: dict[str, Any] = {"src": ROUTER_MAC, "dst": CLIENT_MAC}
 
 
 def arp() -> Iterator[Packet]:
@@ -46,9 +47,10 @@ def http(number: int, body: bytes, tag: bool) -> Iterator[Packet]:
     def segment(outbound: bool, flags: str, data: bytes = b"") -> Packet:
         link = Ether(**OUT) if outbound else Ether(**IN)
         network = IP(src=CLIENT, dst=SERVER) if outbound else IP(src=SERVER, dst=CLIENT)
-        ports = {"sport": sport, "dport": 80} if outbound else {"sport": 80, "dport": sport}
-        numbers = {"seq": sent, "ack": received} if outbound else {"seq": received, "ack": sent}
-        transport = TCP(flags=flags, **ports, **numbers)
+        if outbound:
+            transport = TCP(sport=sport, dport=80, seq=sent, ack=received, flags=flags)
+        else:
+            transport = TCP(sport=80, dport=sport, seq=received, ack=sent, flags=flags)
         packet = (link / vlan / network / transport) if vlan is not None else (link / network / transport)
         return packet / Raw(data) if data else packet
 

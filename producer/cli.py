@@ -10,11 +10,11 @@ from typing import Annotated, NoReturn
 import typer
 
 from zbuf.producer.capture import DEFAULT_LINGER_S
-from zbuf.producer.progress import Progress
 from zbuf.producer.report import Report
 from zbuf.producer.service import Producer
 from zbuf.producer.sources import FileSource, ScapySource
 from zbuf.shared.commandline import Json, RunDir, make_app, parse_size, run
+from zbuf.shared.progress import Progress
 from zbuf.shared.rundir import name_from_path
 from zbuf.shared.segment import check_space
 

@@ -14,15 +14,17 @@ class Progress:
 
     Args:
         describe: called for its text, in a thread of its own.
+        shown: False for nothing at all.
     """
 
-    def __init__(self, describe: Callable[[], str]) -> None:
+    def __init__(self, describe: Callable[[], str], *, shown: bool = True) -> None:
         self._describe = describe
+        self._shown = shown and sys.stderr.isatty()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._show, name="zbuf-progress", daemon=True)
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty():
+        if self._shown:
             self._thread.start()
         return self
 
@@ -30,7 +32,7 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
-        if self._thread.ident is not None:
+        if self._shown:
             self._thread.join()
 
     def _show(self) -> None:
