@@ -8,7 +8,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 ABI = ["shared/zbuf.h", "shared/abi.pxi", "shared/spin.pxi"]
-PACKETS = ["producer/packets.pxi"]
+PACKETS = ["producer/packets.pxi", "producer/pcap.pxi"]
 
 
 def extension(folder: str, module: str, depends: list[str], libraries: list[str]) -> Extension:

@@ -5,8 +5,7 @@ import os
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport int32_t
-from libc.stdio cimport FILE, _IOFBF, fclose, ftell, setvbuf
+from libc.stdio cimport _IOFBF, ftell, setvbuf
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
@@ -16,42 +15,7 @@ from zbuf.shared.errors import CaptureFileError, FilterError
 
 include "../shared/abi.pxi"
 include "packets.pxi"
-
-cdef extern from "<stdio.h>" nogil:
-    FILE *fdopen(int fd, const char *mode)
-    FILE *fmemopen(void *at, size_t size, const char *mode)
-
-cdef extern from "<sys/time.h>" nogil:
-    cdef struct timeval:
-        int64_t tv_sec
-        int64_t tv_usec
-
-cdef extern from "pcap/pcap.h" nogil:
-    enum:
-        PCAP_ERRBUF_SIZE
-        PCAP_TSTAMP_PRECISION_NANO
-    const uint32_t PCAP_NETMASK_UNKNOWN
-    ctypedef struct pcap_t:
-        pass
-    ctypedef struct pcap_dumper_t:
-        pass
-    cdef struct pcap_pkthdr:
-        timeval ts
-        uint32_t caplen
-        uint32_t len
-    cdef struct bpf_program:
-        unsigned bf_len
-        void *bf_insns
-    pcap_t *pcap_fopen_offline_with_tstamp_precision(FILE *file, unsigned precision, char *errbuf)
-    int pcap_next_ex(pcap_t *p, pcap_pkthdr **header, const uint8_t **data)
-    int pcap_compile(pcap_t *p, bpf_program *program, const char *text, int optimize, uint32_t netmask)
-    void pcap_freecode(bpf_program *program)
-    pcap_dumper_t *pcap_dump_fopen(pcap_t *p, FILE *file)
-    void pcap_dump_close(pcap_dumper_t *dumper)
-    FILE *pcap_file(pcap_t *p)
-    char *pcap_geterr(pcap_t *p)
-    const char *pcap_lib_version()
-    void pcap_close(pcap_t *p)
+include "pcap.pxi"
 
 cdef enum:
     BATCH_PACKETS = 256
@@ -59,13 +23,6 @@ cdef enum:
     READ_BUFFER_BYTES = 1 << 20
 
 cdef size_t ARENA_BYTES = 16 << 20
-cdef size_t PCAP_HEADER_BYTES = 24
-
-cdef struct pcap_file_header_t:     # of a classic pcap file, draft-ietf-opsawg-pcap section 4
-    uint32_t magic
-    uint16_t major, minor
-    int32_t zone
-    uint32_t accuracy, snaplen, linktype
 
 
 def version():
@@ -126,21 +83,6 @@ cdef pcap_t *_open_linktype(uint32_t linktype) except NULL:
     return p
 
 
-cdef int64_t _linktype_of(pcap_t *p):
-    """The LINKTYPE_ of an open file, read off the header that libpcap would write for it; -1 where it has none."""
-    cdef pcap_file_header_t header
-    cdef char image[64]
-    cdef FILE *file = fmemopen(image, sizeof(image), "wb")
-    cdef pcap_dumper_t *dumper = NULL if file == NULL else pcap_dump_fopen(p, file)
-    if dumper == NULL:
-        if file != NULL:
-            fclose(file)
-        return -1
-    pcap_dump_close(dumper)
-    memcpy(&header, image, sizeof(header))
-    return header.linktype
-
-
 @cython.final
 cdef class CaptureFile:
     """A capture file, read once from its beginning to its end; it is a packet_source.
@@ -183,7 +125,7 @@ cdef class CaptureFile:
         if self._pcap == NULL:
             fclose(file)
             raise CaptureFileError(f"{name}: not a capture file: {errbuf.decode('utf-8', 'replace')}")
-        linktype = _linktype_of(self._pcap)
+        linktype = linktype_of(self._pcap)
         if linktype < 0:
             raise CaptureFileError(f"{name}: its link type has no number in capture files")
         self.linktype = <uint32_t>linktype

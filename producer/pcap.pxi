@@ -1,0 +1,61 @@
+# libpcap's functions that zbuf calls (pcap(3PCAP)), and the LINKTYPE_ of a handle.
+
+from libc.stdint cimport int32_t
+from libc.stdio cimport FILE, fclose
+
+cdef extern from "<stdio.h>" nogil:
+    FILE *fdopen(int fd, const char *mode)
+    FILE *fmemopen(void *at, size_t size, const char *mode)
+
+cdef extern from "<sys/time.h>" nogil:
+    cdef struct timeval:
+        int64_t tv_sec
+        int64_t tv_usec
+
+cdef extern from "pcap/pcap.h" nogil:
+    enum:
+        PCAP_ERRBUF_SIZE
+        PCAP_TSTAMP_PRECISION_NANO
+    const uint32_t PCAP_NETMASK_UNKNOWN
+    ctypedef struct pcap_t:
+        pass
+    ctypedef struct pcap_dumper_t:
+        pass
+    cdef struct pcap_pkthdr:
+        timeval ts
+        uint32_t caplen
+        uint32_t len
+    cdef struct bpf_program:
+        unsigned bf_len
+        void *bf_insns
+    pcap_t *pcap_fopen_offline_with_tstamp_precision(FILE *file, unsigned precision, char *errbuf)
+    int pcap_next_ex(pcap_t *p, pcap_pkthdr **header, const uint8_t **data)
+    int pcap_compile(pcap_t *p, bpf_program *program, const char *text, int optimize, uint32_t netmask)
+    void pcap_freecode(bpf_program *program)
+    pcap_dumper_t *pcap_dump_fopen(pcap_t *p, FILE *file)
+    void pcap_dump_close(pcap_dumper_t *dumper)
+    FILE *pcap_file(pcap_t *p)
+    char *pcap_geterr(pcap_t *p)
+    const char *pcap_lib_version()
+    void pcap_close(pcap_t *p)
+
+cdef struct pcap_file_header_t:     # of a classic pcap file, draft-ietf-opsawg-pcap section 4
+    uint32_t magic
+    uint16_t major, minor
+    int32_t zone
+    uint32_t accuracy, snaplen, linktype
+
+
+cdef int64_t linktype_of(pcap_t *p):
+    """The LINKTYPE_ of an open file, read off the header that libpcap would write for it; -1 where it has none."""
+    cdef pcap_file_header_t header
+    cdef char image[64]
+    cdef FILE *file = fmemopen(image, sizeof(image), "wb")
+    cdef pcap_dumper_t *dumper = NULL if file == NULL else pcap_dump_fopen(p, file)
+    if dumper == NULL:
+        if file != NULL:
+            fclose(file)
+        return -1
+    pcap_dump_close(dumper)
+    memcpy(&header, image, sizeof(header))
+    return header.linktype
