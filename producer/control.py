@@ -7,6 +7,7 @@ reaches the packets.
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import struct
@@ -29,6 +30,8 @@ from zbuf.shared.rundir import check_name
 from zbuf.shared.segment import Segment, make_ack_page
 
 T = TypeVar("T")
+
+log = logging.getLogger("zbuf")
 
 _BACKLOG = 64
 _PEERCRED = struct.Struct("3i")
@@ -134,10 +137,12 @@ class ControlServer:
             while await self._answer_one(connection, session):
                 pass
         except ControlError as error:
-            with contextlib.suppress(OSError):
-                connection.send(control.encode(control.Refusal(reason=str(error))))
+            _refuse(connection, str(error))
         except OSError:
             pass  # the client is gone, or does not read its answers
+        except Exception:
+            log.exception("a request failed, and its connection is closed: this is a bug of zbuf")
+            _refuse(connection, "the producer failed at this request: its log says how")
         finally:
             self._connections.discard(connection)
             connection.close()
@@ -311,6 +316,11 @@ class Session:
             filter=listener.settings.filter,
             interfaces=[interface.name for interface in identity.interfaces],
         )
+
+
+def _refuse(connection: socket.socket, reason: str) -> None:
+    with contextlib.suppress(OSError):
+        connection.send(control.encode(control.Refusal(reason=reason)))
 
 
 def _make_segment(identity: Identity, settings: control.Settings, new_number: Callable[[], int]) -> Segment:

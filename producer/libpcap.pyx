@@ -161,7 +161,7 @@ cdef class CaptureFile:
         if status != 1:
             return 0
         memset(packet, 0, sizeof(zbuf_packet))
-        packet.time_ns = <uint64_t>header.ts.tv_sec * 1_000_000_000 + <uint64_t>header.ts.tv_usec
+        packet.time_ns = unsigned_seconds(header.ts.tv_sec) * 1_000_000_000 + <uint64_t>header.ts.tv_usec
         packet.caplen = header.caplen
         packet.wirelen = header.len
         packet.interface_id = self._interface
@@ -190,6 +190,14 @@ cdef class CaptureFile:
             count += 1
         batch[0] = self._batch
         return count
+
+
+cdef uint64_t unsigned_seconds(int64_t seconds) noexcept nogil:
+    """The seconds of a classic pcap file are unsigned (draft-ietf-opsawg-pcap, section 5): they end in 2106.
+
+    libpcap 1.10 sign-extends them from files in the machine's own byte order, and not from others.
+    """
+    return <uint64_t>seconds + (<uint64_t>(seconds < 0) << 32)
 
 
 cdef int _next_of_file(CaptureFile self, const zbuf_packet **batch) noexcept nogil:
@@ -277,7 +285,7 @@ cdef class PacketStore:
     cdef uint8_t *allocate(self, size_t size) noexcept nogil:
         cdef uint8_t **grown
         cdef uint8_t *place
-        if self._arena_used + size > ARENA_BYTES:
+        if self._arena_count == 0 or self._arena_used + size > ARENA_BYTES:
             grown = <uint8_t **>realloc(self._arenas, (self._arena_count + 1) * sizeof(uint8_t *))
             if grown == NULL:
                 return NULL

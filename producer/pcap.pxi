@@ -58,4 +58,4 @@ cdef int64_t linktype_of(pcap_t *p):
         return -1
     pcap_dump_close(dumper)
     memcpy(&header, image, sizeof(header))
-    return header.linktype
+    return header.linktype & 0xFFFF  # the rest tells the length of the FCS, which stays with the file

@@ -16,7 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # rig.py and its like are modules of the tests' own
 
-from processes import Commands, Nursery, Remote
+from processes import Commands, Lab, Nursery, Remote
 from rig import Rig
 
 _READY_WITHIN_SECONDS = 30  # a limit for broken code only: what works says so at once
@@ -82,6 +82,12 @@ def remote(nursery: Nursery, run_dir: Path, producer_name: str) -> Iterator[Call
     del run_dir, producer_name
     with contextlib.ExitStack() as cleaning:
         yield lambda: cleaning.enter_context(contextlib.closing(nursery.fork()))
+
+
+@pytest.fixture
+def lab(remote: Callable[[], Remote], producer_name: str) -> Lab:
+    """A producer in a process of its own."""
+    return Lab(remote(), producer_name)
 
 
 @pytest.fixture
