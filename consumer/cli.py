@@ -10,7 +10,17 @@ import typer
 
 from zbuf.consumer.client import Connection, Reader, connect, producers
 from zbuf.consumer.dump import Dump, Lines, PcapngFile
-from zbuf.shared.commandline import Json, RunDir, make_app, parse_size, print_ledgers, print_table, run
+from zbuf.shared.commandline import (
+    Json,
+    RunDir,
+    make_app,
+    parse_size,
+    print_ledgers,
+    print_table,
+    run,
+    seconds,
+    whole_number,
+)
 from zbuf.shared.control import Ledger, Statistics
 from zbuf.shared.errors import ProducerNotFound
 from zbuf.shared.layout import MAX_CAPLEN
@@ -28,15 +38,23 @@ def dump(
     name: Name,
     expression: Annotated[list[str] | None, typer.Argument(metavar="[FILTER...]", help="A pcap-filter(7).")] = None,
     write: Annotated[str | None, typer.Option("-w", metavar="FILE", help="Write pcapng to FILE; - is stdout.")] = None,
-    count: Annotated[int | None, typer.Option("-c", min=1, metavar="N", help="End after N packets.")] = None,
+    count: Annotated[
+        int | None, typer.Option("-c", parser=whole_number(1), metavar="N", help="End after N packets.")
+    ] = None,
     snaplen: Annotated[
         int,
-        typer.Option("-s", "--snapshot-length", min=0, max=MAX_CAPLEN, metavar="SNAPLEN", help="Bytes of each packet."),
+        typer.Option(
+            "-s",
+            "--snapshot-length",
+            parser=whole_number(0, MAX_CAPLEN),
+            metavar="SNAPLEN",
+            help="Bytes of each packet.",
+        ),
     ] = MAX_CAPLEN,
     join: Annotated[str | None, typer.Option(metavar="GROUP", help="Share a descriptor with all who name it.")] = None,
     buffer_size: Annotated[str | None, typer.Option(metavar="S", help="Size of a buffer, such as 8M.")] = None,
     immediate: Annotated[bool, typer.Option("--immediate-mode", help="Hand over each packet at once.")] = False,
-    wait_producer: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Wait for it to start.")] = 0,
+    wait_producer: Annotated[float, typer.Option(parser=seconds, metavar="SECONDS", help="Wait for it to start.")] = 0,
     run_dir: Annotated[str | None, RunDir] = None,
 ) -> None:
     """Dump packets to a pcapng file, or print a line for each, until the producer ends."""
@@ -53,10 +71,11 @@ def dump(
         )
 
     with _retried(open_reader, wait_producer) as reader:
+        dumped = Dump(reader, count)
         sys.stderr.write(f"zbuf: reading {name}, link-type {reader.linktype}, snapshot length {reader.snaplen} bytes\n")
-        dumped = Dump(reader, Lines(reader) if write is None else PcapngFile(write, reader), count)
+        output = Lines(reader) if write is None else PcapngFile(write, reader)
         with Progress(lambda: f"{name}: {dumped.captured:,} packets", shown=write is not None):
-            ledger = dumped.run()
+            ledger = dumped.run(output)
         if reader.end_reason == "producer died":
             sys.stderr.write("zbuf: the producer died; everything that it had appended is here\n")
         _print_counts(dumped.captured, ledger)

@@ -360,6 +360,8 @@ def _settings(
         raise ValueRefused(f"read timeout {timeout_ms} ms: it can't be negative")
     if direction not in ("in", "out", "inout"):
         raise ValueRefused(f"direction {direction!r}: it must be in, out or inout")
+    if not expression.isprintable():
+        raise ValueRefused(f"filter {expression!r}: it has characters that no filter has")
     if len(expression) > control.FILTER_LENGTH_MAX:
         raise ValueRefused(f"filter of {len(expression)} characters: use at most {control.FILTER_LENGTH_MAX}")
     settings = control.Settings(
@@ -381,7 +383,8 @@ def _make_reader(connection: Connection, answer: control.Answer, fds: list[int],
         if not isinstance(answer, control.Connected) or len(fds) != 3:
             raise ControlError(f"answer to connect with {len(fds)} file descriptors: is this a zbuf producer?")
         segment_fd, ack_fd, doorbell = fds
-        segment, layout = map_segment(segment_fd)
+        # A producer that has ended since it answered has left this reader what it had appended.
+        segment, layout = map_segment(segment_fd, closed_too=True)
         _check_identity(answer, layout)
         reader = Reader(
             segment,

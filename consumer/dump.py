@@ -144,36 +144,40 @@ class Interrupted(Exception):
 
 
 class Dump:
-    """The packets of a reader into an output, until the stream ends, `count` are there, or a signal says stop."""
+    """The packets of a reader into an output, until the stream ends, `count` are there, or SIGINT or SIGTERM comes.
 
-    def __init__(self, reader: Reader, output: Output, count: int | None) -> None:
+    From its making on, those signals end it in good order.
+    """
+
+    def __init__(self, reader: Reader, count: int | None) -> None:
         self._reader = reader
-        self._output = output
         self._left = sys.maxsize if count is None else count
         self._waiting = False
         self._stopping = False
         self.captured = 0
         """Packets written."""
-
-    def run(self) -> Ledger:
-        """Dump, and return the descriptor's ledger as of the end."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
+
+    def run(self, output: Output) -> Ledger:
+        """Dump, and return the descriptor's ledger as of the end."""
         for buffer in self._buffers():
             some = min(len(buffer), self._left)
-            self._output.take(buffer, some)
+            output.take(buffer, some)
             self.captured += some
             self._left -= some
             if self._left == 0 or self._stopping:
                 break
         ledger = self._final_ledger()
-        self._output.finish(ledger)
+        output.finish(ledger)
         return ledger
 
     def _buffers(self) -> Iterator[Buffer]:
         try:
-            while not self._stopping:
-                self._waiting = True
+            while True:
+                self._waiting = True  # before the look: a signal after it raises
+                if self._stopping:
+                    return
                 buffer = self._reader.next_buffer()
                 self._waiting = False
                 if buffer is None:

@@ -66,6 +66,9 @@ cdef struct index_row:
     uint64_t time_ns
     uint64_t dropped
 
+cdef enum:
+    LONGEST_POLL_MS = 250       # a signal that comes just before a poll does not end it
+
 cdef enum:                      # what a wait came to
     READY
     NOT_YET
@@ -271,7 +274,7 @@ cdef class SegmentReader:
                 if deadline >= 0:
                     left_ms = max(<int64_t>0, (deadline - now_ns() + 999_999) // 1_000_000)
                 self.sleeps += 1
-                rung = c_poll(&bell, 1, <int>min(left_ms, <int64_t>1_000_000_000))
+                rung = c_poll(&bell, 1, LONGEST_POLL_MS if left_ms < 0 else <int>min(left_ms, LONGEST_POLL_MS))
                 found = self._answer(which, rung, bell.revents)
         self._announced = found == NOT_YET and 0 <= deadline <= now_ns()  # so that fileno() becomes readable
         if not self._announced:

@@ -7,7 +7,8 @@ Three lines make any Python program a producer::
             producer.append(data)
 """
 
+from zbuf.producer.packet_sources import RawPacket, ScapySource
 from zbuf.producer.service import Producer
-from zbuf.producer.sources import FileSource, RawPacket, ScapySource
+from zbuf.producer.sources import FileSource
 
 __all__ = ["FileSource", "Producer", "RawPacket", "ScapySource"]

@@ -10,10 +10,11 @@ from typing import Annotated, NoReturn
 import typer
 
 from zbuf.producer.capture import DEFAULT_LINGER_S
+from zbuf.producer.packet_sources import ScapySource
 from zbuf.producer.report import Report
 from zbuf.producer.service import Producer
-from zbuf.producer.sources import FileSource, ScapySource
-from zbuf.shared.commandline import Json, RunDir, make_app, parse_size, run
+from zbuf.producer.sources import FileSource
+from zbuf.shared.commandline import Json, RunDir, make_app, parse_size, run, seconds, whole_number
 from zbuf.shared.progress import Progress
 from zbuf.shared.rundir import name_from_path
 from zbuf.shared.segment import check_space
@@ -35,8 +36,12 @@ def replay(
         str | None, typer.Option(metavar="N", help="What readers connect to [the first file's stem].")
     ] = None,
     engine: Annotated[Engine, typer.Option(help="What reads the files.")] = Engine.PCAP,
-    loop: Annotated[int, typer.Option("--loop", "-l", min=0, metavar="N", help="Times to replay; 0 for ever.")] = 1,
-    wait_readers: Annotated[int, typer.Option(min=0, metavar="N", help="Wait for N readers before the start.")] = 0,
+    loop: Annotated[
+        int, typer.Option("--loop", "-l", parser=whole_number(0), metavar="N", help="Times to replay; 0 for ever.")
+    ] = 1,
+    wait_readers: Annotated[
+        int, typer.Option(parser=whole_number(0), metavar="N", help="Wait for N readers before the start.")
+    ] = 0,
     lossless: Annotated[
         bool, typer.Option("--lossless", help="Wait for readers in place of dropping packets.")
     ] = False,
@@ -47,7 +52,10 @@ def replay(
         str, typer.Option(metavar="S", help="Stream what is larger, in place of loading it.")
     ] = "1G",
     linger: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="How long to wait at the end for readers to take the rest.")
+        float,
+        typer.Option(
+            parser=seconds, metavar="SECONDS", help="How long to wait at the end for readers to take the rest."
+        ),
     ] = DEFAULT_LINGER_S,
     run_dir: Annotated[str | None, RunDir] = None,
     json: Annotated[bool, Json] = False,
@@ -57,6 +65,7 @@ def replay(
     check_space(buffer_bytes)
     _raise_descriptor_limit()
     source = _open_source(files, engine, parse_size("--preload-limit", preload_limit))
+    signals = _Signals()
     producer = Producer(
         name or name_from_path(files[0]),
         linktype=source.linktype,
@@ -66,7 +75,7 @@ def replay(
         run_dir=run_dir,
         linger_s=None if lossless else linger,
     )
-    _stop_on_signals(producer)
+    signals.watch(producer)
     sys.stderr.write(f"zbufd: {producer.name} ready in {producer.run_dir}, link-type {source.linktype}\n")
     with producer:
         report = _replay(producer, source, loop, wait_readers)
@@ -106,15 +115,26 @@ def _replay(producer: Producer, source: FileSource | ScapySource, loop: int, wai
     return Report(packets, time.perf_counter() - started, producer.stats(), [])
 
 
-def _stop_on_signals(producer: Producer) -> None:
-    """The first signal ends the replay in good order, the second at once."""
+class _Signals:
+    """The first SIGINT or SIGTERM ends the replay in good order, the second at once."""
 
-    def stop(number: int, _frame: object) -> None:
+    def __init__(self) -> None:
+        self._producer: Producer | None = None
+        self._stopped = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+
+    def watch(self, producer: Producer) -> None:
+        """Stop this producer, also for a signal that has come already."""
+        self._producer = producer
+        if self._stopped:
+            producer.stop()
+
+    def _stop(self, number: int, _frame: object) -> None:
         signal.signal(number, signal.SIG_DFL)
-        producer.stop()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+        self._stopped = True
+        if self._producer is not None:
+            self._producer.stop()
 
 
 def _raise_descriptor_limit() -> None:

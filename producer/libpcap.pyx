@@ -41,7 +41,7 @@ def compile_filter(str expression not None, uint32_t linktype):
     """
     cdef bpf_program program
     cdef pcap_t *p
-    cdef bytes text = expression.encode()
+    cdef bytes text = expression.encode("utf-8", "surrogateescape")
     cdef int refused
     if not expression.strip():
         return b""
@@ -129,7 +129,7 @@ cdef class CaptureFile:
         if linktype < 0:
             raise CaptureFileError(f"{name}: its link type has no number in capture files")
         self.linktype = <uint32_t>linktype
-        self._arena = <uint8_t *>malloc(BATCH_PACKETS * 4096 + ZBUF_MAX_CAPLEN)
+        self._arena = <uint8_t *>malloc(BATCH_PACKETS * 4096 + ZBUF_MAX_CAPLEN + 1)
         if self._arena == NULL:
             raise MemoryError
 
@@ -162,7 +162,7 @@ cdef class CaptureFile:
             return 0
         memset(packet, 0, sizeof(zbuf_packet))
         packet.time_ns = unsigned_seconds(header.ts.tv_sec) * 1_000_000_000 + <uint64_t>header.ts.tv_usec
-        packet.caplen = header.caplen
+        packet.caplen = min(header.caplen, ZBUF_MAX_CAPLEN + 1)  # one byte too many, so that the cut is counted
         packet.wirelen = header.len
         packet.interface_id = self._interface
         packet.data = data
@@ -184,7 +184,7 @@ cdef class CaptureFile:
             packet = &self._batch[count]
             if not self.read(packet):
                 break
-            memcpy(self._arena + used, packet.data, min(packet.caplen, ZBUF_MAX_CAPLEN))
+            memcpy(self._arena + used, packet.data, packet.caplen)
             packet.data = self._arena + used
             used += packet.caplen
             count += 1

@@ -14,8 +14,9 @@ import msgspec
 from zbuf import __version__
 from zbuf.producer.capture import DEFAULT_LINGER_S, Capture, Limits
 from zbuf.producer.control import ControlServer, Identity
+from zbuf.producer.packet_sources import LINKTYPE_ETHERNET, ScapySource, linktype_of, packets_of
 from zbuf.producer.pump import DIRECTION_NUMBERS
-from zbuf.producer.sources import LINKTYPE_ETHERNET, FileSource, ScapySource, linktype_of, packets_of
+from zbuf.producer.sources import FileSource
 from zbuf.shared.closing import Closing
 from zbuf.shared.control import Statistics
 from zbuf.shared.errors import ValueRefused
@@ -65,7 +66,7 @@ class Producer(Closing):
         directory = run_directory(run_dir)
         path = socket_path(directory, name)
         make_run_directory(directory)
-        described = [Interface(one, linktype) for one in (interfaces or [name])]
+        described = [Interface(_printable(one), linktype) for one in (interfaces or [name])]
         self.name = name
         self.run_dir = directory
         self._linger_s = linger_s
@@ -227,6 +228,11 @@ class Producer(Closing):
         self._control.forget()
         self._capture.forget()
         self._lock.forget()
+
+
+def _printable(name: str) -> str:
+    """A name that can be written as UTF-8: a file's need not be."""
+    return name.encode("utf-8", "replace").decode()
 
 
 _producers: "weakref.WeakSet[Producer]" = weakref.WeakSet()

@@ -4,7 +4,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import typer
@@ -27,7 +27,6 @@ def make_app(name: str, purpose: str) -> typer.Typer:
     app = typer.Typer(
         name=name,
         help=purpose,
-        no_args_is_help=True,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -38,13 +37,17 @@ def make_app(name: str, purpose: str) -> typer.Typer:
             sys.stdout.write(f"{name} {__version__}\n")
             raise typer.Exit
 
-    @app.callback()
+    @app.callback(invoke_without_command=True)
     def main(
+        context: typer.Context,
         version: bool = typer.Option(
             False, "--version", callback=show_version, is_eager=True, help="Print the version."
         ),
     ) -> None:
         del version
+        if context.invoked_subcommand is None:
+            sys.stderr.write(context.get_help() + "\n")
+            raise typer.Exit(2)
 
     main.__doc__ = purpose
     return app
@@ -75,6 +78,33 @@ def run(app: typer.Typer, name: str) -> NoReturn:
 def _fail(name: str, message: str, status: int) -> NoReturn:
     sys.stderr.write(f"{name}: {' '.join(message.split())}\n")
     sys.exit(status)
+
+
+def whole_number(least: int, most: int | None = None) -> Callable[[str | int], int]:
+    """A parser of whole numbers, whose complaint names what was given."""
+
+    def parse(text: str | int) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least or (most is not None and number > most):
+            bounds = f"{least} or more" if most is None else f"from {least} to {most}"
+            raise typer.BadParameter(f"{text!r} is not a whole number, {bounds}")
+        return number
+
+    return parse
+
+
+def seconds(text: str | float) -> float:
+    """A parser of durations, whose complaint names what was given."""
+    try:
+        duration = float(text)
+    except ValueError:
+        duration = -1.0
+    if not 0 <= duration < float("inf"):
+        raise typer.BadParameter(f"{text!r} is not a number of seconds, 0 or more")
+    return duration
 
 
 def parse_size(option: str, text: str) -> int:

@@ -51,9 +51,7 @@ class Segment:
 
     def __init__(self, layout: Layout, prologue: bytes) -> None:
         if len(prologue) > layout.prologue_bytes:
-            raise ValueRefused(
-                f"prologue of {len(prologue)} bytes, with room for {layout.prologue_bytes}"
-            )
+            raise ValueRefused(f"prologue of {len(prologue)} bytes, with room for {layout.prologue_bytes}")
         self.layout = layout
         self.name = f"/zbuf.{layout.producer}.{layout.descriptor}"
         fd, self._lock_fd = _create(self.name, layout.segment_bytes)
