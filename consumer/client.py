@@ -59,10 +59,8 @@ class Connection(Closing):
             ControlError: it went away, or sent something else.
         """
         with self._lock:
-            try:
+            with contextlib.suppress(BrokenPipeError):  # it may have said why before it hung up
                 self._socket.send(control.encode(request))
-            except OSError as error:
-                raise ControlError(f"the producer closed the connection: {error.strerror}") from None
             answer, fds = control.receive_answer(self._socket, descriptors)
         if isinstance(answer, control.Refusal):
             for fd in fds:

@@ -27,6 +27,8 @@ from zbuf.shared.segment import leftovers
 
 log = logging.getLogger("zbuf")
 
+_LINKTYPE_MAX = 0xFFFF
+
 
 class Producer(Closing):
     """Publishes packets to any number of reading processes, under a name.
@@ -63,6 +65,8 @@ class Producer(Closing):
         limits: Limits = Limits(),  # noqa: B008  (it is frozen)
     ) -> None:
         check_buffer_bytes(buffer_size)
+        if not 0 <= linktype <= _LINKTYPE_MAX:
+            raise ValueRefused(f"link type {linktype}: it must be from 0 to {_LINKTYPE_MAX}")
         directory = run_directory(run_dir)
         path = socket_path(directory, name)
         make_run_directory(directory)
@@ -113,8 +117,7 @@ class Producer(Closing):
             raise ValueRefused(f"direction {direction!r}: it must be in, out or inout")
         if not 0 <= interface < len(self._identity.interfaces):
             raise ValueRefused(f"interface {interface}: this producer has {len(self._identity.interfaces)}")
-        if self._closed:
-            raise ValueRefused(f"producer {self.name!r} is closed: it takes no more packets")
+        self._check_open()
         moment = time.time_ns() if time_ns is None else time_ns
         return self._capture.append(data, moment, wirelen, interface, DIRECTION_NUMBERS[direction])
 
@@ -130,9 +133,10 @@ class Producer(Closing):
             The packets published.
 
         Raises:
-            ValueRefused: the source's link type is not the producer's, or an item is no packet.
+            ValueRefused: the source's link type or number of interfaces is not the producer's, or an item is no packet.
         """
-        self._check_linktype(source)
+        self._check_open()
+        self._check_source(source)
         before = self.offered
         if isinstance(source, FileSource):
             for native in source.passes(loops):
@@ -149,8 +153,18 @@ class Producer(Closing):
             if packet is not None:
                 self.append(packet.data, time_ns=packet.time_ns, wirelen=packet.wirelen, interface=packet.interface)
 
-    def _check_linktype(self, source: Any) -> None:
-        linktype = linktype_of(source)
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueRefused(f"producer {self.name!r} is closed: it takes no more packets")
+
+    def _check_source(self, source: Any) -> None:
+        linktype, interfaces = linktype_of(source), len(self._identity.interfaces)
+        if len(getattr(source, "interfaces", [])) > interfaces:
+            names = [interface.name for interface in source.interfaces]
+            raise ValueRefused(
+                f"the source has {len(names)} interfaces, the producer {interfaces}: "
+                f"make it with Producer({self.name!r}, interfaces={names})"
+            )
         if linktype is not None and linktype != self._identity.linktype:
             raise ValueRefused(
                 f"the source's link type is {linktype}, the producer's {self._identity.linktype}: "

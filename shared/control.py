@@ -216,7 +216,7 @@ def receive_answer(connection: socket.socket, descriptors_max: int = 0) -> tuple
         ControlError: the producer hung up, or sent something else.
     """
     try:
-        data, fds, flags, _ = socket.recv_fds(connection, ANSWER_BYTES_MAX, descriptors_max, socket.MSG_CMSG_CLOEXEC)
+        data, fds, flags = _receive(connection, descriptors_max)
     except TimeoutError:
         raise ControlError(f"the producer has not answered within {connection.gettimeout():g} s") from None
     except ConnectionError:
@@ -226,3 +226,10 @@ def receive_answer(connection: socket.socket, descriptors_max: int = 0) -> tuple
     if flags & socket.MSG_TRUNC:
         raise ControlError(f"answer of more than {ANSWER_BYTES_MAX} bytes")
     return decode_answer(data), fds
+
+
+def _receive(connection: socket.socket, descriptors_max: int) -> tuple[bytes, list[int], int]:
+    try:
+        return socket.recv_fds(connection, ANSWER_BYTES_MAX, descriptors_max, socket.MSG_CMSG_CLOEXEC)[:3]
+    except ConnectionResetError:  # told once, and ahead of what the producer said before it hung up
+        return socket.recv_fds(connection, ANSWER_BYTES_MAX, descriptors_max, socket.MSG_CMSG_CLOEXEC)[:3]
