@@ -2,23 +2,23 @@
  *
  * zbuf.pml: the protocol of shared/zbuf.h, producer/descriptor.pyx and consumer/reader.pyx, for Spin.
  *
- * A producer fills two buffers for two readers of one descriptor.  Packets are the numbers 1, 2, 3, ...; readers
- * join and go, and anybody is killed, at any moment.  README.md tells what is left out, and why that is sound.
- * A macro MUTATE_x puts a mistake in, and ./check sees that each is found.
+ * A producer appends packets, which are the numbers 1, 2, 3, ..., to two buffers for the readers of one descriptor.
+ * Readers come and go, and anybody is killed, at any moment.  README.md tells what is left out, and why it may be.
  *
- * Memory: a store is first in its writer's own variable, and reaches the memory, where the others look, at any later
- * moment.  A full fence waits until it has.  So are modelled the stores that a look at something else follows:
+ * Memory: a store is first in its writer's own variable, and gets to the memory, where the others look, at any later
+ * moment.  A full fence waits until it has.  So are the two stores modelled that a look at the other side's follows;
+ * all others are in memory at once.
  *
  *      writer's own     in memory
  *      gen[b]           kernel_gen[b]     SYNC assign
- *      user_gen[r,b]    ack[r,b]          SYNC acknowledge
  *      announced[r]     sleeping[r]       SYNC sleep
- *
- * All the others are in memory at once: they are release stores, or behind one, and looked at by an acquire.
  */
 
+#ifndef READERS
+#define READERS 2       /* at a time, at most */
+#endif
 #ifndef PACKETS
-#define PACKETS 4       /* that the source has, at most */
+#define PACKETS 3       /* that the source has, at most */
 #endif
 #ifndef CAPACITY
 #define CAPACITY 2      /* packets in a buffer */
@@ -26,54 +26,99 @@
 #ifndef GENERATIONS
 #define GENERATIONS 2   /* before the counters wrap: only equality counts, so two must do */
 #endif
+#ifndef VIEWS
+#define VIEWS 1         /* a reader can keep a buffer while it takes the next one, and so own both */
+#endif
+#ifndef FLUSH
+#define FLUSH 1         /* the producer can empty its store */
+#endif
+#ifndef LEAVE
+#define LEAVE 1         /* readers go, and others may come in their place */
+#endif
+#ifndef DOORBELL
+#define DOORBELL 1      /* 0: readers wait without the sleep handshake, as if the memory itself woke them */
+#endif
+
+/* What must hold, besides that nobody waits for ever (Spin's "invalid end state"). */
+mtype = { never_overwritten, exactly_once_in_order, all_and_no_more, ledger_adds_up, ends_for_its_reason };
+#define must(property, condition) assert(property && (condition))
+
+/* The mistakes that -DMUTATE=... puts in, each with the property that it breaks. */
+#define NO_FENCE_READER               1 /* nobody_waits_for_ever: zbuf_sleep() without its fence */
+#define NO_FENCE_PRODUCER             2 /* nobody_waits_for_ever: wake() without its fence */
+#define NO_LOOK_AGAIN                 3 /* nobody_waits_for_ever: a reader polls without a look after sleeping := 1 */
+#define LOOK_BEFORE_BELL              4 /* nobody_waits_for_ever: it looks, and then empties the doorbell */
+#define GIVE_UP_UNANNOUNCED           5 /* nobody_waits_for_ever: a reader comes back empty-handed with sleeping = 0 */
+#define NO_WAKE_WHEN_FULL             6 /* nobody_waits_for_ever: buffer_full() assigns and rings for nobody */
+#define ROTATE_WITHOUT_RECLAIM        7 /* nobody_waits_for_ever: rotate_store() does not reclaim first */
+#define LEAVE_KEEPS_OWING             8 /* nobody_waits_for_ever: remove_reader() forgets to clear a debt */
+#define RECLAIM_UNCHECKED             9 /* never_overwritten: reclaim() asks nobody */
+#define RECLAIM_AT_FIRST             10 /* never_overwritten: one reader's acknowledgement is taken for everybody's */
+#define WRITE_ASSIGNED               11 /* never_overwritten: can_write_buffer() is not asked */
+#define FLUSH_ASSIGNED               12 /* never_overwritten: flush() empties a store that was assigned */
+#define REASSIGN_ASSIGNED            13 /* exactly_once_in_order: an assigned store is assigned again as the hold */
+#define ACKNOWLEDGE_UNREAD           14 /* exactly_once_in_order: a reader acknowledges, and then reads */
+#define ASSIGN_BEFORE_LENGTH         15 /* exactly_once_in_order: kernel_gen is stored before kernel_len */
+#define STORE_LEN_BEFORE_BLOCK       16 /* exactly_once_in_order: a length is published before its block is whole */
+#define STORE_LEN_WITHOUT_GENERATION 17 /* exactly_once_in_order: the upper half of store_len is not looked at */
+#define JOIN_OLD_GENERATION          18 /* exactly_once_in_order: add_reader() does not set user_gen */
+#define FLUSH_KEEPS_STORE_LEN        19 /* all_and_no_more: flush() does not publish that the store is empty */
+#define CLOSED_BEFORE_TAIL           20 /* all_and_no_more: CLOSED is stored before the tail is assigned */
+#define NO_LOOK_AFTER_END            21 /* all_and_no_more: CLOSED, or a hang-up, is believed without a last look */
+#define LEAVE_WITHOUT_LOOK           22 /* ledger_adds_up: remove_reader() looks at the hold only */
+#define STATE_BEFORE_HANG_UP         23 /* ends_for_its_reason: the state is looked at first, then the hang-up */
+#define LET_GO_BEFORE_CLOSED         24 /* ends_for_its_reason: the doorbells are closed before CLOSED is stored */
+#ifndef MUTATE
+#define MUTATE 0
+#endif
+#define wrong(mistake) (MUTATE == mistake)
 
 #define NONE 2          /* an empty slot */
 #define other(b) (1 - (b))
 #define at(r, b) (2 * (r) + (b))
 #define next_gen(g) (((g) + 1) % GENERATIONS)
 
-/* What is checked, besides that nobody waits for ever (Spin's "invalid end state"). */
-mtype = { never_overwritten, exactly_once_in_order, nothing_is_left_behind, ledger_adds_up, ends_for_its_reason };
-#define must(property, condition) assert(property && (condition))
+/* ---- Shared memory: (p) the producer's, (u) a reader's ---- */
+byte kernel_gen[2];              /* (p) */
+byte kernel_len[2];              /* (p) in packets */
+byte store_gen[2], store_len[2]; /* (p) the halves of store_len, always stored together */
+byte block[2 * CAPACITY];        /* (p) the packets, by number */
+byte dropcount[2];               /* (p) epb_dropcount of the first packet; no other can have it */
+bool closed;                     /* (p) state == CLOSED */
+byte user_gen[4];                /* (u) */
+bool sleeping[2];                /* (u) */
 
-/* ---- Shared memory ---- */
-byte kernel_gen[2];             /* (p) */
-byte kernel_len[2];             /* (p) */
-byte store_gen[2], store_len[2];/* (p) the halves of store_len, written as one */
-byte block[2 * CAPACITY];       /* (p) the packets, by number */
-byte dropcount[2];              /* (p) epb_dropcount of a buffer's first packet; no other one can have it */
-bool closed;                    /* (p) state == CLOSED */
-byte ack[4];                    /* (u) */
-bool sleeping[2];               /* (u) */
-
-/* ---- The kernel's part ---- */
-bool bell[2];                   /* the doorbell was rung */
-bool killed;                    /* the producer was */
-bool let_go;                    /* the producer has closed the doorbells */
-bool gone[2];                   /* this reader has left, or was killed: its connection is closed */
+/* ---- What the kernel keeps ---- */
+bool bell[2];                    /* the doorbell was rung, and not emptied since */
+bool killed, let_go;             /* the producer was killed; it has closed the doorbells */
+bool gone[2];                    /* a reader has left, or was killed: its connection is closed */
 #define hung_up (killed || let_go)
 
 /* ---- The producer's own ---- */
 byte store = 0, hold = NONE, free = 1;
 byte gen[2], length[2];
 bool assigned[2], acknowledged[2], owes[4], listed[2];
-bit next_sequence;              /* its parity */
+bit next_sequence;               /* its lowest bit */
 byte lost;
-bool finished, quiet;           /* the tail was assigned; no packet and no end will come */
+byte due = NONE;                 /* the buffer that it is about to assign */
+bool placing;                    /* there is room for the packet at hand */
+bool finished, quiet;            /* no packet will come: the tail was assigned; or there will be no end either */
 
 /* ---- The readers' own ---- */
-byte user_gen[4];
 bool announced[2];
-bit sequence[2];                /* the parity of the first buffer that it will get */
+bool blocked[2];                 /* it waits, and can do nothing else */
+bool dies[2];                    /* it takes no other step */
+bit sequence[2];                 /* of the first buffer that it gets, the lowest bit */
 
 /* ---- What only the checks know ---- */
-byte sent;                      /* packets that came so far */
-byte last;                      /* the last one appended */
-byte balance;                   /* accepted - delivered - dropped - abandoned */
-byte expected[2];               /* the packet that this reader must get next */
-bool given_back[2];             /* somebody has acknowledged this filling */
+byte sent, last;                 /* the last packet that came; the last one appended */
+byte balance;                    /* accepted - delivered - dropped - abandoned */
+byte expected[2];                /* the packet that a reader must get next */
+bool given_back[2];              /* a reader has acknowledged this filling */
+hidden byte n, count;            /* of no meaning between two steps */
 
 #define reads(r, b) (listed[r] && !gone[r] && user_gen[at(r, b)] != gen[b])
+#define ledger must(ledger_adds_up, balance == length[0] + length[1] + placing)
 #define write_to(b) must(never_overwritten, !reads(0, b) && !reads(1, b))
 
 /* ======== The memory: every store gets there in the end ======== */
@@ -84,69 +129,44 @@ end:
     do
     :: d_step { kernel_gen[0] != gen[0] -> kernel_gen[0] = gen[0] }
     :: d_step { kernel_gen[1] != gen[1] -> kernel_gen[1] = gen[1] }
-    :: d_step { ack[0] != user_gen[0] -> ack[0] = user_gen[0] }
-    :: d_step { ack[1] != user_gen[1] -> ack[1] = user_gen[1] }
-    :: d_step { ack[2] != user_gen[2] -> ack[2] = user_gen[2] }
-    :: d_step { ack[3] != user_gen[3] -> ack[3] = user_gen[3] }
     :: d_step { sleeping[0] != announced[0] -> sleeping[0] = announced[0] }
     :: d_step { sleeping[1] != announced[1] -> sleeping[1] = announced[1] }
     od
 }
 
 #define producer_drained (kernel_gen[0] == gen[0] && kernel_gen[1] == gen[1])
-#define reader_drained(r) (ack[at(r, 0)] == user_gen[at(r, 0)] && ack[at(r, 1)] == user_gen[at(r, 1)] && \
-                           sleeping[r] == announced[r])
+#define reader_drained(r) (sleeping[r] == announced[r])
 
-/* ======== Death: at any moment, of anybody; what the dead one stored is in memory before its connection closes ======== */
+/* ======== Death: what the dead one stored is in memory before its connection closes ========
+ *
+ * Who is blocked, or has gone quiet, is spared, since Spin takes nobody for stuck who can still be killed.  He could
+ * as well have been killed a step before, at the same moment of all the others. */
 
 active proctype death()
 {
+end:
     do
-    :: d_step { !gone[0] && reader_drained(0) -> gone[0] = true }
-    :: d_step { !gone[1] && reader_drained(1) -> gone[1] = true }
-    :: d_step { !killed && producer_drained -> killed = true }
-    :: break
+    :: d_step { LEAVE && listed[0] && !gone[0] && !blocked[0] && reader_drained(0) -> dies[0] = true }
+    :: d_step { LEAVE && listed[1] && !gone[1] && !blocked[1] && reader_drained(1) -> dies[1] = true }
+    :: d_step { !killed && !quiet && producer_drained -> killed = true }
     od
 }
 
-/* ======== The producer (descriptor.pyx, by its names) ======== */
+/* ======== The producer: descriptor.pyx, by its names ========
+ *
+ * A step is what lies between two stores that a reader, or the reader of a killed producer's memory, can tell apart. */
 
-#define can_write_buffer !assigned[store]
-#define fits (can_write_buffer && length[store] < CAPACITY)
+#define can_write_buffer (!assigned[store] || wrong(WRITE_ASSIGNED))
+#define fits(room) (can_write_buffer && length[store] + room <= CAPACITY)
+#define gave_back(r, b) (!owes[at(r, b)] || user_gen[at(r, b)] == gen[b])
+#define can_free_buffer(b) (gave_back(0, b) && gave_back(1, b))
 
 inline look_at_reader(r, b)
 {
-    atomic {
-        if
-        :: owes[at(r, b)] && ack[at(r, b)] == gen[b] -> owes[at(r, b)] = false; acknowledged[b] = true
-        :: else
-        fi
-    }
-}
-
-inline wake(r)
-{
     if
-    :: listed[r] && sleeping[r] -> bell[r] = true
+    :: owes[at(r, b)] && gave_back(r, b) -> owes[at(r, b)] = false; acknowledged[b] = true
     :: else
     fi
-}
-
-inline assign(b)
-{
-    d_step { write_to(b); kernel_len[b] = length[b] }
-    d_step {
-        assigned[b] = true;
-        acknowledged[b] = false;
-        given_back[b] = false;
-        owes[at(0, b)] = listed[0];
-        owes[at(1, b)] = listed[1];
-        next_sequence = 1 - next_sequence;
-        gen[b] = next_gen(gen[b])
-    }
-    producer_drained; /* the fence */
-    wake(0);
-    wake(1)
 }
 
 inline begin_store()
@@ -160,16 +180,32 @@ inline begin_store()
 
 inline rotate_buffers()
 {
-    d_step {
-        hold = store;
-        store = free;
-        free = NONE;
-        begin_store()
-    }
+    hold = store;
+    store = free;
+    free = NONE;
+    begin_store();
     if
-    :: !assigned[hold] -> assign(hold)
+    :: !assigned[hold] || wrong(REASSIGN_ASSIGNED) -> due = hold
     :: else
     fi
+}
+
+inline buffer_full()
+{
+    if
+    :: !assigned[store] -> due = store
+    :: else
+    fi
+}
+
+inline buffer_reclaimed()
+{
+    must(ledger_adds_up, acknowledged[free] == given_back[free]); /* delivered, or else abandoned */
+    balance = balance - length[free];
+    assigned[free] = false;
+    acknowledged[free] = false;
+    given_back[free] = false;
+    length[free] = 0
 }
 
 inline reclaim()
@@ -179,61 +215,65 @@ inline reclaim()
         look_at_reader(0, hold);
         look_at_reader(1, hold);
         if
-        :: owes[at(0, hold)] || owes[at(1, hold)] -> break
-        :: else ->
-            d_step {
-                free = hold;
-                hold = NONE;
-                assigned[free] = false;
-                must(ledger_adds_up, acknowledged[free] == given_back[free]); /* delivered, else abandoned */
-                balance = balance - length[free];
-                length[free] = 0
-            }
-            if
-            :: assigned[store] -> rotate_buffers()
-            :: else
-            fi
+        :: wrong(RECLAIM_UNCHECKED) -> acknowledged[hold] = given_back[hold]
+        :: wrong(RECLAIM_AT_FIRST) && acknowledged[hold]
+        :: !owes[at(0, hold)] && !owes[at(1, hold)]
+        :: else -> break
+        fi;
+        free = hold;
+        hold = NONE;
+        buffer_reclaimed();
+        if
+        :: assigned[store] -> rotate_buffers()
+        :: else
         fi
     :: else -> break
     od
 }
 
-inline append()
+inline place_for(room)
 {
-    d_step { sent++; balance++ }
+    sent++;
+    balance++;
     if
-    :: !fits -> reclaim()
+    :: !fits(room) -> reclaim()
     :: else
     fi;
     if
-    :: fits
-    :: !fits && free != NONE -> rotate_buffers()
-    :: !fits && free == NONE && !assigned[store] -> assign(store) /* buffer_full */
-    :: else
-    fi;
-    if
-    :: fits ->
-        d_step {
-            write_to(store);
-            must(ledger_adds_up, lost == 0 || length[store] == 0);
-            block[at(store, 0) * CAPACITY / 2 + length[store]] = sent;
-            if :: length[store] == 0 -> dropcount[store] = lost :: else fi
-        }
-        d_step {
-            length[store]++;
-            store_gen[store] = next_gen(gen[store]);
-            store_len[store] = length[store];
-            lost = 0;
-            last = sent
-        }
-    :: else ->
-        d_step { lost++; balance-- }
+    :: fits(room) -> placing = true
+    :: !fits(room) && free != NONE -> rotate_buffers(); placing = true
+    :: else -> buffer_full(); lost++; balance--
     fi
+}
+
+inline appended()
+{
+#if MUTATE == STORE_LEN_BEFORE_BLOCK
+    d_step { store_len[store] = length[store] + 1; last = sent }
+#endif
+    d_step {
+        write_to(store);
+        must(exactly_once_in_order, lost == 0 || length[store] == 0);
+        block[store * CAPACITY + length[store]] = sent;
+        dropcount[store] = dropcount[store] + lost;
+        lost = 0
+    }
+    d_step {
+        length[store]++;
+        store_gen[store] = next_gen(gen[store]);
+        store_len[store] = length[store];
+        last = sent;
+        placing = false;
+        ledger
+    }
 }
 
 inline rotate_store()
 {
-    reclaim();
+    if
+    :: !wrong(ROTATE_WITHOUT_RECLAIM) -> reclaim()
+    :: else
+    fi;
     if
     :: hold == NONE && length[store] > 0 -> rotate_buffers()
     :: else
@@ -244,43 +284,110 @@ inline finish()
 {
     rotate_store();
     if
-    :: length[store] > 0 && !assigned[store] -> assign(store)
+    :: due == NONE && length[store] > 0 -> buffer_full()
     :: else
     fi;
+    closed = wrong(CLOSED_BEFORE_TAIL);
     finished = true
+}
+
+/* Here a flush loses its packets for all to see; the ledger that it starts afresh would tell nobody. */
+inline flush()
+{
+    reclaim();
+    if
+    :: !assigned[store] || wrong(FLUSH_ASSIGNED) ->
+        lost = lost + length[store] + dropcount[store];
+        last = last - length[store] - dropcount[store];
+        balance = balance - length[store];
+        n = store_len[store];
+        begin_store();
+        store_len[store] = (wrong(FLUSH_KEEPS_STORE_LEN) -> n : 0)
+    :: else
+    fi
+}
+
+inline wake(r)
+{
+    if
+    :: listed[r] && sleeping[r] -> bell[r] = true
+    :: else
+    fi
+}
+
+inline assign(b)
+{
+    d_step {
+        ledger;
+        write_to(b);
+        if
+        :: !wrong(ASSIGN_BEFORE_LENGTH) -> kernel_len[b] = length[b]
+        :: else
+        fi;
+        assigned[b] = true;
+        owes[at(0, b)] = listed[0];
+        owes[at(1, b)] = listed[1];
+        next_sequence = 1 - next_sequence;
+        gen[b] = next_gen(gen[b])
+    }
+    d_step {
+        producer_drained || wrong(NO_FENCE_PRODUCER);
+        if
+        :: wrong(NO_WAKE_WHEN_FULL) && due == store
+        :: else -> wake(0); wake(1)
+        fi;
+        if
+        :: wrong(ASSIGN_BEFORE_LENGTH) -> kernel_len[b] = length[b]
+        :: else
+        fi;
+        due = NONE
+    }
 }
 
 inline add_reader(r)
 {
-    d_step {
-        user_gen[at(r, 0)] = gen[0];
-        user_gen[at(r, 1)] = gen[1];
-        ack[at(r, 0)] = gen[0];
-        ack[at(r, 1)] = gen[1];
-        sequence[r] = next_sequence;
-        expected[r] = last + 1;
-        if
-        :: !assigned[store] && length[store] > 0 -> expected[r] = last + 1 - length[store] - dropcount[store]
-        :: else
-        fi;
-        listed[r] = true
-    }
+    user_gen[at(r, 0)] = (wrong(JOIN_OLD_GENERATION) -> 0 : gen[0]);
+    user_gen[at(r, 1)] = (wrong(JOIN_OLD_GENERATION) -> 0 : gen[1]);
+    sequence[r] = next_sequence;
+    expected[r] = last + 1; /* or what the store begins with, which it will be assigned */
+    if
+    :: !assigned[store] -> expected[r] = last + 1 - length[store] - dropcount[store]
+    :: else
+    fi;
+    listed[r] = true
 }
 
 inline remove_reader(r)
 {
-    look_at_reader(r, 0);
-    look_at_reader(r, 1);
-    d_step {
-        listed[r] = false;
+    if
+    :: wrong(LEAVE_WITHOUT_LOOK) -> reclaim()
+    :: else -> look_at_reader(r, 0); look_at_reader(r, 1)
+    fi;
+    listed[r] = false;
+    if
+    :: wrong(LEAVE_KEEPS_OWING)
+    :: else ->
         owes[at(r, 0)] = false;
-        owes[at(r, 1)] = false
-    }
-    reclaim()
+        owes[at(r, 1)] = false;
+        reclaim();
+        user_gen[at(r, 0)] = 0; /* from here on, room for another reader */
+        user_gen[at(r, 1)] = 0;
+        announced[r] = false;
+        sleeping[r] = false;
+        bell[r] = false;
+        sequence[r] = 0;
+        expected[r] = 0;
+        gone[r] = false
+    fi
 }
 
-#define given(r, b) (!owes[at(r, b)] || ack[at(r, b)] == gen[b])
-#define can_free_buffer(b) (given(0, b) && given(1, b))
+#define idle (due == NONE && !placing && producer_drained) /* its next store does not overtake the last */
+#define busy (!quiet && !finished)
+#if MUTATE == ROTATE_WITHOUT_RECLAIM
+#define worth_a_tick (hold == NONE && length[store] > 0)
+#else
+#define worth_a_tick (hold == NONE && length[store] > 0 || hold != NONE && can_free_buffer(hold))
+#endif
 
 active proctype producer()
 {
@@ -288,119 +395,175 @@ active proctype producer()
     d_step { begin_store() }
 end:
     do
-    :: !quiet && !finished && sent < PACKETS -> append()
-    :: (hold == NONE && length[store] > 0) || (hold != NONE && can_free_buffer(hold)) -> rotate_store()
-    :: !gone[0] && !listed[0] -> add_reader(0)
-    :: !gone[1] && !listed[1] && (listed[0] || gone[0]) -> add_reader(1)
-    :: gone[0] && listed[0] -> remove_reader(0)
-    :: gone[1] && listed[1] -> remove_reader(1)
-    :: !quiet && !finished -> finish()
-    :: !quiet && finished -> break
-    :: !quiet -> quiet = true
+    :: due != NONE -> assign(due)
+    :: due == NONE && placing && producer_drained -> appended()
+    :: d_step { idle && busy && sent < PACKETS -> place_for(1) }
+    :: d_step { idle && busy && sent < PACKETS -> place_for(CAPACITY) } /* too large for what is left */
+    :: d_step { idle && worth_a_tick -> rotate_store() } /* a timeout, immediate mode, or a reader's wish */
+    :: d_step { idle && busy && FLUSH && length[store] > 0 -> flush() }
+    :: d_step { idle && !listed[0] && !gone[0] -> add_reader(0) }
+    :: d_step { idle && !listed[1] && !gone[1] && (listed[0] || gone[0]) && READERS > 1 -> add_reader(1) }
+    :: d_step { idle && gone[0] && listed[0] -> remove_reader(0) }
+    :: d_step { idle && gone[1] && listed[1] -> remove_reader(1) }
+    :: d_step { idle && busy -> finish() }
+    :: d_step { idle && busy -> quiet = true }
+    :: idle && finished -> break
     od;
+#if MUTATE == LET_GO_BEFORE_CLOSED
+    let_go = true;
+#endif
     closed = true;
     let_go = true
     } unless { killed }
 }
 
-/* ======== A reader (reader.pyx) ======== */
+/* ======== A reader: reader.pyx ======== */
 
 #define assigned_to_me (kernel_gen[b] != user_gen[at(r, b)])
+#define may_look (!holds[b] && (VIEWS || !holds[other(b)]))
 
 inline read_packets()
 {
-    d_step {
-        n = 0;
-        do
-        :: n < count ->
-            must(exactly_once_in_order, block[b * CAPACITY + n] == expected[r] + (n == 0 -> dropcount[b] : 0));
-            expected[r] = block[b * CAPACITY + n] + 1;
-            n++
-        :: else -> break
-        od;
-        n = 0
-    }
+    n = 0;
+    do
+    :: n < count ->
+        must(exactly_once_in_order, block[b * CAPACITY + n] == expected[r] + (n == 0 -> dropcount[b] : 0));
+        expected[r] = block[b * CAPACITY + n] + 1;
+        n++
+    :: else -> break
+    od;
+    count = 0
 }
 
-inline look_for_end()
+inline give_back(which)
 {
-    if
-    :: hung_up -> hung = true /* told by another thread */
-    :: true
-    fi;
-    if
-    :: closed ->
-        if :: assigned_to_me -> goto take :: else -> goto over fi
-    :: !closed && hung ->
-        if :: assigned_to_me -> goto take :: else -> goto died fi
-    :: else
-    fi
+    user_gen[at(r, which)] = taken[which];
+    given_back[which] = true;
+    holds[which] = false;
+    taken[which] = 0
 }
 
 proctype reader(bit r)
 {
-    bit b;
-    byte generation, count, n;
-    bool hung;
+    bit b;                      /* whose turn it is */
+    bool holds[2];              /* it has taken that buffer, and not given it back */
+    byte taken[2];              /* as which generation */
 end_joining:
-    listed[r];
+    listed[r] && !gone[r];
     {
     b = sequence[r];
 look:
     if
-    :: assigned_to_me -> goto take
-    :: else
+    :: d_step { holds[0] -> give_back(0) }; goto look
+    :: d_step { holds[1] -> give_back(1) }; goto look
+    :: may_look && assigned_to_me -> goto take
+    :: d_step { may_look && !assigned_to_me -> blocked[r] = !DOORBELL }
     fi;
-    look_for_end();
+#if DOORBELL
     if
-    :: goto look /* it spins */
+    :: closed -> goto found_closed
+    :: !closed && hung_up -> goto found_dead /* the hang-up was looked at first, then the state */
+    :: !closed /* nor was it told of a hang-up */
+    fi;
+#if MUTATE == STATE_BEFORE_HANG_UP
+    if
+    :: hung_up -> goto found_dead
     :: true
     fi;
-    announced[r] = true;
-    reader_drained(r);
+#endif
     if
-    :: assigned_to_me -> goto take
-    :: else
+    :: !announced[r] -> goto look /* it spins */
+    :: !announced[r] ->
+        announced[r] = true;
+        reader_drained(r) || wrong(NO_FENCE_READER);
+        if
+        :: wrong(NO_LOOK_AGAIN) -> blocked[r] = true
+        :: else -> goto look
+        fi
+    :: d_step { announced[r] -> blocked[r] = true }
     fi;
-    look_for_end();
 poll:
     if
-    :: bell[r] -> bell[r] = false
-    :: hung_up -> hung = true
-    :: quiet && expected[r] == last + 1 -> goto sleeps_for_ever
+    :: d_step { bell[r] -> blocked[r] = false; bell[r] = wrong(LOOK_BEFORE_BELL) }
+    :: d_step { bell[r] -> blocked[r] = false } /* an event loop saw it: it is emptied later */
+    :: d_step { hung_up -> blocked[r] = false }
+    :: d_step { holds[other(b)] -> give_back(other(b)) }; goto poll
+    :: quiet && expected[r] == last + 1 -> goto done
     fi;
+#if MUTATE == LOOK_BEFORE_BELL
     if
     :: assigned_to_me -> goto take
-    :: else
+    :: else -> d_step { bell[r] = false; blocked[r] = true }; goto poll
     fi;
-    look_for_end();
+#endif
     if
-    :: announced[r] = false; goto look
-    :: goto poll
+    :: announced[r] = false
+    :: true /* it comes back without a buffer, and stays announced: an event loop polls for it */
     fi;
+#if MUTATE == GIVE_UP_UNANNOUNCED
+    if
+    :: assigned_to_me
+    :: else -> blocked[r] = true; goto poll
+    fi;
+#endif
+    goto look;
+#else
+wait:
+    if
+    :: d_step { assigned_to_me -> blocked[r] = false }
+    :: d_step { closed -> blocked[r] = false }; goto found_closed
+    :: d_step { hung_up && !closed -> blocked[r] = false }; goto found_dead
+    :: d_step { holds[other(b)] -> give_back(other(b)) }; goto wait
+    :: quiet && expected[r] == last + 1 -> goto done
+    fi;
+#endif
 take:
-    atomic { generation = kernel_gen[b]; count = kernel_len[b] }
-    if :: announced[r] -> announced[r] = false :: true fi;
-    read_packets();
+    if
+    :: d_step { DOORBELL -> announced[r] = false }
+    :: true /* it was announced by a wait that came back without a buffer */
+    fi;
+#if MUTATE == ACKNOWLEDGE_UNREAD
+    d_step { user_gen[at(r, b)] = kernel_gen[b]; given_back[b] = true }
+#endif
     d_step {
-        user_gen[at(r, b)] = generation;
-        given_back[b] = true;
-        generation = 0;
-        count = 0;
+        taken[b] = kernel_gen[b];
+        count = kernel_len[b];
+        must(exactly_once_in_order, count > 0);
+        read_packets();
+        holds[b] = true;
         b = other(b)
     }
     goto look;
-died:
-    must(ends_for_its_reason, !closed);
+found_closed:
     if
-    :: store_gen[b] == next_gen(user_gen[at(r, b)]) -> count = store_len[b]; read_packets()
+    :: assigned_to_me && !wrong(NO_LOOK_AFTER_END) -> goto take
+    :: else -> goto over
+    fi;
+found_dead:
+    if
+    :: assigned_to_me && !wrong(NO_LOOK_AFTER_END) -> goto take
+    :: else
+    fi;
+    must(ends_for_its_reason, killed && !closed);
+    if
+    :: d_step { store_gen[b] == next_gen(user_gen[at(r, b)]) || wrong(STORE_LEN_WITHOUT_GENERATION) ->
+        count = store_len[b]; read_packets() }
     :: else
     fi;
 over:
-    must(nothing_is_left_behind, expected[r] == last + 1);
-sleeps_for_ever:
+    must(all_and_no_more, expected[r] == last + 1);
+    goto done
+    } unless {
+        d_step {
+            dies[r] ->
+            dies[r] = false;
+            gone[r] = true;
+            b = 0; holds[0] = false; holds[1] = false; taken[0] = 0; taken[1] = 0
+        }
+    };
+    goto end_joining;
+done:
     skip
-    } unless { gone[r] }
 }
 
 init { atomic { run reader(0); run reader(1) } }
