@@ -3,6 +3,7 @@
 import contextlib
 import os
 import socket
+import struct
 import threading
 import time
 import weakref
@@ -17,14 +18,14 @@ from zbuf.shared.closing import Closing
 from zbuf.shared.errors import ControlError, ProducerNotFound, Refused, SegmentError, ValueRefused
 from zbuf.shared.layout import MAX_CAPLEN, Layout, check_buffer_bytes, read_ledger
 from zbuf.shared.pcapng import Interface, interfaces
-from zbuf.shared.rundir import producer_names, run_directory, socket_path
+from zbuf.shared.rundir import check_name, producer_names, run_directory, socket_path
 from zbuf.shared.segment import map_ack_page, map_segment, producer_lives
 
 Wait = Literal["sleep", "spin"]
 EndReason = Literal["closed", "producer died", "evicted", "left"]
 
 DEFAULT_SPIN_US = 50
-_ANSWER_S = 30.0
+_ANSWER_S = 30
 _DEATH_S = 2.0
 
 
@@ -59,6 +60,8 @@ class Connection(Closing):
             ControlError: it went away, or sent something else.
         """
         with self._lock:
+            if self._socket.fileno() < 0:
+                raise ControlError("this connection is closed: connect again")
             with contextlib.suppress(BrokenPipeError):  # it may have said why before it hung up
                 self._socket.send(control.encode(request))
             answer, fds = control.receive_answer(self._socket, descriptors)
@@ -83,7 +86,9 @@ class Connection(Closing):
 
 def _connect(path: Path, name: str, directory: Path) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    connection.settimeout(_ANSWER_S)
+    # The kernel's own timeouts: Python's would make it non-blocking, and a connect to a busy producer fail at once.
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", _ANSWER_S, 0))
     try:
         connection.connect(str(path))
     except OSError as error:
@@ -354,12 +359,16 @@ def _settings(
         check_buffer_bytes(buffer_size)
     if not 1 <= snaplen <= MAX_CAPLEN:
         raise ValueRefused(f"snaplen {snaplen}: it must be from 1 to {MAX_CAPLEN}")
-    if timeout_ms < 0:
-        raise ValueRefused(f"read timeout {timeout_ms} ms: it can't be negative")
+    if not 0 <= timeout_ms <= control.TIMEOUT_MS_MAX:
+        raise ValueRefused(f"read timeout {timeout_ms} ms: it must be from 0 to {control.TIMEOUT_MS_MAX}")
     if direction not in ("in", "out", "inout"):
         raise ValueRefused(f"direction {direction!r}: it must be in, out or inout")
-    if not expression.isprintable():
-        raise ValueRefused(f"filter {expression!r}: it has characters that no filter has")
+    if "\0" in expression:
+        raise ValueRefused(f"filter {expression!r}: it has a NUL character")
+    if any("\ud800" <= character <= "\udfff" for character in expression):
+        raise ValueRefused(f"filter {expression!r}: it has characters that are none")
+    if join is not None:
+        check_name(join, "group name")
     if len(expression) > control.FILTER_LENGTH_MAX:
         raise ValueRefused(f"filter of {len(expression)} characters: use at most {control.FILTER_LENGTH_MAX}")
     settings = control.Settings(

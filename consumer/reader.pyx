@@ -58,6 +58,10 @@ INDEX_DTYPE = numpy.dtype(
 """One row of Buffer.index(): where a packet's data begins in Buffer.data, its captured and original length in bytes,
 its interface's number, its time in nanoseconds since 1970, and the packets lost just before it."""
 
+cdef struct held_views:         # in a struct of their own, or the garbage collector would clear them unreleased
+    Py_buffer segment
+    Py_buffer ack_page
+
 cdef struct index_row:
     uint32_t offset
     uint32_t caplen
@@ -83,12 +87,12 @@ cdef class SegmentReader:
         segment: a read-only mapping of the segment.
         layout: what read_layout() said of it.
         ack_page: a writable mapping of this reader's ack page.
-        doorbell: the reading end of its doorbell, a non-blocking pipe; the caller closes it.
+        doorbell: the reader's end of its doorbell, non-blocking; the caller closes it.
         sequence: the number of the first buffer that it will be assigned.
         spin_ns: how long to look for a buffer before going to sleep; negative for never to sleep.
     """
 
-    cdef Py_buffer _segment_view, _ack_view
+    cdef held_views _held
     cdef bint _mapped
     cdef const zbuf_segment *_segment
     cdef const zbuf_header *_headers[2]
@@ -109,18 +113,18 @@ cdef class SegmentReader:
     """Times that it slept for a buffer."""
 
     def __cinit__(self, segment, layout, ack_page, *, int doorbell, uint64_t sequence, int64_t spin_ns, **_others):
-        PyObject_GetBuffer(segment, &self._segment_view, PyBUF_SIMPLE)
+        PyObject_GetBuffer(segment, &self._held.segment, PyBUF_SIMPLE)
         try:
-            PyObject_GetBuffer(ack_page, &self._ack_view, PyBUF_WRITABLE)
+            PyObject_GetBuffer(ack_page, &self._held.ack_page, PyBUF_WRITABLE)
         except BaseException:
-            PyBuffer_Release(&self._segment_view)
+            PyBuffer_Release(&self._held.segment)
             raise
         self._mapped = True
-        self._segment = <const zbuf_segment *>self._segment_view.buf
-        self._ack = <zbuf_ack *>self._ack_view.buf
+        self._segment = <const zbuf_segment *>self._held.segment.buf
+        self._ack = <zbuf_ack *>self._held.ack_page.buf
         for which in range(2):
             self._headers[which] = <const zbuf_header *>(
-                <const uint8_t *>self._segment_view.buf + <size_t>layout.buffer_offsets[which])
+                <const uint8_t *>self._held.segment.buf + <size_t>layout.buffer_offsets[which])
             self._user_gen[which] = self._ack.user_gen[which]
         self._capacity = <uint32_t>(layout.buffer_bytes - HEADER_BYTES)
         self._doorbell = doorbell
@@ -129,8 +133,8 @@ cdef class SegmentReader:
 
     def __dealloc__(self):
         if self._mapped:
-            PyBuffer_Release(&self._segment_view)
-            PyBuffer_Release(&self._ack_view)
+            PyBuffer_Release(&self._held.segment)
+            PyBuffer_Release(&self._held.ack_page)
 
     def next_buffer(self, timeout=None):
         """Acknowledge the last buffer and wait for the next.
@@ -162,6 +166,8 @@ cdef class SegmentReader:
         if found == READY and self._announced:
             self._announced = False
             zbuf_wake(self._ack)
+        if found == READY and self._headers[which].sequence != self.sequence:
+            found = DIED  # the producer has gone on without this reader: it was taken off
         if found == READY:
             return self._take(which)
         if found == NOT_YET:
@@ -232,16 +238,17 @@ cdef class SegmentReader:
                 found = self._spin(which, spin_until)
                 if found == NOT_YET and self._spin_ns >= 0:
                     found = self._sleep(which, deadline)
-            if found >= 0 and (found != NOT_YET or 0 <= deadline <= now_ns()):
+            if found != NOT_YET or self._announced or (self._spin_ns < 0 and 0 <= deadline <= now_ns()):
                 return found
             PyErr_CheckSignals()
 
     cdef int _ended(self, int which) noexcept nogil:
         """NOT_YET, or what ended the stream; asked only where no buffer was there, and looks once more after it."""
         cdef int found = NOT_YET
+        cdef bint hung_up = is_raised(&self._hung_up)  # before the state: a clean end sets that before it hangs up
         if zbuf_state(self._segment) == ZBUF_CLOSED:
             found = CLOSED
-        elif is_raised(&self._hung_up):
+        elif hung_up:
             found = DIED
         return READY if found != NOT_YET and self._look(which) else found
 
@@ -288,7 +295,7 @@ cdef class SegmentReader:
         if rung > 0 and events & POLLIN:
             while read(self._doorbell, rings, sizeof(rings)) == sizeof(rings):
                 pass
-        elif rung > 0 and events & (POLLHUP | POLLERR | POLLNVAL):
+        if rung > 0 and events & (POLLHUP | POLLERR | POLLNVAL):
             raise_flag(&self._hung_up)
         return READY if self._look(which) else self._ended(which)
 

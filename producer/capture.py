@@ -16,10 +16,13 @@ from dataclasses import dataclass, field
 from mmap import mmap
 from typing import TypeVar
 
+import msgspec
+
 from zbuf.producer.descriptor import Descriptor
 from zbuf.producer.libpcap import CaptureFile, PacketStore
 from zbuf.producer.pump import Pump
 from zbuf.shared.control import (
+    FILTER_SHOWN_LENGTH,
     DescriptorStatistics,
     Ledger,
     ReaderStatistics,
@@ -46,6 +49,10 @@ class Limits:
     connections: int = 512
 
 
+class JustEnded(Refused):
+    """A shared descriptor was closed between being found and being joined."""
+
+
 @dataclass
 class Attached:
     """A reader, as its producer knows it."""
@@ -54,8 +61,7 @@ class Attached:
     pid: int
     ack_map: mmap
     doorbell: int
-    """The writing end of the pipe that wakes it: a file description of the producer's own, so that no reader can make
-    it blocking."""
+    """The producer's end of the socket that wakes it."""
 
     def release(self) -> None:
         """Close what its producer has of it."""
@@ -198,10 +204,10 @@ class Capture:
         Raises:
             Refused: the producer is about to end, or serves as many as it may.
         """
-        if self._closing or (not is_new and listener.number not in self._listeners):
-            raise Refused(
-                "this producer is ending" if self._closing else "the descriptor has just ended: connect again"
-            )
+        if self._closing:
+            raise Refused("this producer is ending")
+        if not is_new and listener.number not in self._listeners:
+            raise JustEnded("the descriptor has just ended: connect again")
         if self._reader_count() >= self.limits.readers:
             raise Refused(f"all {self.limits.readers} readers that this producer serves are there")
         if is_new:
@@ -220,10 +226,10 @@ class Capture:
         if reader is None:
             return
         listener.descriptor.remove_reader(number)
-        reader.release()
         if not listener.readers:
             listener.descriptor.abandon()
             self.close_listener(listener)
+        reader.release()  # last, since its doorbell hangs up: who hears that finds the segment closed
         self._notify()
 
     def close_listener(self, listener: Listener) -> None:
@@ -317,12 +323,19 @@ class Capture:
         return True
 
 
+def _shown(settings: Settings) -> Settings:
+    """Settings as statistics give them: those of all descriptors have to fit into one datagram."""
+    if len(settings.filter) <= FILTER_SHOWN_LENGTH:
+        return settings
+    return msgspec.structs.replace(settings, filter=settings.filter[: FILTER_SHOWN_LENGTH - 3] + "...")
+
+
 def _statistics_of(listener: Listener, *, is_open: bool) -> DescriptorStatistics:
     return DescriptorStatistics(
         **listener.descriptor.ledger(),
         descriptor=listener.number,
         join=listener.join,
-        settings=listener.settings,
+        settings=_shown(listener.settings),
         bells=listener.descriptor.bells,
         open=is_open,
         readers=list(_readers_of(listener)),

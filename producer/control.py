@@ -19,15 +19,15 @@ from typing import TypeVar
 
 import msgspec
 
-from zbuf.producer.capture import Attached, Capture, Listener
+from zbuf.producer.capture import Attached, Capture, JustEnded, Listener
 from zbuf.producer.descriptor import Descriptor
 from zbuf.producer.libpcap import compile_filter
 from zbuf.shared import control
-from zbuf.shared.errors import ControlError, Refused, RunDirectoryError, ZbufError
+from zbuf.shared.errors import ControlError, Refused, RunDirectoryError, SegmentError, ZbufError
 from zbuf.shared.layout import ABI, DEFAULT_BUFFER_BYTES, Layout, check_buffer_bytes
 from zbuf.shared.pcapng import Interface, prologue
 from zbuf.shared.rundir import check_name
-from zbuf.shared.segment import Segment, make_ack_page
+from zbuf.shared.segment import Segment, make_ack_page, make_doorbell
 
 T = TypeVar("T")
 
@@ -160,10 +160,12 @@ class ControlServer:
                 answer = await session.handle(request, fds)
             except ZbufError as error:
                 answer = control.Refusal(reason=str(error))
+            except OSError as error:  # out of file descriptors, for one
+                answer = control.Refusal(reason=f"the producer can't do that now: {error.strerror}")
+                close_all(fds)
             socket.send_fds(connection, [control.encode(answer)], fds)
         finally:
-            for fd in fds:
-                os.close(fd)
+            close_all(fds)
         return True
 
 
@@ -247,12 +249,16 @@ class Session:
             return await self._join(request, check_name(request.join, "group name"), fds)
 
     async def _join(self, request: control.Connect, join: str, fds: list[int]) -> control.Connected:
-        listener = await self._server.command(lambda: self._server.capture.find_group(join))
-        if listener is None:
-            return await self._attach(await self._open(request, join), fds, is_new=True)
-        if request.settings is not None and self._settings(request) != listener.settings:
-            raise Refused(f"descriptor {join!r} is there with other settings: leave yours out, or join another")
-        return await self._attach(listener, fds, is_new=False)
+        while True:
+            listener = await self._server.command(lambda: self._server.capture.find_group(join))
+            if listener is None:
+                return await self._attach(await self._open(request, join), fds, is_new=True)
+            if request.settings is not None and self._settings(request) != listener.settings:
+                raise Refused(f"descriptor {join!r} is there with other settings: leave yours out, or join another")
+            try:
+                return await self._attach(listener, fds, is_new=False)
+            except JustEnded:
+                close_all(fds)  # its last reader left while we came: make it anew
 
     def _settings(self, request: control.Connect) -> control.Settings:
         """What was asked for, with the producer's choice where nothing was."""
@@ -288,19 +294,20 @@ class Session:
     async def _attach(self, listener: Listener, fds: list[int], *, is_new: bool) -> control.Connected:
         """Have the owner let this connection's reader in; the three descriptors that it gets go to `fds`."""
         capture, number = self._server.capture, self._server.capture.new_number()
-        ack_fd, ack_map = make_ack_page()
-        bell, doorbell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        fds += [ack_fd, bell]
-        reader = Attached(number, self._pid, ack_map, doorbell)
-        try:
-            fds.insert(0, listener.segment.reader_fd())
-            sequence = await self._server.command(lambda: capture.add_reader(listener, reader, is_new=is_new))
-        except BaseException:
-            reader.release()
+        with contextlib.ExitStack() as undo:
             if is_new:
-                listener.descriptor.close()
-                listener.segment.remove()
-            raise
+                undo.callback(listener.segment.remove)
+                undo.callback(listener.descriptor.close)
+            fds.append(reader_fd(listener))
+            ack_fd, ack_map = make_ack_page()
+            fds.append(ack_fd)
+            undo.callback(ack_map.close)
+            bell, doorbell = make_doorbell()
+            fds.append(bell)
+            undo.callback(os.close, doorbell)
+            reader = Attached(number, self._pid, ack_map, doorbell)
+            sequence = await self._server.command(lambda: capture.add_reader(listener, reader, is_new=is_new))
+            undo.pop_all()
         self._listener, self._number = listener, number
         return self._connected(listener, sequence)
 
@@ -316,6 +323,22 @@ class Session:
             filter=listener.settings.filter,
             interfaces=[interface.name for interface in identity.interfaces],
         )
+
+
+def close_all(fds: list[int]) -> None:
+    """Close file descriptors, and forget them."""
+    while fds:
+        os.close(fds.pop())
+
+
+def reader_fd(listener: Listener) -> int:
+    """A reader's file descriptor of a segment; raises JustEnded where the last reader has left meanwhile."""
+    try:
+        return listener.segment.reader_fd()
+    except SegmentError:
+        if listener.descriptor.closed:
+            raise JustEnded("the descriptor has just ended: connect again") from None
+        raise
 
 
 def _refuse(connection: socket.socket, reason: str) -> None:

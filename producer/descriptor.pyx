@@ -29,7 +29,6 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyOb
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
-from posix.unistd cimport write
 
 cimport cython
 
@@ -38,6 +37,12 @@ from zbuf.shared.layout import check_buffer_bytes
 
 include "../shared/abi.pxi"
 include "packets.pxi"
+
+cdef extern from "<sys/socket.h>" nogil:
+    enum:
+        MSG_DONTWAIT
+        MSG_NOSIGNAL
+    ssize_t send(int fd, const void *data, size_t length, int flags)
 
 cdef extern from "pcap/pcap.h" nogil:
     cdef struct bpf_insn:
@@ -73,7 +78,8 @@ INSTRUCTIONS = frozenset(
     [0x00, 0x20, 0x28, 0x30, 0x40, 0x48, 0x50, 0x60, 0x80]
     + [0x01, 0x61, 0x81, 0xB1]
     + [0x02, 0x03]
-    + [operation | operand | 0x04 for operation in range(0x00, 0xB0, 0x10) for operand in (0, 8)]
+    + [operation | operand | 0x04 for operation in range(0x00, 0xB0, 0x10) for operand in (0, 8)
+       if operation | operand != 0x88]
     + [0x05]
     + [operation | operand | 0x05 for operation in range(0x10, 0x50, 0x10) for operand in (0, 8)]
     + [0x06, 0x16]
@@ -93,6 +99,9 @@ cdef struct zbuf:
     uint64_t last_ns
     uint64_t dropped_before
     uint32_t acknowledged    # readers that gave it back since its last assignment
+
+cdef struct held_view:  # in a struct of its own, or the garbage collector would clear it before it is released
+    Py_buffer view
 
 cdef struct zbuf_reader:
     uint32_t number
@@ -120,7 +129,7 @@ cdef class Descriptor:
     cdef int store, hold, free_
     cdef uint32_t capacity          # bytes of blocks that one zbuf holds
     cdef zbuf_segment *segment
-    cdef Py_buffer memory
+    cdef held_view held             # of the memory
     cdef bint has_memory
     cdef bint was_set_up            # once in its life
 
@@ -185,7 +194,7 @@ cdef class Descriptor:
         if self.was_set_up:
             raise SegmentError("buffers are installed already: they can be set once only")
         check_buffer_bytes(buffer_bytes)
-        PyObject_GetBuffer(memory, &self.memory, PyBUF_WRITABLE)
+        PyObject_GetBuffer(memory, &self.held.view, PyBUF_WRITABLE)
         self.has_memory = True
         try:
             if min(offset_a, offset_b) < ZBUF_PAGE_BYTES or abs(<int64_t>offset_a - <int64_t>offset_b) < buffer_bytes:
@@ -196,17 +205,17 @@ cdef class Descriptor:
             self.release()
             raise
         self.was_set_up = True
-        self.segment = <zbuf_segment *>self.memory.buf
+        self.segment = <zbuf_segment *>self.held.view.buf
         self.capacity = <uint32_t>(buffer_bytes - sizeof(zbuf_header))
         self.store, self.free_ = 0, 1
         self.begin_store()
 
     cdef setup_buffer(self, int which, size_t offset, size_t buffer_bytes):
-        cdef size_t address = <size_t>self.memory.buf + offset
+        cdef size_t address = <size_t>self.held.view.buf + offset
         if address % ZBUF_PAGE_BYTES:
             raise ValueRefused(f"buffer at {address:#x} is not aligned to a page of {ZBUF_PAGE_BYTES} bytes")
-        if offset > <size_t>self.memory.len or buffer_bytes > <size_t>self.memory.len - offset:
-            raise SegmentError(f"buffer of {buffer_bytes} bytes at {offset}: the memory has {self.memory.len}")
+        if offset > <size_t>self.held.view.len or buffer_bytes > <size_t>self.held.view.len - offset:
+            raise SegmentError(f"buffer of {buffer_bytes} bytes at {offset}: the memory has {self.held.view.len}")
         memset(&self.zbufs[which], 0, sizeof(zbuf))
         self.zbufs[which].header = <zbuf_header *>address
         self.zbufs[which].blocks = <uint8_t *>(address + sizeof(zbuf_header))
@@ -230,7 +239,7 @@ cdef class Descriptor:
         if self.has_memory:
             self.counts.buffered = self.buffered()
             self.has_memory = False
-            PyBuffer_Release(&self.memory)
+            PyBuffer_Release(&self.held.view)
         self.store = self.hold = self.free_ = NONE
 
     # ---- readers ------------------------------------------------------------------------------------------
@@ -241,7 +250,7 @@ cdef class Descriptor:
         Args:
             number: the caller's name for it, not in use here.
             ack_page: the producer's mapping of its struct zbuf_ack; it is kept until remove_reader().
-            doorbell: a file descriptor that is written to, without blocking, while the reader sleeps.
+            doorbell: the producer's end of make_doorbell(), rung while the reader sleeps.
 
         Returns:
             The sequence number of the first buffer that it will get.
@@ -473,7 +482,7 @@ cdef class Descriptor:
         zbuf_fence_sleepers()
         for at in range(self.reader_count):
             if zbuf_sleeper(self.readers[at].ack):
-                write(self.readers[at].doorbell, b"!", 1)  # a full doorbell is as good as one more ring
+                send(self.readers[at].doorbell, b"!", 1, MSG_DONTWAIT | MSG_NOSIGNAL)  # a full one has rung
                 self.bells += 1
 
     cdef bint can_free_buffer(self, int which) noexcept nogil:
@@ -648,6 +657,11 @@ cdef class Descriptor:
             "packets": (self.zbufs[0].packets, self.zbufs[1].packets),
             "next_sequence": self.next_sequence,
         }
+
+    @property
+    def closed(self):
+        """Whether close() was called."""
+        return self.was_set_up and not self.has_memory
 
     @property
     def capacity_bytes(self):

@@ -19,6 +19,7 @@ include "pcap.pxi"
 
 cdef enum:
     BATCH_PACKETS = 256
+    OPTIMIZED_LENGTH = 1024         # the time that libpcap's optimizer takes grows with the cube of this
     INSTRUCTION_BYTES = 8           # of struct bpf_insn
     READ_BUFFER_BYTES = 1 << 20
 
@@ -49,8 +50,9 @@ def compile_filter(str expression not None, uint32_t linktype):
         raise FilterError(f"filter {expression!r}: it has a NUL character")
     p = _open_linktype(linktype)
     cdef const char *at = text
+    cdef size_t length = len(text)
     with nogil:
-        refused = pcap_compile(p, &program, at, 1, PCAP_NETMASK_UNKNOWN)
+        refused = pcap_compile(p, &program, at, length <= OPTIMIZED_LENGTH, PCAP_NETMASK_UNKNOWN)
     try:
         if refused:
             raise FilterError(f"filter '{expression}': {pcap_geterr(p).decode('utf-8', 'replace')}")

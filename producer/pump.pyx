@@ -30,6 +30,9 @@ cdef enum:
     FIRST_SLEEP_NS = 50_000
     LONGEST_SLEEP_NS = 1_000_000
 
+cdef struct held_view:  # in a struct of its own, or the garbage collector would clear it before it is released
+    Py_buffer view
+
 cdef struct served:
     packet_sink *sink
     uint32_t taken                  # of the current batch
@@ -51,7 +54,7 @@ cdef class Pump:
     cdef const zbuf_packet *_batch
     cdef uint32_t _batch_packets
     cdef zbuf_packet _single
-    cdef Py_buffer _single_view
+    cdef held_view _held            # of the packet that was offered
     cdef bint _holds_single
     cdef int64_t _usual_wait_ns     # a running mean
     cdef readonly bint lossless
@@ -102,6 +105,8 @@ cdef class Pump:
         """
         cdef packet_source *native = <packet_source *>PyCapsule_GetPointer(source.capsule(), "zbuf.packet_source")
         cdef int packets
+        if self._holds_single and not self.finish_single(True):
+            return False
         if source is not self._source:
             self.cancel()
             self._source = source
@@ -190,21 +195,21 @@ cdef class Pump:
         cdef uint32_t known_direction = direction
         if self._batch_packets:
             raise ValueRefused("packet offered while the one before still waits for readers")
-        PyObject_GetBuffer(data, &self._single_view, PyBUF_SIMPLE)
+        PyObject_GetBuffer(data, &self._held.view, PyBUF_SIMPLE)
         self._holds_single = True
         memset(&self._single, 0, sizeof(zbuf_packet))
         try:
             self._single.time_ns = time_ns
-            self._single.wirelen = self._single_view.len if wirelen is None else wirelen
+            self._single.wirelen = self._held.view.len if wirelen is None else wirelen
             self._single.interface_id = interface
         except (OverflowError, TypeError) as error:
             self.drop_single()
             raise ValueRefused(
                 f"packet with time_ns={time_ns!r}, wirelen={wirelen!r}, interface={interface!r}: {error}"
             ) from None
-        self._single.caplen = <uint32_t>min(self._single_view.len, ZBUF_MAX_CAPLEN + 1)
-        self._single.direction = known_direction
-        self._single.data = <const uint8_t *>self._single_view.buf
+        self._single.caplen = <uint32_t>min(self._held.view.len, ZBUF_MAX_CAPLEN + 1)
+        self._single.direction = known_direction & 3
+        self._single.data = <const uint8_t *>self._held.view.buf
         self._batch = &self._single
         self.begin(1)
         return self.finish_single(False)
@@ -238,7 +243,7 @@ cdef class Pump:
     cdef void drop_single(self):
         if self._holds_single:
             self._holds_single = False
-            PyBuffer_Release(&self._single_view)
+            PyBuffer_Release(&self._held.view)
 
 
 cdef void look(packet_sink *sink) noexcept nogil:

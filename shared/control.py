@@ -7,6 +7,8 @@ life: when it closes, however that comes about, the producer takes the buffers b
 Whatever arrives is checked by msgspec against the types here, before anybody looks at it.
 """
 
+import array
+import os
 import socket
 from typing import Annotated, Literal
 
@@ -18,8 +20,10 @@ from zbuf.shared.rundir import NAME_LENGTH_MAX
 
 REQUEST_BYTES_MAX = 16 * 1024
 ANSWER_BYTES_MAX = 1024 * 1024
-FILTER_LENGTH_MAX = 8 * 1024
+FILTER_LENGTH_MAX = 4 * 1024
 DEFAULT_TIMEOUT_MS = 100
+TIMEOUT_MS_MAX = 3_600_000
+FILTER_SHOWN_LENGTH = 200
 
 Direction = Literal["in", "out", "inout"]
 _Filter = Annotated[str, msgspec.Meta(max_length=FILTER_LENGTH_MAX)]
@@ -40,7 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The size of each of the two buffers, header included; None for the producer's own choice."""
     immediate: bool = False
     """Assign each packet at once, where a buffer is free."""
-    timeout_ms: Annotated[int, msgspec.Meta(ge=0, le=3_600_000)] = DEFAULT_TIMEOUT_MS
+    timeout_ms: Annotated[int, msgspec.Meta(ge=0, le=TIMEOUT_MS_MAX)] = DEFAULT_TIMEOUT_MS
     """Assign a buffer that is not full after this time; 0 for never."""
     direction: Direction = "inout"
     """Which packets, of those whose direction is known."""
@@ -150,6 +154,7 @@ class DescriptorStatistics(Ledger, frozen=True, kw_only=True):
     descriptor: int
     join: str | None
     settings: Settings
+    """As asked for; a filter of more than FILTER_SHOWN_LENGTH characters is cut short here."""
     bells: int
     """Times that a sleeping reader was woken."""
     open: bool
@@ -176,6 +181,8 @@ class Statistics(_Message, frozen=True):
 
 
 Answer = Connected | Done | Refusal | Statistics
+
+_FD_BYTES = 4
 
 _encoder = msgspec.json.Encoder()
 _request_decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
@@ -213,23 +220,35 @@ def receive_answer(connection: socket.socket, descriptors_max: int = 0) -> tuple
     """Wait for an answer and the file descriptors that come with it, close-on-exec and the caller's to close.
 
     Raises:
-        ControlError: the producer hung up, or sent something else.
+        ControlError: the producer hung up, did not answer in time, or sent something else.
     """
     try:
         data, fds, flags = _receive(connection, descriptors_max)
-    except TimeoutError:
-        raise ControlError(f"the producer has not answered within {connection.gettimeout():g} s") from None
+    except BlockingIOError:
+        raise ControlError("the producer has not answered in time: is it stopped?") from None
     except ConnectionError:
         data, fds, flags = b"", [], 0
-    if not data:
-        raise ControlError("the producer closed the connection")
-    if flags & socket.MSG_TRUNC:
-        raise ControlError(f"answer of more than {ANSWER_BYTES_MAX} bytes")
-    return decode_answer(data), fds
+    try:
+        if not data:
+            raise ControlError("the producer closed the connection")
+        if flags & socket.MSG_TRUNC:
+            raise ControlError(f"answer of more than {ANSWER_BYTES_MAX} bytes")
+        return decode_answer(data), fds
+    except ControlError:
+        for fd in fds:
+            os.close(fd)
+        raise
 
 
 def _receive(connection: socket.socket, descriptors_max: int) -> tuple[bytes, list[int], int]:
+    """One datagram, and what came with it; socket.recv_fds() of Python 3.11 forgets its flags."""
+    room = socket.CMSG_SPACE(descriptors_max * _FD_BYTES) if descriptors_max else 0
     try:
-        return socket.recv_fds(connection, ANSWER_BYTES_MAX, descriptors_max, socket.MSG_CMSG_CLOEXEC)[:3]
+        data, ancillary, flags, _ = connection.recvmsg(ANSWER_BYTES_MAX, room, socket.MSG_CMSG_CLOEXEC)
     except ConnectionResetError:  # told once, and ahead of what the producer said before it hung up
-        return socket.recv_fds(connection, ANSWER_BYTES_MAX, descriptors_max, socket.MSG_CMSG_CLOEXEC)[:3]
+        data, ancillary, flags, _ = connection.recvmsg(ANSWER_BYTES_MAX, room, socket.MSG_CMSG_CLOEXEC)
+    fds = array.array("i")
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    return data, list(fds), flags

@@ -15,6 +15,7 @@ import fcntl
 import mmap
 import os
 import re
+import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -71,13 +72,20 @@ class Segment:
         open_segment(self.map)
 
     def reader_fd(self) -> int:
-        """A new read-only file descriptor of the segment, the caller's to close."""
-        return int(posix_ipc.SharedMemory(self.name, read_only=True).fd)
+        """A new read-only file descriptor of the segment, the caller's to close; SegmentError once it is removed."""
+        try:
+            return int(posix_ipc.SharedMemory(self.name, read_only=True).fd)
+        except posix_ipc.ExistentialError:
+            raise SegmentError(f"segment {self.name} was removed: connect without joining it") from None
+        except (posix_ipc.Error, OSError) as error:
+            raise SegmentError(f"segment {self.name} can't be opened: {error}") from None
 
     def remove(self) -> None:
-        """Remove the name and give up the lock. Mappings, the readers' too, live until they are dropped."""
+        """Remove the name, give up the lock, and drop our mapping, if nobody uses it. The readers keep theirs."""
         _unlink(self.name)
         self.unlock()
+        with contextlib.suppress(BufferError, AttributeError):
+            self.map.close()
 
     def unlock(self) -> None:
         """Give up the lock alone: a forked child does, which is not the producer."""
@@ -174,12 +182,29 @@ def map_segment(fd: int, *, closed_too: bool = False) -> tuple[mmap.mmap, Layout
         raise
 
 
+def make_doorbell() -> tuple[int, int]:
+    """A new doorbell: the reader's end and the producer's, of a socket on which bytes go one way only.
+
+    The producer rings with MSG_DONTWAIT and MSG_NOSIGNAL at each ring: nothing that a reader does to its end, or to
+    the flags of anything it holds, makes a ring wait or raise a signal.
+    """
+    reading, ringing = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    ringing.shutdown(socket.SHUT_RD)
+    for end in (reading, ringing):
+        end.setblocking(False)
+    return reading.detach(), ringing.detach()
+
+
 def make_ack_page() -> tuple[int, mmap.mmap]:
     """A new ack page: its file descriptor, to be sent to its reader, and the producer's mapping of it."""
     fd = os.memfd_create("zbuf-ack", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(fd, ACK_BYTES)
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-    return fd, mmap.mmap(fd, ACK_BYTES)
+    try:
+        os.ftruncate(fd, ACK_BYTES)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        return fd, mmap.mmap(fd, ACK_BYTES)
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 def map_ack_page(fd: int) -> mmap.mmap:

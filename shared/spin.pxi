@@ -11,7 +11,7 @@ cdef extern from *:
     #endif
     #define raise_flag(flag) __atomic_store_n(flag, 1, __ATOMIC_SEQ_CST)
     #define lower_flag(flag) __atomic_store_n(flag, 0, __ATOMIC_SEQ_CST)
-    #define is_raised(flag) __atomic_load_n(flag, __ATOMIC_RELAXED)
+    #define is_raised(flag) __atomic_load_n(flag, __ATOMIC_ACQUIRE)
     """
     void spin_pause() nogil
     void raise_flag(int *flag) nogil

@@ -57,7 +57,7 @@ struct zbuf_ledger {
     uint64_t received;  /* packets that the source gave to this descriptor */
     uint64_t filtered;  /* refused by its filter */
     uint64_t accepted;  /* passed by its filter */
-    uint64_t delivered; /* acknowledged by every reader that was assigned them */
+    uint64_t delivered; /* acknowledged by their readers, those that left without excepted */
     uint64_t dropped;   /* no buffer was free */
     uint64_t abandoned; /* their last reader left without acknowledging them */
     uint64_t buffered;  /* appended, and not acknowledged yet */

@@ -8,9 +8,13 @@ import itertools
 import mmap
 import os
 import struct
+import subprocess
+import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -18,7 +22,7 @@ from zbuf.consumer.reader import SegmentReader
 from zbuf.producer.descriptor import Descriptor
 from zbuf.shared.layout import MAX_CAPLEN, Layout
 from zbuf.shared.pcapng import Interface, prologue
-from zbuf.shared.segment import Segment, make_ack_page, map_ack_page, map_segment
+from zbuf.shared.segment import Segment, make_ack_page, make_doorbell, map_ack_page, map_segment
 
 PAGE = 4096
 HEADER_BYTES = 128
@@ -30,6 +34,7 @@ PER_BUFFER = 32
 ETHERNET = 1
 LEDGER_FIELDS = ("received", "filtered", "accepted", "delivered", "dropped", "abandoned", "buffered", "truncated")
 
+_HERE = str(Path(__file__).parent)
 _HEADER = struct.Struct("<4I16x4QII")
 _numbers = itertools.count()
 
@@ -76,6 +81,25 @@ def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
     while not condition():
         assert time.monotonic() < limit, "what the test waits for did not happen"
         os.sched_yield()
+
+
+def run_python(program: str, *arguments: str, seconds: float = 60) -> tuple[int, str, str]:
+    """Run a program that may crash, as a process of its own, which finds this module.
+
+    Returns:
+        Its exit status, its output, and its errors.
+    """
+    command = [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(program), *arguments]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [_HERE, os.environ.get("PYTHONPATH")]))}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+        try:
+            output, errors = process.communicate(timeout=seconds)
+        finally:
+            process.kill()
+            for left_over in Path("/dev/shm").glob(f"zbuf.rig{process.pid}x*"):
+                left_over.unlink()
+    return process.returncode, output, errors
 
 
 @dataclass(frozen=True)
@@ -241,7 +265,11 @@ class Rig:
     """
 
     def __init__(
-        self, *, buffer_bytes: int = PAGE, interfaces: Sequence[Interface] = (Interface("lab0", ETHERNET),), **options: Any
+        self,
+        *,
+        buffer_bytes: int = PAGE,
+        interfaces: Sequence[Interface] = (Interface("lab0", ETHERNET),),
+        **options: Any,
     ) -> None:
         snaplen = options.get("snaplen", MAX_CAPLEN)
         blocks = prologue(interfaces, snaplen, "zbuf tests")
@@ -262,7 +290,7 @@ class Rig:
     def sit(self, number: int = 1) -> Seat:
         """Let a reader in."""
         ack_fd, ack = make_ack_page()
-        doorbell, bell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        doorbell, bell = make_doorbell()
         seat = Seat(self.descriptor.add_reader(number, ack, bell), ack, map_ack_page(ack_fd), ack_fd, doorbell, bell)
         self.seats[number] = seat
         return seat

@@ -85,7 +85,9 @@ class TwoBufferModel:
         self.readers: dict[int, ModelReader] = {}
         self.filter: Filter | None = None
         self.lost = 0
-        self.counts = dict.fromkeys(("received", "filtered", "accepted", "delivered", "dropped", "abandoned", "truncated"), 0)
+        self.counts = dict.fromkeys(
+            ("received", "filtered", "accepted", "delivered", "dropped", "abandoned", "truncated"), 0
+        )
 
     # ---- what it says of itself ---------------------------------------------------------------------------
 
@@ -168,6 +170,8 @@ class TwoBufferModel:
         return self.filling is not None
 
     def tick(self, now_ns: int) -> None:
+        if self.immediate:
+            self.rotate()
         self.settle()
         if not self.timeout_ns or not self.filling or not self.filling.packets:
             return
