@@ -242,7 +242,7 @@ class Capture:
         for reader in listener.readers.values():
             reader.release()
         listener.readers.clear()
-        listener.segment.remove()
+        listener.segment.discard()
         self._closed.append(final)
         self._closed_sum = _add(self._closed_sum, final)
 

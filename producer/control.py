@@ -296,7 +296,7 @@ class Session:
         capture, number = self._server.capture, self._server.capture.new_number()
         with contextlib.ExitStack() as undo:
             if is_new:
-                undo.callback(listener.segment.remove)
+                undo.callback(listener.segment.discard)
                 undo.callback(listener.descriptor.close)
             fds.append(reader_fd(listener))
             ack_fd, ack_map = make_ack_page()

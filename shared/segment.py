@@ -81,11 +81,14 @@ class Segment:
             raise SegmentError(f"segment {self.name} can't be opened: {error}") from None
 
     def remove(self) -> None:
-        """Remove the name, give up the lock, and drop our mapping, if nobody uses it. The readers keep theirs."""
+        """Remove the name and give up the lock. Mappings, the readers' too, live until they are dropped."""
         _unlink(self.name)
         self.unlock()
-        with contextlib.suppress(BufferError, AttributeError):
-            self.map.close()
+
+    def discard(self) -> None:
+        """Remove it, and drop our mapping, which nobody uses any more; the readers keep theirs."""
+        self.remove()
+        self.map.close()
 
     def unlock(self) -> None:
         """Give up the lock alone: a forked child does, which is not the producer."""

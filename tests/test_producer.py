@@ -1,6 +1,7 @@
 """Embedding: any Python program is a producer, and readers in other processes get what it appends."""
 
 import contextlib
+import gc
 import itertools
 import logging
 import os
@@ -220,6 +221,7 @@ def test_run_directory_that_is_a_file_is_refused_by_its_name(producer_name: str,
 
 def test_control_socket_that_can_not_be_made_gives_the_name_back(producer_name: str, run_dir: Path) -> None:
     (run_dir / f"{producer_name}.sock").mkdir()
+    gc.collect()
     before = open_fds()
     with pytest.raises(RunDirectoryError, match=f"control socket .*{re.escape(producer_name)}.sock"):
         Producer(producer_name)
@@ -350,6 +352,7 @@ def test_killed_producer_is_not_listed_and_its_socket_is_nobody(remote: NewRemot
 
 
 def test_closed_producer_leaves_nothing_behind(producer_name: str, run_dir: Path) -> None:
+    gc.collect()
     fds, threads = open_fds(), threading.active_count()
     for _ in range(20):
         with Producer(producer_name), connect(producer_name, buffer_size=PAGE), connect(producer_name, join="group"):
