@@ -128,6 +128,9 @@ class Capture:
                 future.set_result(command())
             except Exception as error:
                 future.set_exception(error)
+            except BaseException:  # Ctrl-C in the middle of somebody else's request: it is ours, not theirs
+                future.set_exception(Refused("the producer was interrupted"))
+                raise
 
     def stop(self) -> None:
         """Make run() and append() return soon; from any thread or a signal handler."""

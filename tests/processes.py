@@ -147,6 +147,7 @@ class Nursery:
 def _nurse(control: socket.socket) -> None:
     """The nursery's own life: fork whenever asked, until the other end closes."""
     names = _prelude()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs us in the background ignores it
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them: see Remote.wait_end()
     while True:
         message, fds, *_ = socket.recv_fds(control, 1, 1)

@@ -477,6 +477,43 @@ def test_interrupt_in_the_middle_of_publishing_ends_it_in_good_order(
         assert adds_up(reader.ledger())
 
 
+def test_interrupt_in_the_middle_of_somebody_elses_request_leaves_nobody_waiting(
+    remote: NewRemote, producer_name: str
+) -> None:
+    # Whoever appends carries out what others have asked for meanwhile, and that is where Ctrl-C may hit.
+    process = remote()
+    process.do("producer = Producer(name, linger_s=0)", name=producer_name)
+    process.do(
+        """
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        def ask():
+            try:
+                producer.stats()
+            except BaseException:
+                pass
+
+        capture = producer._capture
+        capture.statistics = interrupt
+        capture._owner.acquire()
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        while not any("stats" in command.__qualname__ for command, _ in list(capture._commands)):
+            pass
+        capture._owner.release()
+        try:
+            capture._serve_if_idle()
+        except KeyboardInterrupt:
+            interrupted = True
+        asking.join(5)
+        """
+    )
+    assert process.ask("interrupted")
+    assert not process.ask("asking.is_alive()")
+    process.do("producer.close()")
+
+
 # ---- lossless -------------------------------------------------------------------------------------------------------
 
 
