@@ -70,13 +70,13 @@ class PcapngFile:
         except BrokenPipeError:
             raise
         except OSError as error:
-            self._cut_back(start)
+            self._cut_back(self._written - start)
             raise ZbufError(f"{self._path}: {error.strerror}: it holds the {start} bytes written before") from None
 
     def _cut_back(self, length: int) -> None:
-        """Drop a block that came only half, so that the file stays a whole one."""
-        with contextlib.suppress(OSError):
-            os.ftruncate(self._fd, length)
+        """Drop the last bytes, of a block that came only in part, so that the file stays a whole one."""
+        with contextlib.suppress(OSError):  # a pipe keeps them
+            os.ftruncate(self._fd, os.lseek(self._fd, -length, os.SEEK_CUR))
 
 
 def _end_of(buffer: Buffer, packets: int) -> int | None:

@@ -125,12 +125,14 @@ class Capture:
         while self._commands:
             command, future = self._commands.popleft()
             try:
-                future.set_result(command())
+                result = command()
             except Exception as error:
                 future.set_exception(error)
             except BaseException:  # Ctrl-C in the middle of somebody else's request: it is ours, not theirs
                 future.set_exception(Refused("the producer was interrupted"))
                 raise
+            else:
+                future.set_result(result)
 
     def stop(self) -> None:
         """Make run() and append() return soon; from any thread or a signal handler."""

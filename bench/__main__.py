@@ -1,0 +1,78 @@
+"""``python -m bench``: measure everything, print a table, write a JSON file."""
+
+import datetime
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bench import index, iterate, machine, ring, syscalls
+from bench.captures import Capture, existing, mixed_sizes
+from bench.machine import CacheLine
+from bench.measure import Row, Session
+from bench.report import print_table, write_json
+from bench.stage import ROOT, BenchError
+from zbuf.shared.errors import ZbufError
+
+_THOROUGH = {"rounds": 7, "most_rounds": 14, "shorten": 1}
+_QUICK = {"rounds": 3, "most_rounds": 3, "shorten": 2}
+_WIDTH = 120  # of the table, where there is no terminal to tell
+
+
+class Measure(StrEnum):
+    """What is measured."""
+
+    RING = "ring"
+    ITERATE = "iterate"
+    INDEX = "index"
+    SYSCALLS = "syscalls"
+
+
+_MEASURES: dict[Measure, Callable[[Session], list[Row]]] = {
+    Measure.RING: ring.measure,
+    Measure.ITERATE: iterate.measure,
+    Measure.INDEX: index.measure,
+    Measure.SYSCALLS: syscalls.measure,
+}
+
+
+def main(
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter rounds: less than a minute.")] = False,
+    only: Annotated[list[Measure] | None, typer.Option(help="One measure; may be given several times.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(metavar="FILE", exists=True, dir_okay=False, help="A capture to use, not a made one.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(metavar="PATH", help="Where to write the numbers, in full.")] = None,
+) -> None:
+    """Measure zbuf against its peers."""
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that everything is cleaned up
+    began = datetime.datetime.now().astimezone()
+    facts = machine.facts()
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False, soft_wrap=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix="zbuf-bench-") as directory:
+            capture = mixed_sizes(Path(directory)) if file is None else existing(file)
+            rows = _measure(only or list(Measure), capture, quick)
+    except (BenchError, ZbufError, OSError) as error:
+        sys.exit(f"bench: {error}")
+    print_table(console, rows)
+    path = json or ROOT / "bench" / "results" / f"{began:%Y-%m-%d-%H%M%S}.json"
+    options = {"quick": quick, "capture": str(capture), "began": began.isoformat()}
+    write_json(path, rows, **options, machine=facts, versions=machine.versions())
+    console.print(f"{capture}; the numbers of every round: {path}")
+
+
+def _measure(measures: list[Measure], capture: Capture, quick: bool) -> list[Row]:
+    with CacheLine.meter() as cache_line, Console(stderr=True).status("") as status:  # which only a terminal shows
+        session = Session(capture, cache_line, status.update, **(_QUICK if quick else _THOROUGH))
+        return [row for name in measures for row in _MEASURES[name](session)]
+
+
+if __name__ == "__main__":
+    typer.run(main)

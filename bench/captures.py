@@ -1,0 +1,88 @@
+"""The captures that are measured with. The same bytes each time: they are made from a seed."""
+
+import os
+import random
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from zbuf.producer.libpcap import CaptureFile, PacketStore
+from zbuf.shared.errors import CaptureFileError
+
+_FILE_HEADER = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262144, 1)  # pcap, microseconds, Ethernet
+_RECORD = struct.Struct("<IIII")
+_ETHERNET = bytes.fromhex("020000000002 020000000001 88b5")  # local addresses, a type for local experiments
+
+_MIX_PACKETS = 40_000
+_SMALLEST, _LARGEST = 60, 1514
+
+_ONE_SIZE_BYTES = 16 << 20
+"""What captures of one packet size hold: as much as a real capture, more than a second-level cache. With a source that
+stays in that cache (256 KiB) the append loop alone is faster still, and the ring's share of the time is larger."""
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A capture file."""
+
+    path: str
+    packets: int
+    captured_bytes: int
+
+    def loops(self, packets: int) -> int:
+        """How many times to read it for that many packets or a few more."""
+        return -(-packets // self.packets)
+
+    def __str__(self) -> str:
+        average = self.captured_bytes / self.packets
+        return f"{Path(self.path).name}: {self.packets:,} packets of {average:.0f} bytes on average"
+
+
+def mixed_sizes(directory: Path) -> Capture:
+    """As on a real line: most packets are short, most bytes are in full-sized ones; 395 bytes on average."""
+    chance = random.Random(1)  # noqa: S311  (no secrets here)
+    sizes = [_mixed_size(chance) for _ in range(_MIX_PACKETS)]
+    return _write(directory / "mix.pcap", sizes, chance)
+
+
+def _mixed_size(chance: random.Random) -> int:
+    kind = chance.random()
+    if kind < 0.70:
+        return chance.randint(_SMALLEST, 110)
+    if kind < 0.82:
+        return chance.randint(110, 1000)
+    return chance.randint(1450, _LARGEST)
+
+
+def one_size(directory: Path, size: int) -> Capture:
+    """Packets of `size` bytes, 16 MiB of them."""
+    sizes = [size] * (_ONE_SIZE_BYTES // size)
+    return _write(directory / f"{size}.pcap", sizes, random.Random(size))  # noqa: S311
+
+
+def _write(path: Path, sizes: Iterable[int], chance: random.Random) -> Capture:
+    packets = captured_bytes = 0
+    with path.open("wb") as file:
+        file.write(_FILE_HEADER)
+        for number, size in enumerate(sizes):
+            seconds, microseconds = divmod(number * 7, 1_000_000)
+            file.write(_RECORD.pack(1_700_000_000 + seconds, microseconds, size, size))
+            file.write(_ETHERNET + chance.randbytes(size - len(_ETHERNET)))
+            packets += 1
+            captured_bytes += size
+    return Capture(str(path), packets, captured_bytes)
+
+
+def existing(path: Path) -> Capture:
+    """A capture that is there already: pcap or pcapng, not gzipped, since libpcap reads no gzip.
+
+    Raises:
+        CaptureFileError: it is no capture.
+        OSError: it can't be opened.
+    """
+    file, store = CaptureFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC), str(path)), PacketStore()
+    store.load(file, 2**63)
+    if file.damage is not None or not len(store):
+        raise CaptureFileError(f"{file.damage or f'{path}: no packets in it'}: choose another")
+    return Capture(str(path.resolve()), len(store), store.captured_bytes)

@@ -1,0 +1,141 @@
+"""Where the numbers come from: the machine, what else it did, and the versions of everything."""
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import resource
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Self
+
+from bench.native import compile_program
+from bench.stage import ROOT, BenchError
+from zbuf.producer import libpcap
+
+_PACKAGES = ("zbuf", "cypcap", "pcapy-ng", "numpy", "Cython", "msgspec")
+_IDLE = slice(3, 5)  # idle and iowait, of the counters in /proc/stat
+_COUNTED = slice(0, 8)  # what guests use is in the user time already
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_PROCESSORS = os.cpu_count() or 1
+
+
+# ---- while it measures ------------------------------------------------------------------------------------------
+
+
+class Crowd:
+    """What other processes, and other virtual machines, took of the processors' time that a run had use for.
+
+    A context manager. What they did on processors that the run left idle is not counted.
+
+    Args:
+        wanted: how many processors the run keeps busy.
+    """
+
+    share = 0.0
+
+    def __init__(self, wanted: int) -> None:
+        self._left_over = max(0, _PROCESSORS - wanted) / _PROCESSORS
+
+    def __enter__(self) -> Self:
+        self._began = time.monotonic(), _busy_s() - _own_s()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        seconds, busy_s = time.monotonic() - self._began[0], _busy_s() - _own_s() - self._began[1]
+        self.share = max(0.0, busy_s / (seconds * _PROCESSORS) - self._left_over)
+
+
+def _busy_s() -> float:
+    counters = [int(counter) for counter in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+    return (sum(counters[_COUNTED]) - sum(counters[_IDLE])) / _TICKS_PER_SECOND
+
+
+def _own_s() -> float:
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+class CacheLine:
+    """How long a cache line takes to another processor and back.
+
+    Whatever one processor writes and another reads costs this. A virtual machine's processors can move apart and
+    together again while it runs, and this changes threefold then.
+
+    Args:
+        program: what measures it; None where it can't be compiled.
+    """
+
+    def __init__(self, program: Path | None) -> None:
+        self._program = program if len(os.sched_getaffinity(0)) > 1 else None
+        self.nearest_ns = float("inf")
+        """The shortest time so far."""
+
+    @classmethod
+    @contextlib.contextmanager
+    def meter(cls) -> Iterator[Self]:
+        """With its program compiled, as long as that is needed."""
+        with tempfile.TemporaryDirectory(prefix="zbuf-bench-") as directory:
+            try:
+                yield cls(compile_program("cache_line", Path(directory)))
+            except BenchError:
+                yield cls(None)
+
+    def nanoseconds(self) -> float:
+        """As of now; 0 where there is no compiler, or no second processor."""
+        if self._program is None:
+            return 0.0
+        taken_ns = float(subprocess.run([self._program], capture_output=True, text=True, check=True).stdout)
+        self.nearest_ns = min(self.nearest_ns, taken_ns)
+        return taken_ns
+
+
+# ---- facts ------------------------------------------------------------------------------------------------------
+
+
+def facts() -> dict[str, object]:
+    """The machine."""
+    return {
+        "processor": _processor(),
+        "processors": _PROCESSORS,
+        "processors_allowed": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "system": platform.platform(),
+        "load_average": os.getloadavg(),
+    }
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())
+
+
+def versions() -> dict[str, str]:
+    """What ran, and what it was compared with."""
+    found = {package: _package_version(package) for package in _PACKAGES}
+    return found | {
+        "python": platform.python_version(),
+        "libpcap": libpcap.version(),
+        "cc": _first_line(["cc", "--version"]),
+        "strace": _first_line(["strace", "-V"]),
+        "commit": _first_line(["git", "-C", str(ROOT), "describe", "--always", "--dirty"]),
+    }
+
+
+def _package_version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _first_line(command: Sequence[str]) -> str:
+    try:
+        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "not there"
+    return printed.partition("\n")[0]

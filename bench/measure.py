@@ -1,0 +1,153 @@
+"""Rounds, medians, spread.
+
+The contestants of a measure take turns: each round runs each of them once, and every round begins with another one. A
+round's ratio compares runs that are seconds apart, so what slows a shared machine for a minute slows both. The result
+is the median of those ratios, with the smallest and the largest beside it.
+
+Where other processes keep the processors busy, or a virtual machine's processors have moved apart, there are more
+rounds, and those count that ran under the best conditions. Rounds are chosen by the conditions alone, never by their
+outcome, and all of them are in the JSON file.
+"""
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bench.captures import Capture
+from bench.machine import CacheLine, Crowd
+
+_QUIET = 0.1
+"""Up to here, the share of the processors' time that other processes take does no harm."""
+
+_NEAR = 1.5
+"""Processors are near where a cache line takes at most so many times as long as it does at best."""
+
+Rate = Callable[[], float]
+"""Runs a contestant once, in processes of its own; returns its packets per second."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Whom zbuf is compared with."""
+
+    name: str
+    run: Rate
+    target: float | None = None
+    """The ratio that zbuf wants to reach; None where the peer is there for information."""
+    missing: str = ""
+    """Why it can't be run here, and what to do; empty where it can."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """Each contestant ran once."""
+
+    packets_per_second: Mapping[str, float]
+    crowd: float
+    """The share of the processors' time that other processes took from it."""
+    cache_line_ns: float
+    """What a cache line took to another processor and back, just before."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table, and of the JSON file."""
+
+    measure: str
+    zbuf: str = ""
+    peer: str = ""
+    ratio: str = ""
+    spread: str = ""
+    target: str = ""
+    met: bool | None = None
+    conditions: str = ""
+    """Under which the rounds ran that count."""
+    data: Mapping[str, object] = field(default_factory=dict)
+    """Everything that was measured."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """One call of the benchmark."""
+
+    capture: Capture
+    """What is read, unless a measure makes its own."""
+    cache_line: CacheLine
+    progress: Callable[[str], None]
+    """Told what runs."""
+    rounds: int
+    """Those that count."""
+    most_rounds: int
+    """Those that there are at most."""
+    shorten: int
+    """By how much to divide the length of the runs."""
+
+    def scaled(self, packets: int) -> int:
+        """How many packets a run handles, of those that it should."""
+        return packets // self.shorten
+
+    def compete(self, name: str, zbuf: Rate, peers: Sequence[Peer]) -> list[Row]:
+        """Run zbuf and its peers in turn; returns a row for each peer."""
+        contestants = {"zbuf": zbuf} | {peer.name: peer.run for peer in peers if not peer.missing}
+        rounds: list[Round] = []
+        while len(rounds) < self.most_rounds and sum(map(self._is_good, rounds)) < self.rounds:
+            rounds.append(self._round(name, contestants, len(rounds)))
+        counted = sorted(rounds, key=lambda one: (not self._is_near(one), one.crowd))[: self.rounds]
+        return [_row(name, counted, peer, rounds) for peer in peers]
+
+    def _round(self, name: str, contestants: Mapping[str, Rate], number: int) -> Round:
+        rates, crowds = {}, []
+        cache_line_ns = self.cache_line.nanoseconds()
+        for contestant in _rotated(list(contestants), number):
+            self.progress(f"{name}: round {number + 1}, {contestant}")
+            with Crowd(wanted=2 if contestant == "zbuf" else 1) as crowd:  # it has two processes, each peer has one
+                rates[contestant] = contestants[contestant]()
+            crowds.append(crowd.share)
+        return Round(rates, max(crowds), cache_line_ns)
+
+    def _is_near(self, one: Round) -> bool:
+        return one.cache_line_ns <= _NEAR * self.cache_line.nearest_ns
+
+    def _is_good(self, one: Round) -> bool:
+        return one.crowd <= _QUIET and self._is_near(one)
+
+
+def _rotated(names: list[str], by: int) -> list[str]:
+    by %= len(names)
+    return names[by:] + names[:by]
+
+
+def _row(name: str, counted: Sequence[Round], peer: Peer, rounds: Sequence[Round]) -> Row:
+    row = Row(
+        name,
+        _median_in_words(counted, "zbuf"),
+        f"{peer.name} {peer.missing}",
+        target="" if peer.target is None else f"≥ {peer.target:g}",
+        conditions=_conditions(counted),
+        data={"peer": peer.name, "target": peer.target, "rounds": [dataclasses.asdict(one) for one in rounds]},
+    )
+    return row if peer.missing else _compared(row, counted, peer)
+
+
+def _conditions(rounds: Sequence[Round]) -> str:
+    cache_line_ns = statistics.median(one.cache_line_ns for one in rounds)
+    crowd = statistics.median(one.crowd for one in rounds)
+    return f"{cache_line_ns:.0f} ns, {crowd:.0%}" if cache_line_ns else f"{crowd:.0%}"
+
+
+def _compared(row: Row, rounds: Sequence[Round], peer: Peer) -> Row:
+    ratios = [one.packets_per_second["zbuf"] / one.packets_per_second[peer.name] for one in rounds]
+    ratio = statistics.median(ratios)
+    return dataclasses.replace(
+        row,
+        peer=f"{peer.name} {_median_in_words(rounds, peer.name)}",
+        ratio=f"{ratio:.2f}",
+        spread=f"{min(ratios):.2f}..{max(ratios):.2f}",
+        met=None if peer.target is None else ratio >= peer.target,
+        data={**row.data, "ratio": ratio, "ratios": ratios},
+    )
+
+
+def _median_in_words(rounds: Sequence[Round], contestant: str) -> str:
+    return f"{statistics.median(one.packets_per_second[contestant] for one in rounds) / 1e6:.1f} M/s"
