@@ -27,7 +27,7 @@ test: $(VENV)/test
 lint: $(VENV)/lint build/types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/cython-lint shared producer consumer
+	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint shared producer consumer  # it calls pycodestyle by that name
 	MYPYPATH=build/types $(BIN)/mypy -p zbuf
 	MYPYPATH=build/types $(BIN)/mypy examples tests bench
 
