@@ -27,7 +27,14 @@ class Descriptor:
     timeout_ns: int
     bells: int
     def __init__(
-        self, *, snaplen: int = 262144, immediate: bool = False, timeout_ms: int = 0, direction: str = "inout"
+        self,
+        *,
+        snaplen: int = 262144,
+        immediate: bool = False,
+        timeout_ms: int = 0,
+        direction: str = "inout",
+        interfaces: int | None = None,
+        guard: bytes = b"",
     ) -> None: ...
     @staticmethod
     def max_buffer_bytes() -> int: ...
@@ -40,6 +47,8 @@ class Descriptor:
     def add_reader(self, number: int, ack_page: Buffer, doorbell: int) -> int: ...
     def remove_reader(self, number: int) -> int: ...
     def reader_counts(self, number: int) -> tuple[int, int]: ...
+    def reader_stalls(self, number: int) -> tuple[int, int]: ...
+    def stalled_by(self) -> tuple[int, list[int]]: ...
     def append_bytes(
         self,
         data: Buffer,

@@ -109,6 +109,10 @@ cdef struct zbuf_reader:
     int doorbell
     bint owes[2]             # it was assigned that zbuf and has not given it back
     uint64_t delivered
+    uint64_t stalls          # times that both buffers were full and this reader had not given back the older one
+    bint stalling
+    uint64_t dropped_when    # the ledger's count when that began
+    uint64_t dropped         # until it gave it back, of all the times
     Py_buffer view
 
 
@@ -121,6 +125,10 @@ cdef class Descriptor:
         immediate: assign each packet at once where a buffer is free (BIOCIMMEDIATE).
         timeout_ms: assign a store that has waited as long, though it is not full (BIOCSRTIMEOUT); 0 for never.
         direction: "in", "out" or "inout" (BIOCSDIRECTION); packets of no known direction always pass.
+        interfaces: a bit for each interface whose packets it sees, from bit 0 on; None for all of them.
+        guard: a filter program in front of its own, which set_filter() leaves alone: what its readers may see.
+
+    Packets that it does not see, for any of the last three, are not counted either.
 
     It takes packets once set_buffers() has given it memory.
     """
@@ -141,6 +149,9 @@ cdef class Descriptor:
     cdef readonly bint immediate
     cdef readonly uint64_t timeout_ns
     cdef uint32_t direction
+    cdef bint restricted            # to some interfaces, or by a guard
+    cdef uint64_t interfaces
+    cdef bpf_insn *guard
 
     cdef zbuf_ledger counts         # all but `buffered`, which the zbufs tell
     cdef uint64_t lost              # dropped since the last packet that was appended
@@ -150,7 +161,8 @@ cdef class Descriptor:
     cdef readonly uint64_t bells
     cdef packet_sink sink
 
-    def __cinit__(self, *, snaplen=ZBUF_MAX_CAPLEN, immediate=False, timeout_ms=0, direction="inout"):
+    def __cinit__(self, *, snaplen=ZBUF_MAX_CAPLEN, immediate=False, timeout_ms=0, direction="inout", interfaces=None,
+                  bytes guard not None=b""):
         self.store = self.hold = self.free_ = NONE
         self.waiting_sequence = <uint64_t>-1
         if not 1 <= snaplen <= ZBUF_MAX_CAPLEN:
@@ -163,6 +175,9 @@ cdef class Descriptor:
         self.immediate = immediate
         self.timeout_ns = timeout_ms * 1_000_000
         self.direction = DIRECTIONS[direction]
+        self.restricted = interfaces is not None or guard != b""
+        self.interfaces = <uint64_t>-1 if interfaces is None else interfaces
+        self.guard = copy_program(guard)
         self.sink.self = <void *>self
         self.sink.take = <uint32_t (*)(void *, const zbuf_packet *, uint32_t, bint) noexcept nogil>take
         self.sink.has_room = <bint (*)(void *) noexcept nogil>has_room
@@ -171,6 +186,7 @@ cdef class Descriptor:
         self.release()
         free(self.readers)
         free(self.program)
+        free(self.guard)
 
     # ---- set-up -------------------------------------------------------------------------------------------
 
@@ -307,6 +323,29 @@ cdef class Descriptor:
             self.look_at_reader(&self.readers[at], which)
         return self.readers[at].delivered, self.readers[at].owes[0] + self.readers[at].owes[1]
 
+    def reader_stalls(self, uint32_t number):
+        """(times that no buffer was free since one reader had not given it back, packets dropped in those times)."""
+        cdef int at = self.find_reader(number)
+        if at < 0:
+            raise ValueRefused(f"reader {number} is not there")
+        cdef zbuf_reader *reader = &self.readers[at]
+        return reader.stalls, reader.dropped + (self.counts.dropped - reader.dropped_when if reader.stalling else 0)
+
+    def stalled_by(self):
+        """Who keeps it from writing, while others have given back the buffer that it waits for.
+
+        Returns:
+            The number of that assignment, and a list of the readers that owe it: an empty one where a buffer is free,
+            or where all readers owe it, so that none waits for another.
+        """
+        cdef uint32_t at
+        self.need_memory()
+        self.reclaim()
+        if self.hold == NONE or self.can_write_buffer():
+            return 0, []
+        owing = [self.readers[at].number for at in range(self.reader_count) if self.readers[at].owes[self.hold]]
+        return self.zbufs[self.hold].sequence, owing if len(owing) < <int>self.reader_count else []
+
     cdef int find_reader(self, uint32_t number) noexcept nogil:
         cdef uint32_t at
         for at in range(self.reader_count):
@@ -348,7 +387,7 @@ cdef class Descriptor:
         self.need_memory()
         views = [memoryview(fragment).cast("B") for fragment in fragments]
         packet_of(&packet, sum(map(len, views)), time_ns, wirelen, interface, direction)
-        joined = b"".join(views) if self.program != NULL else b""
+        joined = b"".join(views) if self.program != NULL or self.guard != NULL else b""
         packet.data = joined
         if not self.sees(&packet):
             return
@@ -356,13 +395,20 @@ cdef class Descriptor:
         kept_bytes = self.verdict(&packet)
         if kept_bytes:
             place = self.place_for(&packet, kept_bytes)
-        self.count(kept_bytes, place != NULL)
+        self.count(kept_bytes, place != NULL, 0)
         if place != NULL:
             gather(place, packet.caplen, views)
             self.appended(&packet, caplen)
 
     cdef bint sees(self, const zbuf_packet *packet) noexcept nogil:
-        return not (self.direction and packet.direction and self.direction != packet.direction)
+        if self.direction and packet.direction and self.direction != packet.direction:
+            return False
+        return not self.restricted or self.may_see(packet)
+
+    cdef bint may_see(self, const zbuf_packet *packet) noexcept nogil:
+        if packet.interface_id >= 64 or not self.interfaces >> packet.interface_id & 1:
+            return False
+        return self.guard == NULL or bpf_filter(self.guard, packet.data, packet.wirelen, packet.caplen) != 0
 
     cdef uint32_t verdict(self, const zbuf_packet *packet) noexcept nogil:
         """How many bytes of a packet the filter wants, 0 for refused."""
@@ -404,8 +450,10 @@ cdef class Descriptor:
     cdef bint fits(self, uint32_t block_bytes) noexcept nogil:
         return self.zbufs[self.store].length + block_bytes <= self.capacity
 
-    cdef void count(self, uint32_t kept_bytes, bint placed) noexcept nogil:
+    cdef void count(self, uint32_t kept_bytes, bint placed, uint64_t dropped_by_source) noexcept nogil:
         self.counts.received += 1
+        if not placed:
+            self.lost += dropped_by_source  # to be told with the next packet that is appended
         if kept_bytes == 0:
             self.counts.filtered += 1
             return
@@ -450,6 +498,16 @@ cdef class Descriptor:
         """The store refuses a packet and no buffer is free: let the readers have it as it is."""
         if not self.zbufs[self.store].assigned:
             self.assign(&self.zbufs[self.store])
+            self.note_stall()
+
+    cdef void note_stall(self) noexcept nogil:
+        """Both buffers are the readers' now: remember whose turn it is to give one back."""
+        cdef uint32_t at
+        for at in range(self.reader_count):
+            if self.readers[at].owes[self.hold]:
+                self.readers[at].stalls += 1
+                self.readers[at].stalling = True
+                self.readers[at].dropped_when = self.counts.dropped
 
     cdef void buffer_held(self) noexcept nogil:
         """A buffer came into the hold slot: assign it, unless it was assigned in the store already."""
@@ -500,6 +558,9 @@ cdef class Descriptor:
             reader.owes[which] = False
             reader.delivered += self.zbufs[which].packets
             self.zbufs[which].acknowledged += 1
+            if reader.stalling:  # the older buffer is given back first
+                reader.stalling = False
+                reader.dropped += self.counts.dropped - reader.dropped_when
 
     cdef bint can_write_buffer(self) noexcept nogil:
         """Whether the store is the producer's to write: not where it was assigned before the hold came back."""
@@ -578,10 +639,16 @@ cdef class Descriptor:
         if self.can_write_buffer():
             self.begin_store()
             self.waiting_sequence = <uint64_t>-1
+        self.forget_stalls()
         memset(&self.counts, 0, sizeof(self.counts))
         self.counts.received = self.counts.accepted = self.buffered()
         self.lost = 0
         self.publish_ledger()
+
+    cdef void forget_stalls(self) noexcept nogil:
+        cdef uint32_t at
+        for at in range(self.reader_count):
+            self.readers[at].stalls = self.readers[at].dropped = self.readers[at].dropped_when = 0
 
     def set_filter(self, bytes program not None, bint flush=True):
         """Install a filter program for the packets to come, with a flush (BIOCSETF) or without (BIOCSETFNR).
@@ -593,16 +660,8 @@ cdef class Descriptor:
         Raises:
             FilterError: the program is not a valid one; the old one stays.
         """
-        cdef size_t size = len(program)
-        cdef bpf_insn *installed = NULL
         self.need_memory()
-        if size:
-            if not is_valid_program(program):
-                raise FilterError(f"filter program of {size} bytes is not a valid one")
-            installed = <bpf_insn *>malloc(size)
-            if installed == NULL:
-                raise MemoryError
-            memcpy(installed, <const char *>program, size)
+        cdef bpf_insn *installed = copy_program(program)
         free(self.program)
         self.program = installed
         if flush:
@@ -694,7 +753,7 @@ cdef uint32_t take(Descriptor self, const zbuf_packet *packets, uint32_t count, 
             place = self.place_for(&packet, kept_bytes)
             if place == NULL and lossless:
                 return at
-        self.count(kept_bytes, place != NULL)
+        self.count(kept_bytes, place != NULL, packets[at].dropped)
         if place != NULL:
             zbuf_copy(place, packet.data, packet.caplen)
             self.appended(&packet, packets[at].caplen)
@@ -704,6 +763,21 @@ cdef uint32_t take(Descriptor self, const zbuf_packet *packets, uint32_t count, 
 cdef bint has_room(Descriptor self) noexcept nogil:
     """packet_sink.has_room: worth trying again."""
     return not self.has_memory or self.hold == NONE or self.can_free_buffer(self.hold)
+
+
+cdef bpf_insn *copy_program(bytes program) except? NULL:
+    """A copy of a valid program, to be freed; NULL for an empty one."""
+    cdef size_t size = len(program)
+    cdef bpf_insn *copy
+    if size == 0:
+        return NULL
+    if not is_valid_program(program):
+        raise FilterError(f"filter program of {size} bytes is not a valid one")
+    copy = <bpf_insn *>malloc(size)
+    if copy == NULL:
+        raise MemoryError
+    memcpy(copy, <const char *>program, size)
+    return copy
 
 
 cdef bint is_valid_program(bytes program) except -1:
