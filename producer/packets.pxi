@@ -5,10 +5,15 @@ cdef extern from *:
     """
     #include "zbuf.h"
 
+    enum { SOURCE_ENDED = 0, SOURCE_FAILED = -1, SOURCE_WOKEN = -2 };
+
     /* Where packets come from. */
     struct packet_source {
-        /* The next batch, valid until the next call; returns its packets, 0 at the end, -1 on an error. */
+        /* The next batch, valid until the next call; returns its packets, or one of the above.  A source that can
+         * run dry waits here, and says SOURCE_WOKEN after wake() or a signal. */
         int (*next)(void *self, const struct zbuf_packet **batch);
+        /* End a wait in next(), the one under way or the next one; from any thread.  NULL where it never waits. */
+        void (*wake)(void *self);
         void *self;
     };
 
@@ -22,8 +27,14 @@ cdef extern from *:
         void *self;
     };
     """
+    enum:
+        SOURCE_ENDED
+        SOURCE_FAILED
+        SOURCE_WOKEN
+
     ctypedef struct packet_source "struct packet_source":
         int (*next)(void *self, const zbuf_packet **batch) noexcept nogil
+        void (*wake)(void *self) noexcept nogil
         void *self
 
     ctypedef struct packet_sink "struct packet_sink":

@@ -48,6 +48,7 @@ cdef class Pump:
 
     cdef list _descriptors
     cdef object _source             # whose batch is under way
+    cdef packet_source *_running    # while run() is in it
     cdef served *_served
     cdef uint32_t _count
     cdef int _flag
@@ -93,6 +94,8 @@ cdef class Pump:
     def interrupt(self):
         """Make run() and resume() return soon; may be called from any thread, and from a signal handler."""
         raise_flag(&self._flag)
+        if self._running != NULL and self._running.wake != NULL:
+            self._running.wake(self._running.self)
 
     def run(self, source):
         """Feed everything from a source, until it ends or somebody interrupts.
@@ -101,7 +104,7 @@ cdef class Pump:
             source: an object whose capsule() is a packet_source, and whose check() raises its error.
 
         Returns:
-            True at the end of the source; False where it was interrupted: call again to go on.
+            True at the end of the source; False where it was interrupted, or a signal came: call again to go on.
         """
         cdef packet_source *native = <packet_source *>PyCapsule_GetPointer(source.capsule(), "zbuf.packet_source")
         cdef int packets
@@ -110,22 +113,25 @@ cdef class Pump:
         if source is not self._source:
             self.cancel()
             self._source = source
+        self._running = native
         with nogil:
             packets = self.drain(native)
-        if packets <= 0:
-            self._source = None
-        if packets < 0:
+        self._running = NULL
+        if packets == SOURCE_WOKEN:
+            return False
+        self._source = None
+        if packets == SOURCE_FAILED:
             source.check()
             raise CaptureFileError("the source failed, and does not say why")
-        return packets == 0
+        return True
 
     cdef int drain(self, packet_source *source) noexcept nogil:
-        """0 at the end of the source, -1 on its error, 1 where it was interrupted."""
+        """Why it came back: SOURCE_ENDED, SOURCE_FAILED, or SOURCE_WOKEN where it was interrupted."""
         cdef int packets
         while True:
             if is_raised(&self._flag) or not self.feed(True):
                 lower_flag(&self._flag)
-                return 1
+                return SOURCE_WOKEN
             packets = source.next(source.self, &self._batch)
             if packets <= 0:
                 return packets
