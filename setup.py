@@ -15,7 +15,7 @@ def extension(folder: str, module: str, depends: list[str], libraries: list[str]
     return Extension(
         f"zbuf.{folder}.{module}",
         [f"{folder}/{module}.pyx"],
-        include_dirs=["shared"],
+        include_dirs=["shared", "producer"],
         libraries=libraries,
         depends=depends,
         extra_compile_args=["-O3", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wno-unused-parameter"],
@@ -28,6 +28,7 @@ setup(
             extension("shared", "layout", ABI, []),
             extension("producer", "descriptor", ABI + PACKETS, ["pcap"]),
             extension("producer", "libpcap", ABI + PACKETS, ["pcap"]),
+            extension("producer", "live", ABI + PACKETS + ["producer/ring.h"], ["pcap"]),
             extension("producer", "pump", ABI + PACKETS, []),
             extension("consumer", "reader", ABI, []),
         ],

@@ -15,10 +15,10 @@ from typing import Literal, cast
 from zbuf.consumer.reader import SegmentReader
 from zbuf.shared import control
 from zbuf.shared.closing import Closing
-from zbuf.shared.errors import ControlError, ProducerNotFound, Refused, SegmentError, ValueRefused
+from zbuf.shared.errors import ControlError, ProducerNotFound, Refused, RunDirectoryError, SegmentError, ValueRefused
 from zbuf.shared.layout import MAX_CAPLEN, Layout, check_buffer_bytes, read_ledger
 from zbuf.shared.pcapng import Interface, interfaces
-from zbuf.shared.rundir import check_name, producer_names, run_directory, socket_path
+from zbuf.shared.rundir import check_name, producer_names, search_path, socket_path
 from zbuf.shared.segment import map_ack_page, map_segment, producer_lives
 
 Wait = Literal["sleep", "spin"]
@@ -34,14 +34,14 @@ class Connection(Closing):
 
     Args:
         name: the producer's.
-        run_dir: where its socket is; see zbuf.shared.rundir.run_directory().
+        run_dir: where its socket is; see zbuf.shared.rundir.search_path().
 
     Raises:
         ProducerNotFound: there is none of that name, or it does not answer.
     """
 
     def __init__(self, name: str, run_dir: str | os.PathLike[str] | None = None) -> None:
-        directory = run_directory(run_dir)
+        directory = _directory_of(name, search_path(run_dir))
         self._socket = _connect(socket_path(directory, name), name, directory)
         self._lock = threading.Lock()
 
@@ -84,6 +84,19 @@ class Connection(Closing):
         self._socket.close()
 
 
+def _directory_of(name: str, directories: list[Path]) -> Path:
+    """The first directory with a socket of that name, or that we may not look into; else the first of all."""
+    for directory in directories:
+        try:
+            socket_path(directory, name).stat()
+        except PermissionError:
+            return directory
+        except OSError:
+            continue
+        return directory
+    return directories[0]
+
+
 def _connect(path: Path, name: str, directory: Path) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     # The kernel's own timeouts: Python's would make it non-blocking, and a connect to a busy producer fail at once.
@@ -99,7 +112,7 @@ def _connect(path: Path, name: str, directory: Path) -> socket.socket:
 
 def _not_found(name: str, directory: Path, error: OSError) -> str:
     if isinstance(error, PermissionError):
-        return f"producer {name!r}: no permission to use its socket in {directory}"
+        return f"producer {name!r}: no permission to use its socket in {directory}: ls -ld tells whose group may"
     others = ", ".join(other for other in producer_names(directory) if other != name)
     return f"no producer {name!r} runs in {directory}" + (
         f" (there is: {others})" if others else ": start it with zbufd"
@@ -324,7 +337,7 @@ def connect(
         direction: "in", "out" or "inout".
         wait: "sleep" looks for a buffer for `spin_us` and then sleeps; "spin" never makes a system call.
         spin_us: how long to look before sleeping, in microseconds.
-        run_dir: where the producer's socket is; see zbuf.shared.rundir.run_directory().
+        run_dir: where the producer's socket is; see zbuf.shared.rundir.search_path().
 
     Raises:
         ProducerNotFound: there is no producer of that name.
@@ -420,7 +433,12 @@ def _check_identity(answer: control.Connected, layout: Layout) -> None:
 def producers(run_dir: str | os.PathLike[str] | None = None) -> list[control.Statistics]:
     """The producers that run, each with its statistics, sorted by name; dead ones are left out."""
     found = []
-    for name in producer_names(run_directory(run_dir)):
+    directories = search_path(run_dir)
+    names: set[str] = set()
+    for directory in directories:
+        with contextlib.suppress(*([RunDirectoryError] if len(directories) > 1 else [])):
+            names.update(producer_names(directory))
+    for name in sorted(names):
         with contextlib.suppress(ProducerNotFound, ControlError, ValueRefused), Connection(name, run_dir) as connection:
             found.append(connection.stats())
     return found

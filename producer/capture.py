@@ -6,6 +6,7 @@ the pump, which comes back to carry it out. While nothing runs, whoever hands a 
 as that takes.
 """
 
+import logging
 import os
 import threading
 import time
@@ -14,16 +15,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from mmap import mmap
-from typing import TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 
+from zbuf.producer.access import Grant, Peer, user_name
 from zbuf.producer.descriptor import Descriptor
-from zbuf.producer.libpcap import CaptureFile, PacketStore
 from zbuf.producer.pump import Pump
 from zbuf.shared.control import (
     FILTER_SHOWN_LENGTH,
     DescriptorStatistics,
+    InterfaceStatistics,
     Ledger,
     ReaderStatistics,
     Settings,
@@ -32,7 +34,12 @@ from zbuf.shared.control import (
 from zbuf.shared.errors import Refused
 from zbuf.shared.segment import Segment
 
+if TYPE_CHECKING:
+    from zbuf.producer.pump import NativeSource
+
 T = TypeVar("T")
+
+log = logging.getLogger("zbuf")
 
 DEFAULT_LINGER_S = 5.0
 
@@ -42,11 +49,16 @@ _SHORTEST_TICK_S, _LONGEST_TICK_S = 0.005, 0.25
 
 @dataclass(frozen=True)
 class Limits:
-    """How much clients may ask for, all together."""
+    """How much clients may ask for."""
 
     descriptors: int = 64
     readers: int = 256
     connections: int = 512
+    descriptors_per_user: int | None = None
+    memory_per_user: int | None = None
+    """Bytes of shared memory."""
+    evict_after_s: float | None = None
+    """How long a reader may hold up those that share its descriptor, before it is taken off; None for ever."""
 
 
 class JustEnded(Refused):
@@ -58,10 +70,12 @@ class Attached:
     """A reader, as its producer knows it."""
 
     number: int
-    pid: int
+    peer: Peer
     ack_map: mmap
     doorbell: int
     """The producer's end of the socket that wakes it."""
+    hang_up: Callable[[], None] = lambda: None
+    """Closes its connection."""
 
     def release(self) -> None:
         """Close what its producer has of it."""
@@ -78,7 +92,23 @@ class Listener:
     settings: Settings
     segment: Segment
     descriptor: Descriptor
+    uid: int
+    """The user that opened it."""
+    grant: Grant
+    """What its readers may see."""
     readers: dict[int, Attached] = field(default_factory=dict)
+    stall: tuple[int, float] = (0, 0.0)
+    """The assignment that all but some of them have given back, and since when it has been waited for."""
+
+
+class LiveCounts(Protocol):
+    """What a capture asks of its live interfaces, if it has any."""
+
+    def tick(self) -> None:
+        """Now and then."""
+
+    def statistics(self) -> list[InterfaceStatistics]:
+        """What the kernel says of each."""
 
 
 class Capture:
@@ -91,6 +121,9 @@ class Capture:
 
     def __init__(self, limits: Limits, *, lossless: bool = False) -> None:
         self.limits = limits
+        self.live: LiveCounts | None = None
+        self.evicted = 0
+        self.refused = 0
         self.pump = Pump(lossless=lossless)
         self.stopping = False
         self._owner = threading.Lock()
@@ -139,7 +172,7 @@ class Capture:
         self.stopping = True
         self.pump.interrupt()
 
-    def run(self, source: CaptureFile | PacketStore) -> bool:
+    def run(self, source: "NativeSource") -> bool:
         """Pump a native source to its end; False where stop() came first."""
         ended = False
         while not ended and not self.stopping:
@@ -176,8 +209,11 @@ class Capture:
         now_ns = time.monotonic_ns()
 
         def tick_all() -> None:
-            for listener in self._listeners.values():
+            for listener in list(self._listeners.values()):
                 listener.descriptor.tick(now_ns)
+                self._evict_slow(listener, now_ns / 1e9)
+            if self.live is not None:
+                self.live.tick()
 
         self.submit(tick_all)
 
@@ -186,6 +222,30 @@ class Capture:
         """How often to tick, in seconds: a quarter of the shortest read timeout."""
         timeouts = [one.settings.timeout_ms for one in list(self._listeners.values()) if one.settings.timeout_ms]
         return min(max(min(timeouts, default=1000) / 4000, _SHORTEST_TICK_S), _LONGEST_TICK_S)
+
+    def _evict_slow(self, listener: Listener, now_s: float) -> None:
+        """Take off the readers that have held up the others for too long."""
+        if self.limits.evict_after_s is None or len(listener.readers) < 2:
+            return
+        sequence, slow = listener.descriptor.stalled_by()
+        if not slow or listener.stall[0] != sequence or not listener.stall[1]:
+            listener.stall = (sequence, now_s if slow else 0.0)
+        elif now_s - listener.stall[1] >= self.limits.evict_after_s:
+            for number in slow:
+                self._evict(listener, listener.readers[number])
+
+    def _evict(self, listener: Listener, reader: Attached) -> None:
+        log.warning(
+            "evicted reader %d of descriptor %s, %s: it held up %d others for %g s",
+            reader.number,
+            listener.join,
+            reader.peer,
+            len(listener.readers) - 1,
+            self.limits.evict_after_s,
+        )
+        self.evicted += 1
+        self.remove_reader(listener, reader.number)  # its doorbell hangs up: it finds the producer alive, and knows
+        reader.hang_up()
 
     # ---- commands: the owner alone calls what follows -------------------------------------------------------------
 
@@ -198,10 +258,20 @@ class Capture:
         """The descriptor that is shared under this name."""
         return next((one for one in self._listeners.values() if one.join == join), None)
 
-    def check_room(self) -> None:
-        """Raise Refused where there are as many descriptors as may be."""
-        if len(self._listeners) >= self.limits.descriptors:
-            raise Refused(f"all {self.limits.descriptors} descriptors of this producer are in use")
+    def check_room(self, uid: int, buffer_bytes: int) -> None:
+        """Raise Refused where there, or for that user, are as many descriptors, or as much memory, as may be."""
+        limits = self.limits
+        if len(self._listeners) >= limits.descriptors:
+            raise Refused(f"all {limits.descriptors} descriptors of this producer are in use")
+        theirs = [one.segment.layout.buffer_bytes for one in self._listeners.values() if one.uid == uid]
+        if limits.descriptors_per_user is not None and len(theirs) >= limits.descriptors_per_user:
+            raise Refused(f"all {limits.descriptors_per_user} descriptors that a user may open are in use: join one")
+        wanted = 2 * (sum(theirs) + buffer_bytes)
+        if limits.memory_per_user is not None and wanted > limits.memory_per_user:
+            raise Refused(
+                f"this descriptor's buffers make it {wanted} bytes of shared memory for user {user_name(uid)}, "
+                f"who may have {limits.memory_per_user}: use smaller buffers, or join a descriptor"
+            )
 
     def add_reader(self, listener: Listener, reader: Attached, *, is_new: bool) -> int:
         """Let a reader in, with its descriptor where that is new; returns the number of the first buffer it will get.
@@ -216,7 +286,7 @@ class Capture:
         if self._reader_count() >= self.limits.readers:
             raise Refused(f"all {self.limits.readers} readers that this producer serves are there")
         if is_new:
-            self.check_room()
+            self.check_room(listener.uid, listener.segment.layout.buffer_bytes)
         sequence = listener.descriptor.add_reader(reader.number, reader.ack_map, reader.doorbell)
         listener.readers[reader.number] = reader
         if is_new:
@@ -279,6 +349,9 @@ class Capture:
             waits=self.pump.waits,
             descriptors=[_statistics_of(listener, is_open=True) for listener in self._listeners.values()],
             closed=self._closed_sum,
+            live=self.live.statistics() if self.live is not None else [],
+            evicted=self.evicted,
+            refused=self.refused,
         )
 
     def forget(self) -> None:
@@ -350,7 +423,16 @@ def _statistics_of(listener: Listener, *, is_open: bool) -> DescriptorStatistics
 def _readers_of(listener: Listener) -> Iterator[ReaderStatistics]:
     for number, reader in listener.readers.items():
         delivered, holding = listener.descriptor.reader_counts(number)
-        yield ReaderStatistics(reader=number, pid=reader.pid, delivered=delivered, holding=holding)
+        stalls, stalled = listener.descriptor.reader_stalls(number)
+        yield ReaderStatistics(
+            reader=number,
+            pid=reader.peer.pid,
+            delivered=delivered,
+            holding=holding,
+            user=reader.peer.uid,
+            stalls=stalls,
+            stalled=stalled,
+        )
 
 
 def _add(total: Ledger, one: Ledger) -> Ledger:

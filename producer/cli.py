@@ -1,6 +1,5 @@
 """zbufd: the command of the producer side."""
 
-import resource
 import signal
 import sys
 import time
@@ -10,6 +9,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from zbuf.producer.capture import DEFAULT_LINGER_S
+from zbuf.producer.daemon import raise_descriptor_limit
+from zbuf.producer.daemon_cli import capture, check_config, interfaces
 from zbuf.producer.packet_sources import ScapySource
 from zbuf.producer.report import Report
 from zbuf.producer.service import Producer
@@ -20,6 +21,7 @@ from zbuf.shared.rundir import name_from_path
 from zbuf.shared.segment import check_space
 
 app = make_app("zbufd", "Read packets, and publish them to any number of processes through shared memory.")
+app.command()(capture)
 
 
 class Engine(StrEnum):
@@ -63,7 +65,7 @@ def replay(
     """Replay capture files to the readers, at top speed, and report what became of the packets."""
     buffer_bytes = parse_size("--buffer-size", buffer_size)
     check_space(buffer_bytes)
-    _raise_descriptor_limit()
+    raise_descriptor_limit()
     source = _open_source(files, engine, parse_size("--preload-limit", preload_limit))
     signals = _Signals()
     producer = Producer(
@@ -86,6 +88,10 @@ def replay(
         sys.stdout.write(report.as_json() + "\n")
     else:
         report.print()
+
+
+app.command()(check_config)
+app.command()(interfaces)
 
 
 def _open_source(files: list[str], engine: Engine, preload_limit: int) -> FileSource | ScapySource:
@@ -135,12 +141,6 @@ class _Signals:
         self._stopped = True
         if self._producer is not None:
             self._producer.stop()
-
-
-def _raise_descriptor_limit() -> None:
-    """A reader costs its producer four file descriptors: take as many as we may have."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else 65536, hard))
 
 
 def main() -> NoReturn:

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import socket
-import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,12 +18,13 @@ from typing import TypeVar
 
 import msgspec
 
+from zbuf.producer.access import Access, Grant, Peer
 from zbuf.producer.capture import Attached, Capture, JustEnded, Listener
 from zbuf.producer.descriptor import Descriptor
 from zbuf.producer.libpcap import compile_filter
 from zbuf.shared import control
 from zbuf.shared.errors import ControlError, Refused, RunDirectoryError, SegmentError, ZbufError
-from zbuf.shared.layout import ABI, DEFAULT_BUFFER_BYTES, Layout, check_buffer_bytes
+from zbuf.shared.layout import ABI, DEFAULT_BUFFER_BYTES, MAX_CAPLEN, Layout, check_buffer_bytes
 from zbuf.shared.pcapng import Interface, prologue
 from zbuf.shared.rundir import check_name
 from zbuf.shared.segment import Segment, make_ack_page, make_doorbell
@@ -34,7 +34,6 @@ T = TypeVar("T")
 log = logging.getLogger("zbuf")
 
 _BACKLOG = 64
-_PEERCRED = struct.Struct("3i")
 
 
 @dataclass
@@ -46,6 +45,8 @@ class Identity:
     interfaces: list[Interface]
     linktype: int
     application: str
+    snaplen: int = MAX_CAPLEN
+    """Bytes that the source keeps of each packet: no descriptor gets more."""
 
 
 class ControlServer:
@@ -56,20 +57,33 @@ class ControlServer:
         capture: the owner of the descriptors.
         identity: what clients are told.
         buffer_bytes: the size of a buffer for those who do not ask for one.
+        access: who may do what; set_access() changes it.
+        mode: the permissions of the socket.
+        gid: the group of the socket; None for the process's own.
 
     Raises:
         RunDirectoryError: the socket can't be made.
     """
 
-    def __init__(self, path: Path, capture: Capture, identity: Identity, buffer_bytes: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        capture: Capture,
+        identity: Identity,
+        buffer_bytes: int,
+        access: Access,
+        mode: int = 0o600,
+        gid: int | None = None,
+    ) -> None:
+        self.access = access
         self.buffer_bytes = buffer_bytes
         self.capture = capture
         self.identity = identity
         self.joining = asyncio.Lock()
         self._path = path
-        self._socket = _listen(path)
+        self._socket = _listen(path, mode, gid)
         self._sessions: set[asyncio.Task[None]] = set()
-        self._connections: set[socket.socket] = set()
+        self._connections: dict[socket.socket, Session] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped = asyncio.Event()
         self._ready = threading.Event()
@@ -79,9 +93,19 @@ class ControlServer:
 
     def stop(self) -> None:
         """Close every descriptor, then every connection, then the socket."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._stopped.set)
+        self.soon(self._stopped.set)
         self._thread.join()
+
+    def set_access(self, access: Access) -> None:
+        """Change who may do what, now: whom it allows something else than before is hung up on; from any thread."""
+        self.soon(lambda: self._apply_access(access))
+
+    def _apply_access(self, access: Access) -> None:
+        self.access = access
+        for connection, session in list(self._connections.items()):
+            if not session.may_stay(access):
+                log.warning("%s: hung up on: the allow list has changed", session.peer)
+                _hang_up(connection)
 
     def forget(self) -> None:
         """In a forked child: close what belongs to the parent, so that its end is seen as its end."""
@@ -89,6 +113,12 @@ class ControlServer:
             fd = connection.detach()
             if fd >= 0:
                 os.close(fd)
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """Have the control thread do something."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended
+                self._loop.call_soon_threadsafe(call)
 
     async def command(self, command: Callable[[], T]) -> T:
         """Have the owner of the descriptors carry something out."""
@@ -103,9 +133,8 @@ class ControlServer:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.command(self.capture.close)
-        for connection in self._connections:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)  # its session sees the end, and clears up after itself
+        for connection in list(self._connections):
+            _hang_up(connection)
         await asyncio.gather(*self._sessions, return_exceptions=True)
         self._path.unlink(missing_ok=True)
         self._socket.close()
@@ -129,14 +158,20 @@ class ControlServer:
             session.add_done_callback(self._sessions.discard)
 
     async def _serve(self, connection: socket.socket) -> None:
-        session = Session(self, _peer_pid(connection))
-        self._connections.add(connection)
+        try:
+            session = Session(self, connection)
+        except OSError:  # it can't be told who it is
+            connection.close()
+            return
+        self._connections[connection] = session
         try:
             if len(self._connections) > self.capture.limits.connections:
-                raise ControlError(f"more than {self.capture.limits.connections} connections: try again later")
+                raise Refused(f"more than {self.capture.limits.connections} connections: try again later")
+            session.check_allowed()
             while await self._answer_one(connection, session):
                 pass
-        except ControlError as error:
+        except ControlError as error:  # not logged: whoever sends rubbish may send a lot of it
+            self.capture.refused += 1
             _refuse(connection, str(error))
         except OSError:
             pass  # the client is gone, or does not read its answers
@@ -144,7 +179,7 @@ class ControlServer:
             log.exception("a request failed, and its connection is closed: this is a bug of zbuf")
             _refuse(connection, "the producer failed at this request: its log says how")
         finally:
-            self._connections.discard(connection)
+            del self._connections[connection]
             connection.close()
             await session.leave()
 
@@ -172,11 +207,28 @@ class ControlServer:
 class Session:
     """One connection: at most one reader."""
 
-    def __init__(self, server: ControlServer, pid: int) -> None:
+    def __init__(self, server: ControlServer, connection: socket.socket) -> None:
+        self.peer = Peer.of(connection)
         self._server = server
-        self._pid = pid
+        self._connection = connection
+        self._grant = Grant()
         self._listener: Listener | None = None
         self._number = 0
+
+    def check_allowed(self) -> None:
+        """Raise Refused where the peer may see nothing, and log it."""
+        try:
+            self._grant = self._server.access.grant(self.peer)
+        except Refused:
+            log.warning("refused %s: not on the allow list", self.peer)
+            raise
+
+    def may_stay(self, access: Access) -> bool:
+        """Whether the peer may see under `access` just what it may see now."""
+        try:
+            return access.grant(self.peer) == self._grant
+        except Refused:
+            return False
 
     async def handle(self, request: control.Request, fds: list[int]) -> control.Answer:
         """Carry out one request.
@@ -253,6 +305,8 @@ class Session:
             listener = await self._server.command(lambda: self._server.capture.find_group(join))
             if listener is None:
                 return await self._attach(await self._open(request, join), fds, is_new=True)
+            if listener.grant != self._grant:
+                raise Refused(f"descriptor {join!r} shows something else than you may see: join another")
             if request.settings is not None and self._settings(request) != listener.settings:
                 raise Refused(f"descriptor {join!r} is there with other settings: leave yours out, or join another")
             try:
@@ -265,11 +319,13 @@ class Session:
         asked = request.settings or control.Settings()
         size = self._server.buffer_bytes if asked.buffer_bytes is None else asked.buffer_bytes
         check_buffer_bytes(size)
-        return msgspec.structs.replace(asked, buffer_bytes=size)
+        snaplen = min(asked.snaplen, self._server.identity.snaplen)
+        return msgspec.structs.replace(asked, buffer_bytes=size, snaplen=snaplen)
 
     async def _open(self, request: control.Connect, join: str | None) -> Listener:
-        await self._server.command(self._server.capture.check_room)
         settings = self._settings(request)
+        size = settings.buffer_bytes or 0
+        await self._server.command(lambda: self._server.capture.check_room(self.peer.uid, size))
         program = await asyncio.to_thread(compile_filter, settings.filter, self._server.identity.linktype)
         return await asyncio.to_thread(self._make_listener, settings, join, program)
 
@@ -282,6 +338,8 @@ class Session:
                 immediate=settings.immediate,
                 timeout_ms=settings.timeout_ms,
                 direction=settings.direction,
+                interfaces=self._grant.interfaces,
+                guard=self._grant.guard,
             )
             descriptor.set_buffers(segment.map, *segment.layout.buffer_offsets, segment.layout.buffer_bytes)
             descriptor.set_filter(program)
@@ -289,7 +347,8 @@ class Session:
             segment.remove()
             raise
         segment.open()
-        return Listener(int(segment.layout.descriptor), join, settings, segment, descriptor)
+        number = int(segment.layout.descriptor)
+        return Listener(number, join, settings, segment, descriptor, self.peer.uid, self._grant)
 
     async def _attach(self, listener: Listener, fds: list[int], *, is_new: bool) -> control.Connected:
         """Have the owner let this connection's reader in; the three descriptors that it gets go to `fds`."""
@@ -305,11 +364,15 @@ class Session:
             bell, doorbell = make_doorbell()
             fds.append(bell)
             undo.callback(os.close, doorbell)
-            reader = Attached(number, self._pid, ack_map, doorbell)
+            reader = Attached(number, self.peer, ack_map, doorbell, self._hang_up_soon)
             sequence = await self._server.command(lambda: capture.add_reader(listener, reader, is_new=is_new))
             undo.pop_all()
         self._listener, self._number = listener, number
         return self._connected(listener, sequence)
+
+    def _hang_up_soon(self) -> None:
+        """End this connection, from the thread that owns the descriptors."""
+        self._server.soon(lambda: _hang_up(self._connection))
 
     def _connected(self, listener: Listener, sequence: int) -> control.Connected:
         identity = self._server.identity
@@ -341,6 +404,12 @@ def reader_fd(listener: Listener) -> int:
         raise
 
 
+def _hang_up(connection: socket.socket) -> None:
+    """Its session sees the end, and clears up after itself."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
 def _refuse(connection: socket.socket, reason: str) -> None:
     with contextlib.suppress(OSError):
         connection.send(control.encode(control.Refusal(reason=reason)))
@@ -365,19 +434,17 @@ def _make_segment(identity: Identity, settings: control.Settings, new_number: Ca
             continue
 
 
-def _listen(path: Path) -> socket.socket:
+def _listen(path: Path, mode: int, gid: int | None) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
     try:
         path.unlink(missing_ok=True)  # the name is ours: we hold its lock
         listening.bind(str(path))
         path.chmod(0o600)
+        if gid is not None:
+            os.chown(path, -1, gid)
+        path.chmod(mode)
         listening.listen(_BACKLOG)
     except OSError as error:
         listening.close()
         raise RunDirectoryError(f"control socket {path}: {error.strerror}: choose another --run-dir") from None
     return listening
-
-
-def _peer_pid(connection: socket.socket) -> int:
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
-    return int(_PEERCRED.unpack(credentials)[0])

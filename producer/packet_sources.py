@@ -162,11 +162,11 @@ def _from_socket(socket: Any) -> Iterator[RawPacket | None]:
         if data == b"":
             return  # the other end has closed it
         if data is not None:
-            yield RawPacket(data, time.time_ns() if seconds is None else _nanoseconds(seconds))
+            yield RawPacket(data, time.time_ns() if seconds is None else nanoseconds(seconds))
 
 
-def _nanoseconds(seconds: Any) -> int:
-    """Scapy's packet times are floats, or exact decimals of a class of its own."""
+def nanoseconds(seconds: Any) -> int:
+    """The time of a packet in nanoseconds; scapy gives floats, or exact decimals of a class of its own."""
     return int(seconds * 1_000_000_000 + 0.5)
 
 
@@ -179,7 +179,7 @@ def _from_items(items: Iterable[Any]) -> Iterator[RawPacket]:
         elif isinstance(item, tuple) and len(item) == 2:
             yield RawPacket(item[0], item[1])
         elif hasattr(item, "time") and hasattr(item, "wirelen"):
-            yield RawPacket(bytes(item), _nanoseconds(item.time), item.wirelen)
+            yield RawPacket(bytes(item), nanoseconds(item.time), item.wirelen)
         else:
             raise ValueRefused(f"{item!r:.80} is no packet: give bytes, (bytes, time_ns) or scapy packets")
 

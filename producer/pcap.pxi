@@ -16,6 +16,13 @@ cdef extern from "pcap/pcap.h" nogil:
     enum:
         PCAP_ERRBUF_SIZE
         PCAP_TSTAMP_PRECISION_NANO
+        PCAP_ERROR_NO_SUCH_DEVICE
+        PCAP_ERROR_PERM_DENIED
+        PCAP_ERROR_PROMISC_PERM_DENIED
+        PCAP_ERROR_IFACE_NOT_UP
+        PCAP_D_INOUT
+        PCAP_D_IN
+        PCAP_D_OUT
     const uint32_t PCAP_NETMASK_UNKNOWN
     ctypedef struct pcap_t:
         pass
@@ -28,6 +35,27 @@ cdef extern from "pcap/pcap.h" nogil:
     cdef struct bpf_program:
         unsigned bf_len
         void *bf_insns
+    cdef struct pcap_stat:
+        unsigned ps_recv
+        unsigned ps_drop
+        unsigned ps_ifdrop
+    ctypedef void (*pcap_handler)(uint8_t *user, const pcap_pkthdr *header, const uint8_t *data) noexcept nogil
+    pcap_t *pcap_create(const char *device, char *errbuf)
+    int pcap_set_snaplen(pcap_t *p, int snaplen)
+    int pcap_set_promisc(pcap_t *p, int promiscuous)
+    int pcap_set_timeout(pcap_t *p, int timeout_ms)
+    int pcap_set_buffer_size(pcap_t *p, int size)
+    int pcap_set_immediate_mode(pcap_t *p, int immediate)
+    int pcap_set_tstamp_precision(pcap_t *p, int precision)
+    int pcap_get_tstamp_precision(pcap_t *p)
+    int pcap_activate(pcap_t *p)
+    int pcap_setnonblock(pcap_t *p, int nonblock, char *errbuf)
+    int pcap_get_selectable_fd(pcap_t *p)
+    int pcap_setdirection(pcap_t *p, int direction)
+    int pcap_setfilter(pcap_t *p, bpf_program *program)
+    int pcap_dispatch(pcap_t *p, int count, pcap_handler handler, uint8_t *user)
+    int pcap_stats(pcap_t *p, pcap_stat *stat)
+    const char *pcap_statustostr(int status)
     pcap_t *pcap_fopen_offline_with_tstamp_precision(FILE *file, unsigned precision, char *errbuf)
     int pcap_next_ex(pcap_t *p, pcap_pkthdr **header, const uint8_t **data)
     int pcap_compile(pcap_t *p, bpf_program *program, const char *text, int optimize, uint32_t netmask)

@@ -12,17 +12,19 @@ from typing import Any
 import msgspec
 
 from zbuf import __version__
+from zbuf.producer.access import Access, Rule
 from zbuf.producer.capture import DEFAULT_LINGER_S, Capture, Limits
 from zbuf.producer.control import ControlServer, Identity
+from zbuf.producer.live_source import LiveSource
 from zbuf.producer.packet_sources import LINKTYPE_ETHERNET, ScapySource, linktype_of, packets_of
 from zbuf.producer.pump import DIRECTION_NUMBERS
 from zbuf.producer.sources import FileSource
 from zbuf.shared.closing import Closing
 from zbuf.shared.control import Statistics
 from zbuf.shared.errors import ValueRefused
-from zbuf.shared.layout import DEFAULT_BUFFER_BYTES, check_buffer_bytes
+from zbuf.shared.layout import DEFAULT_BUFFER_BYTES, MAX_CAPLEN, check_buffer_bytes
 from zbuf.shared.pcapng import Interface
-from zbuf.shared.rundir import NameLock, make_run_directory, run_directory, socket_path
+from zbuf.shared.rundir import NameLock, directory_mode, make_run_directory, run_directory, socket_path
 from zbuf.shared.segment import leftovers
 
 log = logging.getLogger("zbuf")
@@ -45,9 +47,13 @@ class Producer(Closing):
         run_dir: where the control socket is made; see zbuf.shared.rundir.run_directory().
         linger_s: how long close() waits for the readers to acknowledge what is left; None for as long as it takes.
         limits: how much readers may ask for.
+        allow: who may read what; by default, whoever can open the control socket may read everything.
+        socket_mode: the permissions of the control socket.
+        gid: its group, and the run directory's where that is made; by default those of the process.
+        snaplen: bytes that the source keeps of each packet: no reader gets more.
 
     Raises:
-        ValueRefused: the name can't be used.
+        ValueRefused: the name can't be used, or a rule names what does not exist.
         RunDirectoryError: the run directory can't be made or written.
         ProducerExists: there is a producer of that name.
     """
@@ -63,25 +69,31 @@ class Producer(Closing):
         run_dir: str | os.PathLike[str] | None = None,
         linger_s: float | None = DEFAULT_LINGER_S,
         limits: Limits = Limits(),  # noqa: B008  (it is frozen)
+        allow: Sequence[Rule] = (),
+        socket_mode: int = 0o600,
+        gid: int | None = None,
+        snaplen: int = MAX_CAPLEN,
     ) -> None:
         check_buffer_bytes(buffer_size)
         if not 0 <= linktype <= _LINKTYPE_MAX:
             raise ValueRefused(f"link type {linktype}: it must be from 0 to {_LINKTYPE_MAX}")
         directory = run_directory(run_dir)
         path = socket_path(directory, name)
-        make_run_directory(directory)
+        make_run_directory(directory, mode=directory_mode(socket_mode), gid=gid)
         described = [Interface(_printable(one), linktype) for one in (interfaces or [name])]
         self.name = name
         self.run_dir = directory
-        self._linger_s = linger_s
-        self._identity = Identity(name, secrets.randbits(63), described, linktype, f"zbuf {__version__}")
+        self.linger_s = linger_s
+        """How long close() waits for the readers, in seconds; None for as long as it takes."""
+        self._identity = Identity(name, secrets.randbits(63), described, linktype, f"zbuf {__version__}", snaplen)
+        access = self._access(allow)
         self._capture = Capture(limits, lossless=lossless)
         self._pid = os.getpid()
         self._closed = False
         self._lock = NameLock(directory, name)
         try:
             self._clean_up_after_the_dead()
-            self._control = ControlServer(path, self._capture, self._identity, buffer_size)
+            self._control = ControlServer(path, self._capture, self._identity, buffer_size, access, socket_mode, gid)
         except BaseException:
             self._lock.release()
             raise
@@ -125,7 +137,7 @@ class Producer(Closing):
         """Publish everything that a source gives, until it ends or stop() is called.
 
         Args:
-            source: a FileSource or ScapySource; a scapy socket or reader; or an iterable of bytes, of
+            source: a FileSource, LiveSource or ScapySource; a scapy socket or reader; or an iterable of bytes, of
                 (bytes, time_ns), of RawPacket, or of scapy packets. None of them is dissected.
             loops: how many times to give the files of a FileSource or ScapySource; 0 for ever.
 
@@ -138,13 +150,23 @@ class Producer(Closing):
         self._check_open()
         self._check_source(source)
         before = self.offered
-        if isinstance(source, FileSource):
+        if isinstance(source, LiveSource):
+            self._publish_live(source)
+        elif isinstance(source, FileSource):
             for native in source.passes(loops):
                 if not self._capture.run(native):
                     break
         else:
             self._publish_packets(source.packets(loops) if isinstance(source, ScapySource) else packets_of(source))
         return self.offered - before
+
+    def _publish_live(self, source: LiveSource) -> None:
+        self._capture.live = source
+        with source.tending(self._capture.submit):
+            if source.native is not None:
+                self._capture.run(source.native)
+            else:
+                self._publish_packets(source.packets())
 
     def _publish_packets(self, packets: Any) -> None:
         for packet in packets:
@@ -171,18 +193,33 @@ class Producer(Closing):
                 f"make it with Producer({self.name!r}, linktype={linktype})"
             )
 
+    def _access(self, allow: Sequence[Rule]) -> Access:
+        return Access(allow, [one.name for one in self._identity.interfaces], self._identity.linktype)
+
     # ---- readers ------------------------------------------------------------------------------------------------
+
+    def set_rules(self, allow: Sequence[Rule], limits: Limits) -> None:
+        """Change who may read what, and how much they may ask for.
+
+        Readers to whom the new rules give something else are hung up on. What is in use beyond new limits stays.
+
+        Raises:
+            ValueRefused: a rule names what does not exist, or its filter does not compile; the old ones stay.
+        """
+        access = self._access(allow)
+        self._capture.limits = limits
+        self._control.set_access(access)
 
     def wait_readers(self, count: int, timeout_s: float | None = None) -> bool:
         """Wait until `count` readers are connected; False when the time is over, or on stop()."""
         return self._capture.wait_readers(count, timeout_s)
 
-    def stats(self) -> Statistics:
-        """Everything there is to know, as of one instant."""
+    def stats(self, timeout_s: float | None = None) -> Statistics:
+        """Everything there is to know, as of one instant; TimeoutError where that takes longer than `timeout_s`."""
         names = [interface.name for interface in self._identity.interfaces]
         return self._submit(
             lambda: self._capture.statistics(self.name, self._identity.epoch, self._identity.linktype, names)
-        ).result()
+        ).result(timeout_s)
 
     @property
     def offered(self) -> int:
@@ -216,8 +253,8 @@ class Producer(Closing):
         _producers.discard(self)
         try:
             self._capture.submit(self._capture.finish).result()
-            if not self._capture.drain(self._linger_s):
-                log.warning("%s: readers have not taken everything within %g s", self.name, self._linger_s)
+            if not self._capture.drain(self.linger_s):
+                log.warning("%s: readers have not taken everything within %g s", self.name, self.linger_s)
         finally:
             self._control.stop()
             self._lock.release()

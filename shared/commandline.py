@@ -107,12 +107,18 @@ def seconds(text: str | float) -> float:
     return duration
 
 
-def parse_size(option: str, text: str) -> int:
-    """Bytes of a size like 4096, 512k, 2M or 1GiB that was given for an option; the units are powers of 1024."""
+def size_in_bytes(text: str) -> int | None:
+    """Bytes of a size like 4096, 512k, 2M or 1GiB; the units are powers of 1024. None where it is none."""
     match = _SIZE.fullmatch(text.strip())
-    if match is None:
+    return None if match is None else int(match[1]) * _UNITS[match[2].lower()]
+
+
+def parse_size(option: str, text: str) -> int:
+    """size_in_bytes() of what was given for an option; raises a usage error where it is no size."""
+    size = size_in_bytes(text)
+    if size is None:
         raise typer.BadParameter(f"{option} {text!r} is no size: write bytes, or a number with k, M or G")
-    return int(match[1]) * _UNITS[match[2].lower()]
+    return size
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -26,6 +26,7 @@ TIMEOUT_MS_MAX = 3_600_000
 FILTER_SHOWN_LENGTH = 200
 
 Direction = Literal["in", "out", "inout"]
+InterfaceState = Literal["up", "down", "lost"]
 _Filter = Annotated[str, msgspec.Meta(max_length=FILTER_LENGTH_MAX)]
 
 
@@ -146,6 +147,12 @@ class ReaderStatistics(msgspec.Struct, frozen=True):
     """Packets that it acknowledged."""
     holding: int
     """Buffers that it has not given back: 0, 1 or 2."""
+    user: int = 0
+    """The user id that it connected with."""
+    stalls: int = 0
+    """Times that no buffer was free since this reader had not given it back."""
+    stalled: int = 0
+    """Packets that its descriptor dropped in those times."""
 
 
 class DescriptorStatistics(Ledger, frozen=True, kw_only=True):
@@ -160,6 +167,26 @@ class DescriptorStatistics(Ledger, frozen=True, kw_only=True):
     open: bool
     """Whether it has readers still."""
     readers: list[ReaderStatistics]
+
+
+class InterfaceStatistics(msgspec.Struct, frozen=True):
+    """A live interface, in the kernel's words; its counts begin when it was opened, and go on when it was lost."""
+
+    interface: str
+    engine: str
+    """What reads it: pcap or scapy."""
+    state: InterfaceState
+    """"lost": it failed or went away, and is opened again as soon as it returns."""
+    received: int
+    """Passed by the capture's filter, dropped ones included."""
+    taken: int
+    """Read from the kernel, and offered to the descriptors."""
+    dropped_by_kernel: int
+    """Lost, since the kernel's buffer was full: `--kernel-buffer` sets its size."""
+    dropped_by_interface: int
+    """Lost by the interface or its driver, as far as those say."""
+    lost: int
+    """Times that it failed or went away."""
 
 
 class Statistics(_Message, frozen=True):
@@ -178,6 +205,12 @@ class Statistics(_Message, frozen=True):
     descriptors: list[DescriptorStatistics]
     closed: Ledger
     """The sums over the descriptors whose readers have all left."""
+    live: list[InterfaceStatistics] = []
+    """The interfaces of a live capture."""
+    evicted: int = 0
+    """Readers that were taken off, since they held up the others of their descriptor."""
+    refused: int = 0
+    """Connections that were refused."""
 
 
 Answer = Connected | Done | Refusal | Statistics

@@ -21,6 +21,10 @@ class CaptureFileError(ZbufError):
     """A capture file that is missing, empty, not a capture, or damaged."""
 
 
+class InterfaceError(ZbufError):
+    """An interface that does not exist, is down, or may not be captured on."""
+
+
 class SegmentError(ZbufError):
     """A segment that can't be made, or one that is foreign, half-made or of another ABI."""
 
@@ -31,6 +35,10 @@ class CorruptBuffer(ZbufError):
 
 class StaleBuffer(ZbufError, ValueError):
     """A buffer, or a packet in it, used after it was acknowledged."""
+
+
+class ConfigurationError(ZbufError):
+    """A configuration file, or a flag, with a value that can't be used."""
 
 
 class RunDirectoryError(ZbufError):

@@ -7,11 +7,13 @@ The kernel drops that lock whichever way a producer ends, so that no process id 
 import fcntl
 import os
 import re
+import stat
 from pathlib import Path
 
 from zbuf.shared.errors import ProducerExists, RunDirectoryError, ValueRefused
 
 NAME_LENGTH_MAX = 48
+SYSTEM_DIRECTORY = Path("/run/zbuf")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:+-]*")
 _SOCKET_PATH_MAX = 107  # sun_path of unix(7), less its NUL
 
@@ -35,7 +37,7 @@ def name_from_path(path: str) -> str:
 
 
 def run_directory(chosen: str | os.PathLike[str] | None = None) -> Path:
-    """The run directory: `chosen`, else ZBUF_RUN_DIR, else /run/zbuf for root, else $XDG_RUNTIME_DIR/zbuf.
+    """A producer's run directory: `chosen`, else ZBUF_RUN_DIR, else /run/zbuf for root, else $XDG_RUNTIME_DIR/zbuf.
 
     Raises:
         RunDirectoryError: where none of them says. (A directory under /tmp could be anybody's.)
@@ -43,20 +45,55 @@ def run_directory(chosen: str | os.PathLike[str] | None = None) -> Path:
     if chosen or os.environ.get("ZBUF_RUN_DIR"):
         return Path(chosen or os.environ["ZBUF_RUN_DIR"])
     if os.geteuid() == 0:
-        return Path("/run/zbuf")
+        return SYSTEM_DIRECTORY
     if os.environ.get("XDG_RUNTIME_DIR"):
         return Path(os.environ["XDG_RUNTIME_DIR"]) / "zbuf"
     raise RunDirectoryError("no run directory: XDG_RUNTIME_DIR is not set: say --run-dir or set ZBUF_RUN_DIR")
 
 
-def make_run_directory(directory: Path) -> None:
-    """Make `directory` (mode 0700 where it is new) and see that it can be written and is nobody else's."""
+def search_path(chosen: str | os.PathLike[str] | None = None) -> list[Path]:
+    """Where a client looks for producers: its own run directory, see run_directory(), and then the system's.
+
+    The one directory alone, where it is named by `chosen` or ZBUF_RUN_DIR.
+    """
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        owner = directory.stat().st_uid
+        own = run_directory(chosen)
+    except RunDirectoryError:
+        return [SYSTEM_DIRECTORY]
+    named = bool(chosen or os.environ.get("ZBUF_RUN_DIR"))
+    return [own] if named or own == SYSTEM_DIRECTORY else [own, SYSTEM_DIRECTORY]
+
+
+def directory_mode(socket_mode: int) -> int:
+    """The permissions of a run directory: whoever may write the socket may enter and list its directory."""
+    return 0o700 | (0o050 if socket_mode & 0o020 else 0) | (0o005 if socket_mode & 0o002 else 0)
+
+
+def make_run_directory(directory: Path, *, mode: int = 0o700, uid: int | None = None, gid: int | None = None) -> None:
+    """Make `directory`, or open one that is ours as far as `mode` says, and see that it can be written.
+
+    Args:
+        directory: its path.
+        mode: its permissions; those that it has already stay.
+        uid: its owner, for root to say; by default the process's own.
+        gid: its group, which gets what `mode` says.
+
+    Raises:
+        RunDirectoryError: it can't be made or written, or is somebody else's.
+    """
+    try:
+        directory.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, exist_ok=True)
+        found = directory.stat()
+        owner = found.st_uid
+        if owner == os.geteuid() or (os.geteuid() == 0 and owner == uid):
+            if gid is not None or uid is not None:
+                os.chown(directory, -1 if uid is None else uid, -1 if gid is None else gid)
+            if mode & 0o077 & ~found.st_mode:
+                directory.chmod(stat.S_IMODE(found.st_mode) | mode & 0o077)
     except OSError as error:
         raise RunDirectoryError(f"run directory {directory}: {error.strerror}: choose another with --run-dir") from None
-    if owner not in (0, os.geteuid()):
+    if owner not in (0, os.geteuid(), uid):
         raise RunDirectoryError(f"run directory {directory} belongs to user {owner}: choose another with --run-dir")
     if not os.access(directory, os.W_OK | os.X_OK):
         raise RunDirectoryError(

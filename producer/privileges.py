@@ -1,0 +1,111 @@
+"""Giving up what a capture does not need once its interfaces are open: root, capabilities, the right to gain any.
+
+CAP_NET_RAW is kept where it was there, since an interface that returns has to be opened again. Nothing else is: not
+CAP_NET_ADMIN, which promiscuous mode of packet(7) does not ask for.
+
+All of this is a thread's own (capabilities(7)), and is inherited by the threads that it starts: so it comes before
+them.
+"""
+
+import ctypes
+import os
+import pwd
+import struct
+from pathlib import Path
+
+from zbuf.shared.errors import ConfigurationError
+
+_PR_SET_KEEPCAPS, _PR_SET_NO_NEW_PRIVS, _PR_CAPBSET_DROP = 8, 38, 24
+_CAP_SETPCAP, _CAP_NET_RAW = 8, 13
+_KEPT = 1 << _CAP_NET_RAW
+_CAPABILITY_VERSION_3 = 0x20080522
+_LAST_CAP = Path("/proc/sys/kernel/cap_last_cap")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def drop(user: str | None, group: int | None) -> None:
+    """Become `user`, keep no capability but CAP_NET_RAW, and never gain any again.
+
+    Args:
+        user: name or number; None to stay who we are, with that user's own files and nothing else.
+        group: one more group to be in, since the control socket is given to it.
+
+    Raises:
+        ConfigurationError: we may not become that user.
+    """
+    _drop_bounding_set()
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    if user is not None:
+        _prctl(_PR_SET_KEEPCAPS, 1)
+        _become(user, group)
+    _limit_capabilities()
+
+
+def _become(user: str, group: int | None) -> None:
+    uid, gid = _ids_of(user)
+    if uid == os.geteuid():
+        return
+    try:
+        os.setgroups([gid] if group is None else [gid, group])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    except OSError as error:
+        raise ConfigurationError(f"user {user}: can't become it: {error.strerror}: start zbufd as root") from None
+
+
+def _ids_of(user: str) -> tuple[int, int]:
+    """A user's number and that of its group; a number that has no name is both."""
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError:
+        return int(user), int(user)
+    return entry.pw_uid, entry.pw_gid
+
+
+def _drop_bounding_set() -> None:
+    """Take from the bounding set what is not kept, where we may: no program that is run can gain it then."""
+    if not _effective() >> _CAP_SETPCAP & 1:
+        return
+    for capability in range(int(_LAST_CAP.read_text()) + 1):
+        if not _KEPT >> capability & 1:
+            _prctl(_PR_CAPBSET_DROP, capability)
+
+
+def _limit_capabilities() -> None:
+    kept = _permitted() & _KEPT
+    _capset(effective=kept, permitted=kept)
+
+
+def _status(field: str) -> int:
+    for line in Path("/proc/thread-self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1], 16)
+    return 0
+
+
+def _effective() -> int:
+    return _status("CapEff:")
+
+
+def _permitted() -> int:
+    return _status("CapPrm:")
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)) != 0:
+        _raise_errno(f"prctl({option}, {value})")
+
+
+def _capset(effective: int, permitted: int) -> None:
+    """capset(2); nothing is left inheritable."""
+    header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0))
+    low, high = 0xFFFFFFFF, 32
+    sets = [effective & low, permitted & low, 0, effective >> high, permitted >> high, 0]
+    if _libc.capset(header, ctypes.create_string_buffer(struct.pack("=6I", *sets))) != 0:
+        _raise_errno("capset")
+
+
+def _raise_errno(call: str) -> None:
+    number = ctypes.get_errno()
+    raise OSError(number, f"{call}: {os.strerror(number)}")
