@@ -10,6 +10,7 @@ import typer
 
 from zbuf.consumer.client import Connection, Reader, connect, producers
 from zbuf.consumer.dump import Dump, Lines, PcapngFile
+from zbuf.consumer.salvage import list_remains, salvage_to_files
 from zbuf.shared.commandline import (
     Json,
     RunDir,
@@ -147,6 +148,29 @@ def stats(name: Name, run_dir: Annotated[str | None, RunDir] = None, json: Annot
         print_table("", ["reader", "descriptor", "pid", "delivered", "buffers held"], readers)
     else:
         sys.stdout.write("no reader is connected\n")
+
+
+@app.command()
+def salvage(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="The killed producer's; none lists them.")] = None,
+    write: Annotated[str | None, typer.Option("-w", metavar="FILE", help="Write pcapng to FILE; - is stdout.")] = None,
+    descriptor: Annotated[
+        int | None, typer.Option(parser=whole_number(0), metavar="N", help="Of several descriptors, this one.")
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove segments that were written.")] = False,
+    json: Annotated[bool, Json] = False,
+) -> None:
+    """Write what a killed producer's readers had not acknowledged; of several descriptors, a file for each."""
+    if name is None:
+        if write is not None or descriptor is not None or remove:
+            raise typer.BadParameter("say whose packets to salvage: zbuf salvage lists the names")
+        list_remains(json=json)
+        return
+    if write is None:
+        raise typer.BadParameter(f"say where to write what is left of {name!r}: -w FILE")
+    if remove and write == "-":
+        raise typer.BadParameter("--remove needs a file: nobody can tell what became of standard output")
+    salvage_to_files(name, write, descriptor=descriptor, remove=remove, json=json)
 
 
 def _plain(statistics: Statistics) -> dict[str, object]:

@@ -23,9 +23,9 @@ from zbuf.shared.closing import Closing
 from zbuf.shared.control import Statistics
 from zbuf.shared.errors import ValueRefused
 from zbuf.shared.layout import DEFAULT_BUFFER_BYTES, MAX_CAPLEN, check_buffer_bytes
+from zbuf.shared.leftovers import leftovers
 from zbuf.shared.pcapng import Interface
 from zbuf.shared.rundir import NameLock, directory_mode, make_run_directory, run_directory, socket_path
-from zbuf.shared.segment import leftovers
 
 log = logging.getLogger("zbuf")
 

@@ -14,27 +14,27 @@ import errno
 import fcntl
 import mmap
 import os
-import re
 import socket
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import posix_ipc
 
-from zbuf.shared.errors import SegmentError, ValueRefused, ZbufError
+from zbuf.shared.errors import SegmentError, ValueRefused
 from zbuf.shared.layout import (
     ACK_BYTES,
+    HEADER_BYTES,
+    PAGE_BYTES,
     Layout,
     check_buffer_bytes,
     open_segment,
     read_layout,
-    unread_blocks,
     write_layout,
 )
 
-_SHM = Path("/dev/shm")  # noqa: S108  (where Linux keeps POSIX shared memory, shm_overview(7))
+SHM = Path("/dev/shm")  # noqa: S108  (where Linux keeps POSIX shared memory, shm_overview(7))
+_LENGTHS = struct.Struct("<4xI56xI")  # of struct zbuf_header: kernel_len, and the lower half of store_len
+_PROLOGUE_MAX_BYTES = 16 << 20
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of fcntl(2) on 64-bit Linux
 
 
@@ -137,18 +137,18 @@ def check_space(buffer_bytes: int) -> None:
         SegmentError: /dev/shm has no room for them.
     """
     check_buffer_bytes(buffer_bytes)
-    if _SHM.is_dir() and 2 * buffer_bytes > _free_bytes():
+    if SHM.is_dir() and 2 * buffer_bytes > _free_bytes():
         raise SegmentError(_no_room(2 * buffer_bytes))
 
 
 def _free_bytes() -> int:
-    space = os.statvfs(_SHM)
+    space = os.statvfs(SHM)
     return space.f_bavail * space.f_frsize
 
 
 def _no_room(size: int) -> str:
     return (
-        f"two buffers need {size} bytes of shared memory, {_SHM} has {_free_bytes()} free: "
+        f"two buffers need {size} bytes of shared memory, {SHM} has {_free_bytes()} free: "
         "use smaller buffers, or give it more"
     )
 
@@ -174,15 +174,65 @@ def map_segment(fd: int, *, closed_too: bool = False) -> tuple[mmap.mmap, Layout
     Raises:
         SegmentError: naming the half-made, foreign or damaged state it is in (see read_layout()).
     """
-    size = os.fstat(fd).st_size
-    if size == 0:
-        raise SegmentError("segment of 0 bytes: its producer is still making it, or died doing so")
-    memory = mmap.mmap(fd, size, prot=mmap.PROT_READ)
+    memory = mmap.mmap(fd, _size_of(fd), prot=mmap.PROT_READ)
     try:
         return memory, read_layout(memory, closed_too)
     except SegmentError:
         memory.close()
         raise
+
+
+def copy_segment(fd: int) -> tuple[mmap.mmap, Layout]:
+    """The dead producer's segment open at `fd`, copied to memory of our own, as much of it as is in use, and checked.
+
+    Whoever owns the segment can change it, or cut it short, which makes a look at a mapping of it a SIGBUS. Nobody can
+    change the copy between a check and a use.
+
+    Raises:
+        SegmentError: as map_segment() does, but not for a closed one; or there is no memory for it.
+    """
+    size = _size_of(fd)
+    try:
+        memory = mmap.mmap(-1, size)  # what is never written takes no memory
+    except (OSError, OverflowError, ValueError) as error:
+        raise SegmentError(f"segment of {size} bytes: too large to be copied: {error}") from None
+    try:
+        return memory, _copy_parts(fd, memory)
+    except BaseException:
+        memory.close()
+        raise
+
+
+def _copy_parts(fd: int, memory: mmap.mmap) -> Layout:
+    _copy(fd, memory, 0, PAGE_BYTES)
+    layout = read_layout(memory, closed_too=True)
+    if layout.prologue_bytes > _PROLOGUE_MAX_BYTES:
+        raise SegmentError(f"corrupt segment: prologue of {layout.prologue_bytes} bytes")
+    _copy(fd, memory, layout.prologue_offset, layout.prologue_bytes)
+    for offset in layout.buffer_offsets:
+        _copy(fd, memory, offset, HEADER_BYTES)
+        used = max(_LENGTHS.unpack_from(memory, offset))
+        _copy(fd, memory, offset + HEADER_BYTES, min(used, layout.buffer_bytes - HEADER_BYTES))
+    return layout
+
+
+def _size_of(fd: int) -> int:
+    size = os.fstat(fd).st_size
+    if size == 0:
+        raise SegmentError("segment of 0 bytes: its producer is still making it, or died doing so")
+    return size
+
+
+def _copy(fd: int, memory: mmap.mmap, offset: int, length: int) -> None:
+    """Copy a range of a segment; what it has no bytes for, since it was cut short, stays zero."""
+    end = min(offset + length, len(memory))
+    with memoryview(memory) as view:
+        while offset < end:
+            with view[offset:end] as rest:
+                count = os.preadv(fd, [rest], offset)
+            if count == 0:
+                return
+            offset += count
 
 
 def make_doorbell() -> tuple[int, int]:
@@ -215,45 +265,3 @@ def map_ack_page(fd: int) -> mmap.mmap:
     if os.fstat(fd).st_size < ACK_BYTES:
         raise SegmentError(f"ack page of {os.fstat(fd).st_size} bytes: {ACK_BYTES} needed")
     return mmap.mmap(fd, ACK_BYTES)
-
-
-@dataclass(frozen=True)
-class Leftover:
-    """A segment whose producer was killed."""
-
-    name: str
-    """Of the shared-memory object."""
-    packets: int
-    """Appended, and not known to be acknowledged by their readers."""
-
-    def remove(self) -> None:
-        """Remove the object, for good."""
-        _unlink(self.name)
-
-
-def leftovers(producer: str) -> Iterator[Leftover]:
-    """The segments that killed producers named `producer` left behind; those of living ones are passed over."""
-    pattern = re.compile(re.escape(f"zbuf.{producer}.") + r"[0-9]+")
-    for entry in sorted(_SHM.iterdir()) if _SHM.is_dir() else []:
-        if pattern.fullmatch(entry.name):
-            packets = _abandoned_packets(f"/{entry.name}")
-            if packets is not None:
-                yield Leftover(f"/{entry.name}", packets)
-
-
-def _abandoned_packets(name: str) -> int | None:
-    """The unread packets in a dead producer's segment; None where it is alive, gone, or somebody else's."""
-    try:
-        fd = posix_ipc.SharedMemory(name, read_only=True).fd
-    except (posix_ipc.Error, OSError):
-        return None
-    try:
-        if producer_lives(fd) or os.fstat(fd).st_uid != os.geteuid():
-            return None
-        memory, layout = map_segment(fd, closed_too=True)
-        with memory:
-            return sum(packets for _, _, packets in unread_blocks(memory, layout))
-    except ZbufError:
-        return 0  # it died before the segment was open: nothing can be in there
-    finally:
-        os.close(fd)

@@ -96,3 +96,19 @@ def commands(run_dir: Path, producer_name: str) -> Iterator[Commands]:
     del run_dir, producer_name
     with contextlib.closing(Commands()) as commands:
         yield commands
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    directory = tempfile.mkdtemp(prefix="zb")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", directory]
+    try:
+        if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+            pytest.skip("needs root, to mount a file system")
+        try:
+            yield Path(directory)
+        finally:
+            subprocess.run(["umount", "--lazy", directory], check=True)
+    finally:
+        os.rmdir(directory)

@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -714,22 +713,6 @@ def test_report_into_a_pipe_that_is_broken_is_quiet(lab: Path, producer_name: st
         os.close(writing)
     assert done.returncode in (0, 1)
     assert told(done.stderr) == []
-
-
-@pytest.fixture
-def small_disk() -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    directory = tempfile.mkdtemp(prefix="zb")
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", directory]
-    try:
-        if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-            pytest.skip("needs root, to mount a file system")
-        try:
-            yield Path(directory)
-        finally:
-            subprocess.run(["umount", "--lazy", directory], check=True)
-    finally:
-        os.rmdir(directory)
 
 
 @pytest.mark.parametrize("size", ["64k", "2M"])

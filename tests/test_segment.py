@@ -32,10 +32,10 @@ from zbuf.shared.layout import (
     read_ledger,
     unread_blocks,
 )
+from zbuf.shared.leftovers import leftovers
 from zbuf.shared.segment import (
     Segment,
     check_space,
-    leftovers,
     make_ack_page,
     map_ack_page,
     map_segment,
