@@ -23,7 +23,7 @@ from zbuf.shared.commandline import (
     whole_number,
 )
 from zbuf.shared.control import Ledger, Statistics
-from zbuf.shared.errors import ProducerNotFound
+from zbuf.shared.errors import ProducerNotFound, ZbufError
 from zbuf.shared.layout import MAX_CAPLEN
 from zbuf.shared.progress import Progress
 
@@ -80,6 +80,8 @@ def dump(
         if reader.end_reason == "producer died":
             sys.stderr.write("zbuf: the producer died; everything that it had appended is here\n")
         _print_counts(dumped.captured, ledger)
+        if reader.end_reason == "evicted":
+            raise ZbufError(f"{name} took this reader off: it was too slow for others, or is not allowed any more")
 
 
 def _print_counts(captured: int, ledger: Ledger) -> None:

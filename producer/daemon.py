@@ -91,6 +91,7 @@ class Daemon:
             socket_mode=configuration.socket_mode,
             gid=configuration.gid,
             snaplen=configuration.live_options.snaplen,
+            salvage_dir=configuration.salvage,
         )
 
     def run(self) -> None:

@@ -7,6 +7,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ from zbuf.shared.layout import DEFAULT_BUFFER_BYTES, MAX_CAPLEN, check_buffer_by
 from zbuf.shared.leftovers import leftovers
 from zbuf.shared.pcapng import Interface
 from zbuf.shared.rundir import NameLock, directory_mode, make_run_directory, run_directory, socket_path
+from zbuf.shared.salvage import salvage_all
 
 log = logging.getLogger("zbuf")
 
@@ -51,6 +53,7 @@ class Producer(Closing):
         socket_mode: the permissions of the control socket.
         gid: its group, and the run directory's where that is made; by default those of the process.
         snaplen: bytes that the source keeps of each packet: no reader gets more.
+        salvage_dir: where to write what a killed producer of this name left unread, before it is removed.
 
     Raises:
         ValueRefused: the name can't be used, or a rule names what does not exist.
@@ -73,6 +76,7 @@ class Producer(Closing):
         socket_mode: int = 0o600,
         gid: int | None = None,
         snaplen: int = MAX_CAPLEN,
+        salvage_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         check_buffer_bytes(buffer_size)
         if not 0 <= linktype <= _LINKTYPE_MAX:
@@ -92,7 +96,7 @@ class Producer(Closing):
         self._closed = False
         self._lock = NameLock(directory, name)
         try:
-            self._clean_up_after_the_dead()
+            self._clean_up_after_the_dead(salvage_dir)
             self._control = ControlServer(path, self._capture, self._identity, buffer_size, access, socket_mode, gid)
         except BaseException:
             self._lock.release()
@@ -259,8 +263,11 @@ class Producer(Closing):
             self._control.stop()
             self._lock.release()
 
-    def _clean_up_after_the_dead(self) -> None:
-        """Remove the segments of a killed producer of this name; count what nobody had read."""
+    def _clean_up_after_the_dead(self, salvage_dir: str | os.PathLike[str] | None) -> None:
+        """Remove the segments of a killed producer of this name; save, or count, what nobody had read."""
+        if salvage_dir is not None:
+            for saved in salvage_all(self.name, Path(salvage_dir)):
+                log.warning("%s: %d packets of a producer that was killed: %s", self.name, saved.packets, saved.path)
         found = list(leftovers(self.name))
         for leftover in found:
             leftover.remove()
