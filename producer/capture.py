@@ -127,6 +127,7 @@ class Capture:
         self.pump = Pump(lossless=lossless)
         self.stopping = False
         self._owner = threading.Lock()
+        self._tick_due = False
         self._commands: deque[tuple[Callable[[], object], Future[object]]] = deque()
         self._listeners: dict[int, Listener] = {}
         self._closed: deque[DescriptorStatistics] = deque(maxlen=_CLOSED_KEPT)
@@ -148,13 +149,15 @@ class Capture:
 
     def _serve_if_idle(self) -> None:
         """Carry the commands out here, unless there is an owner, who will see them before it is done."""
-        while self._commands and self._owner.acquire(blocking=False):
+        while (self._commands or self._tick_due) and self._owner.acquire(blocking=False):
             try:
                 self._serve()
             finally:
                 self._owner.release()
 
     def _serve(self) -> None:
+        if self._tick_due:
+            self._tick_all()
         while self._commands:
             command, future = self._commands.popleft()
             try:
@@ -206,22 +209,24 @@ class Capture:
 
     def tick(self) -> None:
         """Let the read timeouts run; called by the control thread, now and then, and carried out by the owner."""
+        self._tick_due = True
+        self.pump.interrupt()
+        self._serve_if_idle()
+
+    def _tick_all(self) -> None:
+        self._tick_due = False
         now_ns = time.monotonic_ns()
-
-        def tick_all() -> None:
-            for listener in list(self._listeners.values()):
-                listener.descriptor.tick(now_ns)
-                self._evict_slow(listener, now_ns / 1e9)
-            if self.live is not None:
-                self.live.tick()
-
-        self.submit(tick_all)
+        for listener in list(self._listeners.values()):
+            listener.descriptor.tick(now_ns)
+            self._evict_slow(listener, now_ns / 1e9)
+        if self.live is not None:
+            self.live.tick()
 
     @property
     def tick_s(self) -> float:
-        """How often to tick, in seconds: a quarter of the shortest read timeout."""
+        """How often to tick, in seconds: half of the shortest read timeout."""
         timeouts = [one.settings.timeout_ms for one in list(self._listeners.values()) if one.settings.timeout_ms]
-        return min(max(min(timeouts, default=1000) / 4000, _SHORTEST_TICK_S), _LONGEST_TICK_S)
+        return min(max(min(timeouts, default=1000) / 2000, _SHORTEST_TICK_S), _LONGEST_TICK_S)
 
     def _evict_slow(self, listener: Listener, now_s: float) -> None:
         """Take off the readers that have held up the others for too long."""

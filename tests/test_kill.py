@@ -65,7 +65,7 @@ reader = connect(name, **options)
 SABOTAGE = """
 import sys
 left = [0]
-IN_THEIR_OWN_TIME = {"_tick", "tick", "tick_s", "tick_all", "leftovers"}
+IN_THEIR_OWN_TIME = {"_tick", "tick", "tick_s", "_tick_all", "leftovers"}
 def profile(frame, event, argument):
     "Die before the call number left[0] that the product makes of anything in C, in any thread."
     ours = frame.f_globals.get("__name__", "").startswith("zbuf.")
