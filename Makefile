@@ -32,7 +32,7 @@ lint: $(VENV)/lint build/types
 	MYPYPATH=build/types $(BIN)/mypy examples tests bench
 
 bench: $(VENV)/bench
-	@PYTHON=$(PYTHON) .ci/require strace
+	@PYTHON=$(PYTHON) .ci/require strace iproute2 netsniff-ng tcpdump tshark
 	$(BIN)/python -m bench $(BENCH)
 
 model:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench import index, iterate, machine, ring, syscalls
+from bench import index, iterate, live, machine, ring, syscalls
 from bench.captures import Capture, existing, mixed_sizes
 from bench.machine import CacheLine
 from bench.measure import Row, Session
@@ -32,6 +32,7 @@ class Measure(StrEnum):
     ITERATE = "iterate"
     INDEX = "index"
     SYSCALLS = "syscalls"
+    LIVE = "live"
 
 
 _MEASURES: dict[Measure, Callable[[Session], list[Row]]] = {
@@ -39,6 +40,7 @@ _MEASURES: dict[Measure, Callable[[Session], list[Row]]] = {
     Measure.ITERATE: iterate.measure,
     Measure.INDEX: index.measure,
     Measure.SYSCALLS: syscalls.measure,
+    Measure.LIVE: live.measure,
 }
 
 

@@ -100,6 +100,11 @@ class Running:
         self._process = process
         self._errors = errors
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     def output(self) -> str:
         """Wait for its end, and return what it printed.
 

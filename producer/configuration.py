@@ -46,7 +46,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     )
     direction: Annotated[Direction, Meta(description="in, out or inout")] = "inout"
     immediate_mode: _Switch = False
-    buffer_size: _Size = "2M"
+    buffer_size: _Size = "8M"
     linger: _Seconds = DEFAULT_LINGER_S
     slow_readers: Annotated[Literal["drop", "evict"], Meta(description="drop or evict")] = "drop"
     evict_after: _Seconds = 5.0

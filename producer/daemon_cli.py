@@ -82,7 +82,7 @@ def capture(
         bool, _switch("--immediate-mode", help="Take each packet from the kernel at once.")
     ] = False,
     buffer_size: Annotated[
-        str | None, _option(metavar="S", help="Size of a buffer, for readers that do not say [2M].")
+        str | None, _option(metavar="S", help="Size of a buffer, for readers that do not say [8M].")
     ] = None,
     slow_readers: Annotated[
         str | None,
