@@ -115,6 +115,29 @@ def test_the_sizes_example_counts_every_packet(lab: Producer, run_dir: str) -> N
     assert sum(int(line.rsplit(":", 1)[1]) for line in output.splitlines()) == lab.offered
 
 
+def test_the_rates_example_counts_every_packet(lab: Producer, run_dir: str) -> None:
+    output = run(sys.executable, EXAMPLES / "rates.py", "lab", "0.1", run_dir=run_dir).stdout
+    *lines, last = output.splitlines()
+    assert sum(int(line.split()[0]) for line in lines) == lab.offered
+    assert all(line.endswith(", 0 lost") for line in lines)
+    assert last == "the producer closed"
+
+
+def test_the_rates_example_ends_quietly_on_sigterm(run_dir: str) -> None:
+    command = [sys.executable, str(EXAMPLES / "rates.py"), "idle", "0.1"]
+    environment = {**os.environ, "ZBUF_RUN_DIR": run_dir}
+    pipe = subprocess.PIPE
+    with (
+        Producer("idle", run_dir=run_dir),
+        subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as rates,
+    ):
+        assert rates.stdout is not None
+        assert rates.stdout.readline() == "0 packets, 0 bytes, 0 packets/s, 0 lost\n"
+        rates.terminate()
+        assert rates.communicate(timeout=30)[1] == ""
+        assert rates.returncode == 0
+
+
 def test_the_publishing_example_reaches_a_dump(run_dir: str, tmp_path: Path) -> None:
     environment = {**os.environ, "ZBUF_RUN_DIR": run_dir}
     command = [sys.executable, str(EXAMPLES / "publish.py"), "numbers", "5000"]
