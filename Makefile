@@ -21,7 +21,7 @@ demo: $(VENV)/zbuf
 	@$(BIN)/python examples/demo.py
 
 test: $(VENV)/test
-	@PYTHON=$(PYTHON) .ci/require strace tcpdump spin
+	@PYTHON=$(PYTHON) .ci/require strace tcpdump tcpreplay iproute2 spin
 	$(BIN)/pytest
 
 lint: $(VENV)/lint build/types

@@ -244,7 +244,14 @@ def _open_pcap(name: str, options: LiveOptions) -> LiveInterface:
 
 
 def _open_scapy(name: str, options: LiveOptions) -> ScapyInterface:
-    return ScapyInterface(name, options.snaplen, options.promiscuous, options.direction, options.expression)
+    return ScapyInterface(
+        name,
+        options.snaplen,
+        options.promiscuous,
+        options.direction,
+        options.expression,
+        options.kernel_buffer_bytes,
+    )
 
 
 _OPENERS: dict[str, Callable[[str, LiveOptions], LiveInterface | ScapyInterface]] = {

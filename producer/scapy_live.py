@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import select
+import socket
 import struct
 import time
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from zbuf.shared.errors import FilterError, InterfaceError
 
 _POLL_S = 0.1
 _SOL_PACKET, _PACKET_STATISTICS = 263, 6
+_SO_RCVBUFFORCE = 33
 _STATISTICS = struct.Struct("II")  # struct tpacket_stats of packet(7): packets, drops; zeroed by being read
 
 
@@ -25,18 +27,22 @@ class ScapyInterface:
         promiscuous: whether to see what is not addressed to this machine.
         direction: "inout"; scapy does not tell it.
         expression: a pcap-filter(7), set before the first packet is taken.
+        buffer_bytes: of the kernel's buffer, as far as the kernel lets us.
 
     Raises:
         InterfaceError: there is none of that name, or it may not be captured on.
         FilterError: the filter does not compile.
     """
 
-    def __init__(self, name: str, snaplen: int, promiscuous: bool, direction: str, expression: str) -> None:
+    def __init__(
+        self, name: str, snaplen: int, promiscuous: bool, direction: str, expression: str, buffer_bytes: int
+    ) -> None:
         if direction != "inout":
             raise InterfaceError(f"{name}: scapy does not tell the direction of packets: use --engine pcap")
         self.name = name
         self._snaplen = snaplen
         self._socket = _open(name, promiscuous, expression)
+        _set_buffer(self._socket, buffer_bytes)
         self._received = self._dropped = 0
         linktype = linktype_of(self._socket)
         if linktype is None:
@@ -75,11 +81,19 @@ class ScapyInterface:
         self._socket.close()
 
 
+def _set_buffer(opened: Any, buffer_bytes: int) -> None:
+    """Scapy asks for 64 KiB; what is more than net.core.rmem_max takes CAP_NET_ADMIN (socket(7))."""
+    for option in (socket.SO_RCVBUF, _SO_RCVBUFFORCE):
+        with contextlib.suppress(OSError, AttributeError):  # not every scapy socket is a socket
+            opened.ins.setsockopt(socket.SOL_SOCKET, option, buffer_bytes)
+
+
 def _open(name: str, promiscuous: bool, expression: str) -> Any:
-    import scapy.arch  # noqa: F401  (it sets conf.L2listen)
+    import scapy.all  # noqa: F401  (it sets conf.L2listen, and the link types)
     from scapy.config import conf
     from scapy.error import Scapy_Exception
 
+    conf.ifaces.reload()  # an interface that was made again has another number
     try:
         return conf.L2listen(iface=name, promisc=promiscuous, filter=expression.strip() or None)
     except Scapy_Exception as error:

@@ -16,6 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # rig.py and its like are modules of the tests' own
 
+from network import Network, network
 from processes import Commands, Lab, Nursery, Remote
 from rig import Rig
 
@@ -112,3 +113,10 @@ def small_disk() -> Iterator[Path]:
             subprocess.run(["umount", "--lazy", directory], check=True)
     finally:
         os.rmdir(directory)
+
+
+@pytest.fixture
+def wire() -> Iterator[Network]:
+    """A network namespace with a veth pair."""
+    with network() as found:
+        yield found

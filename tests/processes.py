@@ -283,6 +283,12 @@ class Commands:
         self._cleaning.callback(process.kill)
         return process
 
+    def adopt(self, process: "subprocess.Popen[str]") -> "subprocess.Popen[str]":
+        """Have a process killed at the end, too."""
+        self._cleaning.enter_context(process)
+        self._cleaning.callback(process.kill)
+        return process
+
     def close(self) -> None:
         self._cleaning.close()
 

@@ -1,0 +1,54 @@
+"""A network namespace of a test's own, with a veth pair in it; it takes root."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+needs_namespace = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("ip") is None, reason="needs root, and ip, for a network namespace"
+)
+
+
+class Network:
+    """Interfaces `za` and `zb`, the two ends of a wire, and `lo`; all of them up."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.add_wire()
+        self.ip("link", "set", "lo", "up")
+
+    def ip(self, *arguments: str) -> str:
+        """Run ip(8) in here."""
+        command = ["ip", "-n", self.name, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    def add_wire(self, here: str = "za", there: str = "zb") -> None:
+        """Two more interfaces; nothing but the test's own packets passes them."""
+        self.ip("link", "add", here, "type", "veth", "peer", "name", there)
+        for one in (here, there):
+            self.ip("link", "set", one, "addrgenmode", "none")  # or the kernel sends neighbour discovery
+            self.ip("link", "set", one, "up")
+
+    def names(self) -> list[str]:
+        """The interfaces, as ip(8) has them."""
+        return [one["ifname"] for one in json.loads(self.ip("-j", "link", "show"))]
+
+    def inside(self, *command: str) -> list[str]:
+        """A command line that runs in here."""
+        return ["ip", "netns", "exec", self.name, *command]
+
+
+@contextlib.contextmanager
+def network() -> Iterator[Network]:
+    """A network that is gone afterwards."""
+    name = f"zbuf-test-{os.getpid()}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        yield Network(name)
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
