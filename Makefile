@@ -3,6 +3,7 @@
 # make lint    checks format, style and types
 # make bench   measures zbuf against its peers
 # make model   checks the protocol's model exhaustively
+# make soak    watches a capture daemon for leaks, for minutes; as root, SOAK='--minutes 120' for longer
 #
 # Each of them sets up what it needs first: the virtual environment .venv, and Debian packages by apt-get.
 
@@ -13,7 +14,7 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
 NATIVE := $(wildcard shared/*.pyx shared/*.pxi shared/*.h producer/*.pyx producer/*.pxi consumer/*.pyx)
 
-.PHONY: demo test lint bench model clean
+.PHONY: demo test lint bench model soak clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/zbuf
@@ -38,6 +39,10 @@ bench: $(VENV)/bench
 model:
 	@PYTHON=$(PYTHON) .ci/require spin
 	docs/model/check
+
+soak: $(VENV)/test
+	@PYTHON=$(PYTHON) .ci/require iproute2
+	$(BIN)/python tests/soak.py $(SOAK)
 
 clean:
 	rm -rf $(VENV) build *.egg-info
