@@ -142,12 +142,31 @@ def stats(name: Name, run_dir: Annotated[str | None, RunDir] = None, json: Annot
         f"{found.producer}: pid {found.pid}, up {found.uptime_s:.0f} s, link-type {found.linktype}, "
         f"{', '.join(found.interfaces)}: {found.offered:,} packets offered\n"
     )
+    if found.live:
+        live = [
+            [
+                one.interface,
+                one.engine,
+                one.state,
+                one.received,
+                one.taken,
+                one.dropped_by_kernel,
+                one.dropped_by_interface,
+                one.lost,
+            ]
+            for one in found.live
+        ]
+        heads = ["interface", "engine", "state", "received", "taken", "dropped by kernel", "by interface", "times lost"]
+        print_table("", heads, live)
     if found.descriptors:
         print_ledgers(found.descriptors)
         readers = [
-            [r.reader, d.descriptor, str(r.pid), r.delivered, r.holding] for d in found.descriptors for r in d.readers
+            [r.reader, d.descriptor, str(r.pid), str(r.user), r.delivered, r.holding, r.stalls, r.stalled]
+            for d in found.descriptors
+            for r in d.readers
         ]
-        print_table("", ["reader", "descriptor", "pid", "delivered", "buffers held"], readers)
+        heads = ["reader", "descriptor", "pid", "user", "delivered", "buffers held", "stalls", "dropped meanwhile"]
+        print_table("", heads, readers)
     else:
         sys.stdout.write("no reader is connected\n")
 

@@ -1,8 +1,8 @@
 """``make soak``: a capture for as long as is wanted, with readers that come, go, stall and die; watches what grows.
 
-It captures on a wire of its own, which takes root. Memory, file descriptors, threads and segments of the daemon are noted
-after each round. What grows from round to round is a leak: after a warm-up, the median of the last third may exceed that
-of the first third by the allowances below, and no more. The ledgers must add up always.
+It captures on a wire of its own, which takes root. Memory, file descriptors, threads and segments of the daemon are
+noted after each round. What grows from round to round is a leak: after a warm-up, the median of the last third may
+exceed that of the first third by the allowances below, and no more. The ledgers must add up always.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from network import network
 from processes import Commands, open_fds
 
 ALLOWED = {"memory_kib": 2048, "file_descriptors": 2, "threads": 6, "segments": 0}
-"""Python's allocator keeps some; a file descriptor may be open for a moment; filters are compiled by up to six threads."""
+"""Python's allocator keeps some; a file descriptor may be open for a moment; up to six threads compile filters."""
 
 _WARM_UP_ROUNDS = 3
 
