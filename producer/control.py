@@ -12,6 +12,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -34,6 +35,8 @@ T = TypeVar("T")
 log = logging.getLogger("zbuf")
 
 _BACKLOG = 64
+_WORKERS = 4
+"""Filters that are compiled, and segments that are made, at the same time."""
 
 
 @dataclass
@@ -126,6 +129,9 @@ class ControlServer:
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
+        # One of our own: asyncio imports its where it is first needed, and root, which may have been the only one that
+        # can read Python's files, is dropped by then.
+        self._loop.set_default_executor(ThreadPoolExecutor(_WORKERS, "zbuf-filter"))
         tasks = [asyncio.create_task(self._accept()), asyncio.create_task(self._tick())]
         self._ready.set()
         await self._stopped.wait()

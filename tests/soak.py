@@ -26,8 +26,8 @@ from live_lab import LiveLab, frame, send
 from network import network
 from processes import Commands, open_fds
 
-ALLOWED = {"memory_kib": 2048, "file_descriptors": 2, "threads": 6, "segments": 0}
-"""Python's allocator keeps some; a file descriptor may be open for a moment; up to six threads compile filters."""
+ALLOWED = {"memory_kib": 2048, "file_descriptors": 2, "threads": 4, "segments": 0}
+"""Python's allocator keeps some; a file descriptor may be open for a moment; up to four threads compile filters."""
 
 _WARM_UP_ROUNDS = 3
 

@@ -283,6 +283,11 @@ def test_root_and_its_capabilities_are_dropped_by_every_thread(start: Callable[.
     refused = as_user(OTHER, "", *wanted)
     assert refused.returncode == 1
     assert refused.stderr.startswith(f"zbuf: producer '{lab.name}': no permission to use its socket")
+    with connect(lab.name, filter="less 1000", run_dir=run_dir / "own") as reader:
+        send(lab.network, FRAMES)
+        lab.signal(signal.SIGUSR1)
+        assert "Traceback" not in lab.wait_line("captured")
+        assert reader.next_buffer(timeout=LIMIT_S) is not None
     lab.network.ip("link", "del", "zb")  # what is kept is enough to open it again
     lab.wait_line("lost")
     lab.network.add_wire()
