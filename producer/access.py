@@ -111,8 +111,8 @@ def user_id(user: str) -> int:
     """The number of a user that is given by name, or by number."""
     try:
         return pwd.getpwnam(user).pw_uid
-    except KeyError:
-        if user.isdecimal() and int(user) < 2**32 - 1:
+    except (KeyError, ValueError):
+        if user.isascii() and user.isdecimal() and int(user) < 2**32 - 1:
             return int(user)
         raise ValueRefused(f"no user {user!r}: see getent passwd") from None
 
@@ -121,8 +121,8 @@ def group_id(group: str) -> int:
     """The number of a group that is given by name, or by number."""
     try:
         return grp.getgrnam(group).gr_gid
-    except KeyError:
-        if group.isdecimal() and int(group) < 2**32 - 1:
+    except (KeyError, ValueError):
+        if group.isascii() and group.isdecimal() and int(group) < 2**32 - 1:
             return int(group)
         raise ValueRefused(f"no group {group!r}: see getent group") from None
 

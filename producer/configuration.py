@@ -210,7 +210,10 @@ def _check(configuration: Configuration) -> None:
         ("name", lambda: configuration.name is None or check_name(configuration.name)),
         ("filter", lambda: check_filter(configuration.filter)),
         ("buffer-size", lambda: check_buffer_bytes(_size(configuration.buffer_size))),
-        ("max-memory-per-user", lambda: _size(configuration.max_memory_per_user or "1")),
+        (
+            "max-memory-per-user",
+            lambda: configuration.max_memory_per_user is None or _size(configuration.max_memory_per_user),
+        ),
         ("user", lambda: configuration.uid),
         ("group", lambda: configuration.gid),
         ("metrics", lambda: _check_port(configuration)),

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from zbuf.producer import logs, privileges
 from zbuf.producer.capture import add_ledgers, ledger_dict
 from zbuf.producer.configuration import CHANGEABLE, Configuration, differences
@@ -130,9 +132,10 @@ class Daemon:
         for number in (signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, self._ask)
 
-    def _stop(self, number: int, _frame: object) -> None:
+    def _stop(self, _number: int, _frame: object) -> None:
         """The first one ends the capture in good order; the second at once."""
-        signal.signal(number, signal.SIG_DFL)
+        for either in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(either, signal.SIG_DFL)
         self._stopping = True
         if self._producer is not None:
             self._producer.stop()
@@ -163,7 +166,8 @@ class Daemon:
             try:
                 asked = self._asked.get(timeout=pause_s)
             except queue.Empty:
-                self._report_health()
+                with _logged():
+                    self._report_health()
                 continue
             if asked is None:
                 return
@@ -210,11 +214,17 @@ class Daemon:
         else:
             producer.linger_s = new.linger
             logs.set_level(new.log_level)
-            self._configuration = new
+            self._configuration = _with_changeable(self._configuration, new)
             log.info("reloaded: %s", ", ".join(sorted(changed & CHANGEABLE)) or "nothing has changed")
             if changed - CHANGEABLE:
                 log.warning("reload: %s: changes with the next start only", ", ".join(sorted(changed - CHANGEABLE)))
         self._notifier.send(READY=1)
+
+
+def _with_changeable(old: Configuration, new: Configuration) -> Configuration:
+    """What is in force after a reload."""
+    changed = {key.replace("-", "_"): getattr(new, key.replace("-", "_")) for key in CHANGEABLE}
+    return msgspec.structs.replace(old, **changed)
 
 
 @contextlib.contextmanager

@@ -297,6 +297,17 @@ cdef class LiveCapture:
         self._polled[place].fd = pcap_get_selectable_fd(interface._pcap)
         self._polled[place].events = POLLIN
 
+    def remove(self, int place, str why not None):
+        """Do without an interface that is gone, though libpcap has not noticed; for the owner of the pump alone."""
+        if self._slots[place].pcap != NULL:
+            self.forget(place, why)
+
+    cdef forget(self, int place, str why):
+        self._slots[place].pcap = NULL
+        self._polled[place].fd = -1
+        self._interfaces[place].close()
+        self._on_lost(place, why)
+
     def note_drops(self, int place, uint64_t packets):
         """The kernel dropped that many more: mark them on this interface's next packet (epb_dropcount)."""
         self._slots[place].lost += packets
@@ -321,12 +332,7 @@ cdef class LiveCapture:
     cdef void lose(self, int place) noexcept nogil:
         """An interface failed: report it, and do without."""
         with gil:
-            interface = <LiveInterface>self._interfaces[place]
-            why = interface._error()
-            self._slots[place].pcap = NULL
-            self._polled[place].fd = -1
-            interface.close()
-            self._on_lost(place, why)
+            self.forget(place, (<LiveInterface>self._interfaces[place])._error())
 
     cdef int next(self, const zbuf_packet **batch) noexcept nogil:
         self._batched = 0

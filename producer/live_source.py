@@ -62,6 +62,7 @@ class _Place:
         self.name = opened.name
         self.linktype = opened.linktype
         self.opened: _Opened = opened
+        self.index = _index_of(self.name)
         self.state: InterfaceState = "up"
         self.lost = 0
         self.retry_at_s = 0.0
@@ -86,6 +87,7 @@ class _Place:
     def replace(self, opened: _Opened) -> None:
         self._before = self.counts()
         self.opened = opened
+        self.index = _index_of(self.name)
         self.state = "up"
 
 
@@ -156,7 +158,12 @@ class LiveSource:
             if self.native is not None and dropped > self._drops_marked[number]:
                 self.native.note_drops(number, dropped - self._drops_marked[number])
                 self._drops_marked[number] = dropped
-            if place.state != "lost":
+            if place.state == "lost":
+                continue
+            if self.native is not None and _index_of(place.name) != place.index:
+                # libpcap looks once, when the interface goes down: it may be there still at that moment.
+                self.native.remove(number, "it was removed")
+            else:
                 _report_state(place)
 
     def statistics(self) -> list[InterfaceStatistics]:
@@ -313,6 +320,14 @@ def _report_state(place: _Place) -> None:
     elif up and place.state == "down":
         place.state = "up"
         log.info("%s: is up again", place.name)
+
+
+def _index_of(name: str) -> int | None:
+    """The number of a network interface, another one when it is made again; None for what is none."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return None
 
 
 def _is_up(name: str) -> bool:

@@ -15,6 +15,9 @@ from typing import Any
 from network import Network
 from processes import LIMIT_S, Commands, command, run, wait_line
 
+READING = ("setpriv", "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
+"""Another user, who can read the files that the commands consist of, wherever they are; and write nobody's sockets."""
+
 SENDER = """
 import socket, sys
 out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)

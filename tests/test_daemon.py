@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_lab import LiveLab, end_dump, frame, packets_in, send
+from live_lab import READING, LiveLab, end_dump, frame, packets_in, send
 from network import Network, needs_namespace
 from processes import LIMIT_S, Commands, command, run, wait_line
 
@@ -42,7 +42,7 @@ def start(wire: Network, commands: Commands, producer_name: str, run_dir: Path) 
 
 def as_user(user: int, groups: str, *line: str) -> subprocess.CompletedProcess[str]:
     """Run zbuf as another user."""
-    identity = ["setpriv", f"--reuid={user}", f"--regid={user}", f"--groups={groups or user}"]
+    identity = [*READING, f"--reuid={user}", f"--regid={user}", f"--groups={groups or user}"]
     full = [*identity, *(os.fsdecode(one) for one in command("zbuf", *line))]
     return subprocess.run(full, capture_output=True, text=True, check=False, timeout=LIMIT_S)
 
@@ -71,6 +71,9 @@ def as_user(user: int, groups: str, *line: str) -> subprocess.CompletedProcess[s
         ('group = "no-such-group"', "line 1: group: no group 'no-such-group'"),
         ("max-readers = 0", "line 1: max-readers: .*1 to 65536"),
         ("a b c", "line 1: .*not TOML"),
+        ('max-memory-per-user = ""', "line 1: max-memory-per-user: '' is no size"),
+        ('user = "a\\u0000b"', "line 1: user: no user"),
+        ('user = "\\u0663"', "line 1: user: no user"),
     ],
 )
 def test_bad_configuration_names_file_line_key_and_what_is_allowed(tmp_path: Path, text: str, said: str) -> None:
@@ -171,6 +174,9 @@ def test_reload_changes_what_can_be_changed_and_keeps_the_old_where_the_new_is_b
         lab.wait_line("reloaded: max-descriptors")
         lab.wait_line("reload: engine: changes with the next start only")
         connect(lab.name).close()
+        file.write_text('max-descriptors = 3\nengine = "scapy"')
+        lab.signal(signal.SIGHUP)
+        lab.wait_line("reload: engine: changes with the next start only")  # still
         file.write_text("max-descriptors = no")
         lab.signal(signal.SIGHUP)
         assert f"reload: {file}: " in lab.wait_line("the old configuration stays")
@@ -321,7 +327,7 @@ def test_guard_can_t_be_got_round(
     restricted: tuple[LiveLab, Path], commands: Commands, tmp_path: Path, expression: str
 ) -> None:
     lab, _ = restricted
-    line = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
+    line = [*READING, f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
     line += [os.fsdecode(one) for one in command("zbuf", "dump", lab.name, "-w", "-", expression)]
     with (tmp_path / "out").open("wb") as out:
         dumping = commands.adopt(subprocess.Popen(line, stdout=out, stderr=subprocess.PIPE, text=True))
@@ -341,7 +347,7 @@ def test_reload_hangs_up_on_those_who_may_see_something_else_now(
     restricted: tuple[LiveLab, Path], commands: Commands
 ) -> None:
     lab, file = restricted
-    line = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
+    line = [*READING, f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
     line += [os.fsdecode(one) for one in command("zbuf", "dump", lab.name)]
     dumping = commands.adopt(subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     wait_line(dumping.stderr, "reading")

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from live_lab import LiveLab, Tcpdump, end_dump, frame, packets_in, send
+from live_lab import READING, LiveLab, Tcpdump, end_dump, frame, packets_in, send
 from network import Network, needs_namespace
 from processes import LIMIT_S, Commands, command, run
 
@@ -236,7 +236,7 @@ def test_what_can_t_be_captured_is_one_line(wire: Network) -> None:
     wire.ip("link", "set", "zb", "down")
     wire.ip("tuntap", "add", "dev", "tun0", "mode", "tun")
     wire.ip("link", "set", "tun0", "up")
-    nobody = ("setpriv", "--reuid=65534", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all")
+    nobody = (*READING, "--reuid=65534", "--clear-groups")
     assert error_of(wire, "-i", "nope") == "zbufd: nope: no such interface: zbufd interfaces lists what there is"
     assert error_of(wire, "-i", "zb") == "zbufd: zb: the interface is down: ip link set zb up"
     assert error_of(wire, "-i", "za", "-i", "za") == "zbufd: za: named twice: one -i is enough"
