@@ -137,6 +137,8 @@ class Reader(Closing, SegmentReader):
         connection: Connection,
         connected: control.Connected,
         segment_fd: int,
+        prologue: bytes,
+        interfaces: list[Interface],
     ) -> None:
         del ack_page, sequence
         self.name = connected.producer
@@ -145,10 +147,9 @@ class Reader(Closing, SegmentReader):
         """The number of the descriptor that this reader shares or has for itself."""
         self.snaplen = connected.snaplen
         """Bytes kept of each packet."""
-        view = memoryview(segment)
-        self.prologue = bytes(view[layout.prologue_offset : layout.prologue_offset + layout.prologue_bytes])
+        self.prologue = prologue
         """The pcapng blocks that make a capture file with the buffers' data after them."""
-        self.interfaces: list[Interface] = interfaces(self.prologue)
+        self.interfaces = interfaces
         """The interfaces that packets come from, in the order of Packet.interface."""
         self.linktype = layout.linktype
         """LINKTYPE_ value of the packets."""
@@ -406,6 +407,7 @@ def _make_reader(connection: Connection, answer: control.Answer, fds: list[int],
         # A producer that has ended since it answered has left this reader what it had appended.
         segment, layout = map_segment(segment_fd, closed_too=True)
         _check_identity(answer, layout)
+        prologue = segment[layout.prologue_offset : layout.prologue_offset + layout.prologue_bytes]
         reader = Reader(
             segment,
             layout,
@@ -416,6 +418,8 @@ def _make_reader(connection: Connection, answer: control.Answer, fds: list[int],
             connection=connection,
             connected=answer,
             segment_fd=segment_fd,
+            prologue=prologue,
+            interfaces=interfaces(prologue),
         )
         undo.pop_all()
         os.close(ack_fd)

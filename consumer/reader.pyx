@@ -1,8 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """The reader's half of the protocol: wait for a buffer, walk its packets, acknowledge it.
 
-Guarantees, whatever the producer does: nothing outside the mapping is read, and each word of a buffer is loaded once,
-so that what was checked is what is used.  Guarantees, whatever the caller does: no memory is reachable from Python
+Guarantees, whatever the producer does: nothing outside the mapping is read, and each word of a packet's block that says
+how much of it there is, or whose, is loaded once, so that what was checked is what is used; what is no whole block of a
+known interface is CorruptBuffer.  Guarantees, whatever the caller does: no memory is reachable from Python
 after it was given back.  A packet of an acknowledged buffer raises StaleBuffer, and a buffer with a living view (a
 memoryview, a NumPy array) is not given back until the last of them is gone.
 
@@ -90,6 +91,7 @@ cdef class SegmentReader:
         doorbell: the reader's end of its doorbell, non-blocking; the caller closes it.
         sequence: the number of the first buffer that it will be assigned.
         spin_ns: how long to look for a buffer before going to sleep; negative for never to sleep.
+        interfaces: those that packets may come from; None where that is not known.
     """
 
     cdef held_views _held
@@ -98,6 +100,8 @@ cdef class SegmentReader:
     cdef const zbuf_header *_headers[2]
     cdef zbuf_ack *_ack
     cdef uint32_t _capacity
+    cdef uint32_t _snaplen
+    cdef uint32_t _interfaces       # how many there are
     cdef uint32_t _user_gen[2]      # as acknowledged, or to be once the views of that buffer are gone
     cdef Buffer _current
     cdef uint32_t _views[2]         # living views of a buffer that was moved on from
@@ -107,12 +111,14 @@ cdef class SegmentReader:
     cdef bint _finished
     cdef bint _announced            # that it sleeps, by a next_buffer() that came back without a buffer
     cdef int _hung_up               # set by another thread for a reader that never makes a system call
+    cdef int _interrupted           # set by a signal handler or another thread
     cdef readonly uint64_t sequence
     """The number of the next buffer to take."""
     cdef readonly uint64_t sleeps
     """Times that it slept for a buffer."""
 
-    def __cinit__(self, segment, layout, ack_page, *, int doorbell, uint64_t sequence, int64_t spin_ns, **_others):
+    def __cinit__(self, segment, layout, ack_page, *, int doorbell, uint64_t sequence, int64_t spin_ns,
+                  interfaces=None, **_others):
         PyObject_GetBuffer(segment, &self._held.segment, PyBUF_SIMPLE)
         try:
             PyObject_GetBuffer(ack_page, &self._held.ack_page, PyBUF_WRITABLE)
@@ -127,6 +133,8 @@ cdef class SegmentReader:
                 <const uint8_t *>self._held.segment.buf + <size_t>layout.buffer_offsets[which])
             self._user_gen[which] = self._ack.user_gen[which]
         self._capacity = <uint32_t>(layout.buffer_bytes - HEADER_BYTES)
+        self._snaplen = layout.snaplen
+        self._interfaces = 0xFFFFFFFF if interfaces is None else len(interfaces)
         self._doorbell = doorbell
         self._spin_ns = spin_ns
         self.sequence = sequence
@@ -145,7 +153,8 @@ cdef class SegmentReader:
             timeout: how long to wait, in seconds; None for as long as it takes, 0 to look once.
 
         Returns:
-            A Buffer; None when the time is over, or at the end of the stream, which `finished` tells.
+            A Buffer; None when the time is over or interrupt() was called, or at the end of the stream, which `finished`
+            tells.
 
         Raises:
             BufferError: the buffer whose turn it is can't come, since views of its last filling are alive.
@@ -218,12 +227,36 @@ cdef class SegmentReader:
         length = zbuf_stored(self._headers[which], generation)
         if length == 0 or length > self._capacity or length % 4:
             return None
-        packets = _walk(<const uint8_t *>(self._headers[which] + 1), length, self.sequence)[0]
+        packets = self._walk(<const uint8_t *>(self._headers[which] + 1), length, self.sequence)[0]
         return self._make_buffer(which, generation, length, packets)
 
     def _is_dead(self):
         """Whether a connection that hung up did so because the producer died; the one who knows overrides it."""
         return True
+
+    # ---- walking ----------------------------------------------------------------------------------------------
+
+    cdef inline uint32_t _next(self, const uint8_t *blocks, uint32_t length, uint32_t offset,
+                               zbuf_packet *packet) noexcept nogil:
+        """zbuf_next_packet(), which knows no prologue, and what the prologue says."""
+        cdef uint32_t following = zbuf_next_packet(blocks, length, offset, packet)
+        if following and (packet.caplen > self._snaplen or packet.interface_id >= self._interfaces):
+            return 0
+        return following
+
+    cdef tuple _walk(self, const uint8_t *blocks, uint32_t length, uint64_t sequence):
+        cdef zbuf_packet packet
+        cdef uint32_t offset = 0, following
+        cdef uint64_t packets = 0, captured = 0, wire = 0
+        while offset < length:
+            following = self._next(blocks, length, offset, &packet)
+            if following == 0:
+                raise _no_packet(sequence, offset)
+            offset = following
+            packets += 1
+            captured += packet.caplen
+            wire += packet.wirelen
+        return packets, captured, wire
 
     # ---- waiting ----------------------------------------------------------------------------------------------
 
@@ -241,6 +274,9 @@ cdef class SegmentReader:
             if found != NOT_YET or self._announced or (self._spin_ns < 0 and 0 <= deadline <= now_ns()):
                 return found
             PyErr_CheckSignals()
+            if is_raised(&self._interrupted):
+                lower_flag(&self._interrupted)
+                return NOT_YET
 
     cdef int _ended(self, int which) noexcept nogil:
         """NOT_YET, or what ended the stream; asked only where no buffer was there, and looks once more after it."""
@@ -298,6 +334,14 @@ cdef class SegmentReader:
         if rung > 0 and events & (POLLHUP | POLLERR | POLLNVAL):
             raise_flag(&self._hung_up)
         return READY if self._look(which) else self._ended(which)
+
+    def interrupt(self):
+        """Have a wait for a buffer end without one: that which goes on, or the next; from any thread or signal handler.
+
+        next_buffer() returns None then, and an iteration ends, though the stream goes on. A wait in a signal's own
+        thread ends at once, another within a quarter of a second. A buffer that is there is given all the same.
+        """
+        raise_flag(&self._interrupted)
 
     def _note_hang_up(self):
         """Told by a thread that watches the doorbell of a reader that spins."""
@@ -404,7 +448,7 @@ cdef class Buffer:
         rows = numpy.empty(room, INDEX_DTYPE)
         row = <index_row *><size_t>rows.ctypes.data
         while offset < self._length and count < room:
-            offset = zbuf_next_packet(self._blocks, self._length, offset, &packet)
+            offset = self._reader._next(self._blocks, self._length, offset, &packet)
             if offset == 0:
                 break
             row.offset = <uint32_t>(packet.data - self._blocks)
@@ -427,7 +471,7 @@ cdef class Buffer:
             CorruptBuffer: its bytes are not whole packet blocks.
         """
         self._check()
-        return _walk(self._blocks, self._length, self.sequence)
+        return self._reader._walk(self._blocks, self._length, self.sequence)
 
     def acknowledge(self):
         """Give the buffer back to the producer, now; nothing in it can be reached any more. Again does nothing.
@@ -622,28 +666,17 @@ cdef class ReaderPackets:
 
 cdef inline Packet _next_packet(Buffer buffer, uint32_t *offset):
     cdef Packet packet = Packet.__new__(Packet)
-    cdef uint32_t following = zbuf_next_packet(buffer._blocks, buffer._length, offset[0], &packet._packet)
+    cdef uint32_t following = buffer._reader._next(buffer._blocks, buffer._length, offset[0], &packet._packet)
     if following == 0:
-        raise CorruptBuffer(f"buffer {buffer.sequence}: no packet block at byte {offset[0]}: its producer is broken")
+        raise _no_packet(buffer.sequence, offset[0])
     zbuf_prefetch(buffer._blocks + following)  # the next header comes from another core's cache: fetch it meanwhile
     packet._buffer = buffer
     offset[0] = following
     return packet
 
 
-cdef tuple _walk(const uint8_t *blocks, uint32_t length, uint64_t sequence):
-    cdef zbuf_packet packet
-    cdef uint32_t offset = 0, following
-    cdef uint64_t packets = 0, captured = 0, wire = 0
-    while offset < length:
-        following = zbuf_next_packet(blocks, length, offset, &packet)
-        if following == 0:
-            raise CorruptBuffer(f"buffer {sequence}: no packet block at byte {offset}: its producer is broken")
-        offset = following
-        packets += 1
-        captured += packet.caplen
-        wire += packet.wirelen
-    return packets, captured, wire
+cdef _no_packet(uint64_t sequence, uint32_t offset):
+    return CorruptBuffer(f"buffer {sequence}: no whole packet block at byte {offset}: its producer is broken")
 
 
 cdef _corrupt(uint64_t sequence, uint32_t packets):

@@ -63,9 +63,9 @@ def _salvage_one(found: Found, path: str, *, remove: bool, told: bool) -> list[S
         return []
     if told:
         _print_written(salvaged)
-    if salvaged.left_out:
+    if salvaged.left_out_bytes:
         sys.stderr.write(
-            f"zbuf: {found.path} is damaged, and is kept: {salvaged.left_out} packets behind the damage are left out\n"
+            f"zbuf: {found.path} is damaged, and is kept: {salvaged.left_out_bytes} bytes from the damage on are left out\n"
         )
     return [salvaged]
 

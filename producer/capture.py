@@ -419,6 +419,7 @@ def _statistics_of(listener: Listener, *, is_open: bool) -> DescriptorStatistics
         descriptor=listener.number,
         join=listener.join,
         settings=_shown(listener.settings),
+        buffered_bytes=sum(listener.descriptor.slots()["lengths"]),
         bells=listener.descriptor.bells,
         open=is_open,
         readers=list(_readers_of(listener)),

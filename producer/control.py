@@ -371,16 +371,18 @@ class Session:
             fds.append(bell)
             undo.callback(os.close, doorbell)
             reader = Attached(number, self.peer, ack_map, doorbell, self._hang_up_soon)
-            sequence = await self._server.command(lambda: capture.add_reader(listener, reader, is_new=is_new))
+            sequence, offered = await self._server.command(
+                lambda: (capture.add_reader(listener, reader, is_new=is_new), capture.pump.offered)
+            )
             undo.pop_all()
         self._listener, self._number = listener, number
-        return self._connected(listener, sequence)
+        return self._connected(listener, sequence, offered)
 
     def _hang_up_soon(self) -> None:
         """End this connection, from the thread that owns the descriptors."""
         self._server.soon(lambda: _hang_up(self._connection))
 
-    def _connected(self, listener: Listener, sequence: int) -> control.Connected:
+    def _connected(self, listener: Listener, sequence: int, offered: int) -> control.Connected:
         identity = self._server.identity
         return control.Connected(
             producer=identity.name,
@@ -391,6 +393,7 @@ class Session:
             snaplen=listener.settings.snaplen,
             filter=listener.settings.filter,
             interfaces=[interface.name for interface in identity.interfaces],
+            offered=offered,
         )
 
 

@@ -99,6 +99,8 @@ class Connected(_Message, frozen=True):
     snaplen: int
     filter: str
     interfaces: list[str]
+    offered: int = 0
+    """Packets that the producer's source had given before this reader was let in."""
 
 
 class Done(_Message, frozen=True):
@@ -162,6 +164,8 @@ class DescriptorStatistics(Ledger, frozen=True, kw_only=True):
     join: str | None
     settings: Settings
     """As asked for; a filter of more than FILTER_SHOWN_LENGTH characters is cut short here."""
+    buffered_bytes: int = 0
+    """Of both buffers, what is appended or assigned, and not acknowledged yet."""
     bells: int
     """Times that a sleeping reader was woken."""
     open: bool

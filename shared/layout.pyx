@@ -16,6 +16,9 @@ HEADER_BYTES = sizeof(zbuf_header)
 ACK_BYTES = ZBUF_PAGE_BYTES
 DEFAULT_BUFFER_BYTES = 512 * ZBUF_PAGE_BYTES
 
+cdef enum:
+    PROLOGUE_MAX_BYTES = 16 << 20
+
 
 cdef class Layout:
     """Where everything lies in one segment; all sizes and offsets are in bytes.
@@ -162,7 +165,7 @@ cdef _check_parts(const zbuf_segment *copy, uint64_t size):
     cdef uint64_t first = copy.zbuf_offset[0], second = copy.zbuf_offset[1], length = copy.zbuf_bytes
     if copy.segment_bytes > size:
         raise SegmentError(f"segment cut short: {size} bytes of {copy.segment_bytes}")
-    if not _inside(copy.prologue_offset, copy.prologue_bytes, size):
+    if copy.prologue_bytes > PROLOGUE_MAX_BYTES or not _inside(copy.prologue_offset, copy.prologue_bytes, size):
         raise SegmentError(f"corrupt segment: prologue of {copy.prologue_bytes} bytes at {copy.prologue_offset}")
     if length == 0 or length % ZBUF_PAGE_BYTES or length > ZBUF_MAX_BYTES:
         raise SegmentError(f"corrupt segment: buffers of {length} bytes")
@@ -212,8 +215,8 @@ def unread_blocks(memory, Layout layout not None):
         layout: what read_layout() said of it.
 
     Returns:
-        A list of (offset, length_bytes, packets), one for each buffer with such blocks; offsets are from the
-        start of the segment.  Blocks behind damaged bytes are left out.
+        A list of (offset, length_bytes, packets, damaged_bytes), one for each buffer with such blocks; offsets are
+        from the start of the segment.  What is behind damage is no part of length_bytes, but of damaged_bytes.
     """
     cdef Py_buffer view
     cdef const zbuf_header *header
@@ -230,18 +233,18 @@ def unread_blocks(memory, Layout layout not None):
                 order, length = header.sequence, header.kernel_len
             else:
                 order, length = 2 ** 64, zbuf_stored(header, gen + 1)  # the store comes after all that is assigned
-            length, packets = _whole_blocks(<const uint8_t *>(header + 1), length, layout.buffer_bytes - HEADER_BYTES)
-            if packets:
-                found.append((order, offset + HEADER_BYTES, length, packets))
+            length = <uint32_t>min(<uint64_t>length, layout.buffer_bytes - HEADER_BYTES)
+            whole, packets = _whole_blocks(<const uint8_t *>(header + 1), length & ~<uint32_t>3)
+            if length:
+                found.append((order, offset + HEADER_BYTES, whole, packets, length - whole))
     finally:
         PyBuffer_Release(&view)
     return [entry[1:] for entry in sorted(found)]
 
 
-cdef tuple _whole_blocks(const uint8_t *blocks, uint32_t length, uint64_t room):
+cdef tuple _whole_blocks(const uint8_t *blocks, uint32_t length):
     cdef zbuf_packet packet
     cdef uint32_t offset = 0, following, packets = 0
-    length = <uint32_t>min(<uint64_t>length, room) & ~<uint32_t>3
     while offset < length:
         following = zbuf_next_packet(blocks, length, offset, &packet)
         if following == 0:

@@ -102,4 +102,7 @@ def _unread(fd: int) -> dict[str, Any]:
         return {"damage": str(error)}
     with memory:
         parts = unread_blocks(memory, layout)
-    return {"packets": sum(part[2] for part in parts), "length_bytes": sum(part[1] for part in parts)}
+    packets, damaged_bytes = (sum(part[which] for part in parts) for which in (2, 3))
+    if damaged_bytes and not packets:
+        return {"damage": f"corrupt segment: no whole packet block in {damaged_bytes} bytes"}
+    return {"packets": packets, "length_bytes": sum(part[1] for part in parts)}

@@ -39,8 +39,8 @@ class Salvaged:
     producer: str
     descriptor: int
     packets: int
-    left_out: int
-    """Packets behind a damaged one, which are not in the file."""
+    left_out_bytes: int
+    """Of damaged blocks and those behind them, which are not in the file."""
     length_bytes: int
     """Of the file."""
     first_ns: int | None
@@ -65,7 +65,7 @@ def salvage(found: Found, path: str, *, remove: bool = False) -> Salvaged:
     with _opened(found) as fd:
         with _Unread(fd, found) as unread:
             salvaged = _write_file(unread, path)
-        if remove and salvaged.left_out == 0:
+        if remove and salvaged.left_out_bytes == 0:
             _remove(found, fd)
     return salvaged
 
@@ -130,7 +130,7 @@ class _Unread(Closing):
     def __init__(self, fd: int, found: Found) -> None:
         self.found = found
         self.packets = 0
-        self.left_out = 0
+        self.left_out_bytes = 0
         self.first_ns: int | None = None
         self.last_ns: int | None = None
         self.pieces: list[tuple[int, int, int]] = []
@@ -141,13 +141,12 @@ class _Unread(Closing):
             known = len(interfaces(self.prologue))
         except SegmentError as error:
             raise SegmentError(f"{found.path}: {error}") from None
-        for offset, length_bytes, packets in unread_blocks(self.memory, layout):
-            self.left_out += packets
-            self._cut(offset, _whole_blocks(self.memory, offset, offset + length_bytes, known, layout.snaplen))
-        self.left_out -= self.packets
+        for offset, length_bytes, _, damaged_bytes in unread_blocks(self.memory, layout):
+            whole = self._cut(offset, _whole_blocks(self.memory, offset, offset + length_bytes, known, layout.snaplen))
+            self.left_out_bytes += damaged_bytes + offset + length_bytes - whole
 
-    def _cut(self, start: int, blocks: Iterator[tuple[int, int]]) -> None:
-        """Make pieces of one buffer's blocks, and count the packets."""
+    def _cut(self, start: int, blocks: Iterator[tuple[int, int]]) -> int:
+        """Make pieces of one buffer's blocks, and count the packets; returns where the last of them ends."""
         end, packets = start, 0
         for end, time_ns in blocks:
             packets += 1
@@ -160,6 +159,7 @@ class _Unread(Closing):
         if packets:
             self.pieces.append((start, end, packets))
             self.packets += packets
+        return end
 
     def close(self) -> None:
         """Drop the copy."""
@@ -174,8 +174,7 @@ def _whole_blocks(memory: mmap.mmap, offset: int, end: int, interfaces: int, sna
     while offset < end:
         _, total, interface, high, low, caplen, _ = _BLOCK.unpack_from(memory, offset)
         options = total - _BLOCK_BYTES - (caplen + 3 & ~3)
-        (again,) = struct.unpack_from("<I", memory, offset + total - 4)
-        if again != total or interface >= interfaces or caplen > snaplen or options > _OPTIONS_MAX_BYTES:
+        if interface >= interfaces or caplen > snaplen or options > _OPTIONS_MAX_BYTES:
             return
         offset += total
         yield offset, high << 32 | low
@@ -196,7 +195,7 @@ def _write_file(unread: _Unread, path: str, flags: int = 0) -> Salvaged:
         producer=unread.found.producer,
         descriptor=unread.found.descriptor,
         packets=unread.packets,
-        left_out=unread.left_out,
+        left_out_bytes=unread.left_out_bytes,
         length_bytes=length_bytes,
         first_ns=unread.first_ns,
         last_ns=unread.last_ns,

@@ -34,7 +34,6 @@ from zbuf.shared.layout import (
 
 SHM = Path("/dev/shm")  # noqa: S108  (where Linux keeps POSIX shared memory, shm_overview(7))
 _LENGTHS = struct.Struct("<4xI56xI")  # of struct zbuf_header: kernel_len, and the lower half of store_len
-_PROLOGUE_MAX_BYTES = 16 << 20
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of fcntl(2) on 64-bit Linux
 
 
@@ -206,8 +205,6 @@ def copy_segment(fd: int) -> tuple[mmap.mmap, Layout]:
 def _copy_parts(fd: int, memory: mmap.mmap) -> Layout:
     _copy(fd, memory, 0, PAGE_BYTES)
     layout = read_layout(memory, closed_too=True)
-    if layout.prologue_bytes > _PROLOGUE_MAX_BYTES:
-        raise SegmentError(f"corrupt segment: prologue of {layout.prologue_bytes} bytes")
     _copy(fd, memory, layout.prologue_offset, layout.prologue_bytes)
     for offset in layout.buffer_offsets:
         _copy(fd, memory, offset, HEADER_BYTES)

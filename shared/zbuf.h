@@ -295,9 +295,8 @@ static inline void zbuf_get_options(const uint8_t *option, const uint8_t *end, s
 }
 
 /* Read the packet whose block begins `offset` bytes into a buffer's blocks, which are length_bytes long (a
- * multiple of 4, as is the offset).  Returns the offset of the next block, or 0 where no Enhanced Packet Block
- * of at most that length begins.  Nothing outside the blocks is read, whatever they say.  (The second copy of
- * the length, at the block's end, is for walking backwards, and is not looked at.) */
+ * multiple of 4, as is the offset).  Returns the offset of the next block, or 0 where no whole Enhanced Packet
+ * Block begins, with its length at both of its ends.  Nothing outside the blocks is read, whatever they say. */
 static inline uint32_t zbuf_next_packet(const uint8_t *blocks, uint32_t length_bytes, uint32_t offset,
                                         struct zbuf_packet *packet)
 {
@@ -309,7 +308,7 @@ static inline uint32_t zbuf_next_packet(const uint8_t *blocks, uint32_t length_b
     total = zbuf_get32(at + 4);
     caplen = zbuf_get32(at + 20);
     bare = ZBUF_EPB_BYTES + zbuf_pad(caplen);
-    if (total > room || total % 4 || caplen > ZBUF_MAX_CAPLEN || total < bare)
+    if (total > room || total % 4 || caplen > ZBUF_MAX_CAPLEN || total < bare || zbuf_get32(at + total - 4) != total)
         return 0;
     packet->interface_id = zbuf_get32(at + 8);
     packet->time_ns = (uint64_t)zbuf_get32(at + 12) << 32 | zbuf_get32(at + 16);

@@ -980,7 +980,7 @@ class GuardedRig:
         self.memory = mmap.mmap(-1, GUARDED_BYTES + PAGE)
         address = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
         assert _libc.mprotect(address + GUARDED_BYTES, PAGE, _PROT_NONE) == 0
-        layout: Any = SimpleNamespace(buffer_offsets=(2 * PAGE, PAGE), buffer_bytes=PAGE)
+        layout: Any = SimpleNamespace(snaplen=0xFFFFFFFF, buffer_offsets=(2 * PAGE, PAGE), buffer_bytes=PAGE)
         ack = mmap.mmap(-1, PAGE)
         self.doorbell, self.bell = make_doorbell()
         self.descriptor = Descriptor()
@@ -1009,6 +1009,7 @@ def test_a_block_that_begins_at_the_very_end_of_a_buffer_is_not_read_beyond_it(w
         rig.descriptor.finish()
         rig.poke(HEADER_BYTES + 4, CAPACITY - left)
         rig.poke(HEADER_BYTES + 20, CAPACITY - left - 32)
+        rig.poke(PAGE - left - 4, CAPACITY - left)
         rig.poke(PAGE - left, *[6, left, 0, 0, 0, 0, 0, left][: left // 4])
         buffer = take(rig.reader)
         if left == 32:

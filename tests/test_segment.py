@@ -707,7 +707,8 @@ def test_what_a_killed_producer_left_is_counted_and_read_in_order(killed: Callab
         assert [number for part in parts for number in packet_numbers(memory, *part)] == story.unread
 
 
-def packet_numbers(memory: mmap.mmap, offset: int, length_bytes: int, packets: int) -> list[int]:
+def packet_numbers(memory: mmap.mmap, offset: int, length_bytes: int, packets: int, damaged: int) -> list[int]:
+    assert damaged == 0
     numbers = []
     end = offset + length_bytes
     while offset < end:
@@ -726,7 +727,7 @@ def test_damaged_blocks_of_a_killed_producer_end_what_is_read(killed: Callable[[
     layout = read_layout(memory)
     blocks, block_bytes = layout.buffer_offsets[0] + HEADER_BYTES, 32 + 100
     memory[blocks + 5 * block_bytes] ^= 1
-    assert unread_blocks(memory, layout) == [(blocks, 5 * block_bytes, 5)]
+    assert unread_blocks(memory, layout) == [(blocks, 5 * block_bytes, 5, 12 * block_bytes)]
 
 
 @pytest.mark.parametrize("length", [PAGE_BYTES - HEADER_BYTES + 4, 2**31, 2**32 - 4, 2**32 - 1])
@@ -738,7 +739,7 @@ def test_lengths_that_a_damaged_header_gives_stay_inside_the_buffer(field: int, 
         struct.pack_into("<8I", memory, at, 6, 32, 6, 0, 0, 0, 0, 32)
     struct.pack_into("<4I", memory, header, 1, length, 0 if field == 4 else 1, 0)
     struct.pack_into("<Q", memory, header + 64, 2 << 32 | length)
-    assert unread_blocks(memory, read_layout(memory)) == [(header + HEADER_BYTES, room, room // 32)]
+    assert unread_blocks(memory, read_layout(memory)) == [(header + HEADER_BYTES, room, room // 32, 0)]
 
 
 def test_living_producer_s_segment_is_passed_over(start: Start, producer_name: str) -> None:

@@ -81,7 +81,8 @@ static uint64_t parse(const uint8_t *bytes, uint64_t length, uint64_t at, struct
     total = number_at(bytes, at + 4, 4);
     caplen = number_at(bytes, at + 20, 4);
     options = at + 28 + round_up(caplen);
-    if (total % 4 != 0 || at + total > length || caplen > 262144 || options + 4 > at + total)
+    if (total % 4 != 0 || at + total > length || caplen > 262144 || options + 4 > at + total ||
+        number_at(bytes, at + total - 4, 4) != total)
         return 0;
     memset(packet, 0, sizeof *packet);
     packet->interface_id = (uint32_t)number_at(bytes, at + 8, 4);
@@ -196,12 +197,24 @@ static void mutate(uint8_t *bytes, uint32_t length)
     }
 }
 
+/* The second copy of the first block's length, where that now says it is. */
+static void repeat_length(uint8_t *bytes, uint32_t length)
+{
+    uint32_t total;
+
+    memcpy(&total, bytes + 4, sizeof total);
+    if (total >= 8 && total <= length)
+        memcpy(bytes + total - 4, &total, sizeof total);
+}
+
 static void mutated_blocks(void)
 {
     uint8_t bytes[512];
     uint32_t ends[4], length = ends[valid_blocks(bytes, ends) - 1];
 
     mutate(bytes, length);
+    if (random32() % 2)
+        repeat_length(bytes, length);
     try_everywhere(bytes, length);
 }
 
