@@ -65,7 +65,8 @@ def _salvage_one(found: Found, path: str, *, remove: bool, told: bool) -> list[S
         _print_written(salvaged)
     if salvaged.left_out_bytes:
         sys.stderr.write(
-            f"zbuf: {found.path} is damaged, and is kept: {salvaged.left_out_bytes} bytes from the damage on are left out\n"
+            f"zbuf: {found.path} is damaged, and is kept: "
+            f"{salvaged.left_out_bytes} bytes from the damage on are left out\n"
         )
     return [salvaged]
 
