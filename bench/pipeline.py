@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from bench.captures import Capture
 from bench.stage import BenchError, Stage
-from zbuf.consumer.client import Reader, connect
+from zbuf.consumer.client import Reader
+from zbuf.consumer.opening import connect
 from zbuf.producer.service import Producer
 from zbuf.producer.sources import FileSource
 from zbuf.shared.errors import ProducerNotFound

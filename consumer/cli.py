@@ -8,8 +8,10 @@ from typing import Annotated, NoReturn
 import msgspec
 import typer
 
-from zbuf.consumer.client import Connection, Reader, connect, producers
+from zbuf.consumer.client import Reader
+from zbuf.consumer.connection import Connection, producers
 from zbuf.consumer.dump import Dump, Lines, PcapngFile
+from zbuf.consumer.opening import connect
 from zbuf.consumer.salvage import list_remains, salvage_to_files
 from zbuf.shared.commandline import (
     Json,

@@ -2,121 +2,30 @@
 
 import contextlib
 import os
-import socket
-import struct
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from mmap import mmap
-from pathlib import Path
 from select import POLLHUP, poll
-from typing import Literal, cast
+from typing import Literal, TypedDict, cast
 
+from zbuf.consumer.batches import Batch, batches
+from zbuf.consumer.connection import Connection
 from zbuf.consumer.reader import SegmentReader
 from zbuf.shared import control
 from zbuf.shared.closing import Closing
-from zbuf.shared.errors import ControlError, ProducerNotFound, Refused, RunDirectoryError, SegmentError, ValueRefused
+from zbuf.shared.errors import ControlError, SegmentError, ValueRefused
 from zbuf.shared.layout import MAX_CAPLEN, Layout, check_buffer_bytes, read_ledger
 from zbuf.shared.pcapng import Interface, interfaces
-from zbuf.shared.rundir import check_name, producer_names, search_path, socket_path
+from zbuf.shared.rundir import check_name
 from zbuf.shared.segment import map_ack_page, map_segment, producer_lives
 
 Wait = Literal["sleep", "spin"]
 EndReason = Literal["closed", "producer died", "evicted", "left"]
 
 DEFAULT_SPIN_US = 50
-_ANSWER_S = 30
 _DEATH_S = 2.0
-
-
-class Connection(Closing):
-    """A control connection to the producer `name`.
-
-    Args:
-        name: the producer's.
-        run_dir: where its socket is; see zbuf.shared.rundir.search_path().
-
-    Raises:
-        ProducerNotFound: there is none of that name, or it does not answer.
-    """
-
-    def __init__(self, name: str, run_dir: str | os.PathLike[str] | None = None) -> None:
-        directory = _directory_of(name, search_path(run_dir))
-        self._socket = _connect(socket_path(directory, name), name, directory)
-        self._lock = threading.Lock()
-
-    def request(self, request: control.Request, descriptors: int = 0) -> tuple[control.Answer, list[int]]:
-        """Send a request and wait for its answer.
-
-        Args:
-            request: what to ask.
-            descriptors: how many file descriptors come with the answer.
-
-        Returns:
-            The answer, and those descriptors, the caller's to close.
-
-        Raises:
-            Refused: with the producer's reason.
-            ControlError: it went away, or sent something else.
-        """
-        with self._lock:
-            if self._socket.fileno() < 0:
-                raise ControlError("this connection is closed: connect again")
-            with contextlib.suppress(BrokenPipeError):  # it may have said why before it hung up
-                self._socket.send(control.encode(request))
-            answer, fds = control.receive_answer(self._socket, descriptors)
-        if isinstance(answer, control.Refusal):
-            for fd in fds:
-                os.close(fd)
-            raise Refused(answer.reason)
-        return answer, fds
-
-    def stats(self) -> control.Statistics:
-        """What the producer says of itself, its descriptors and their readers; each ledger adds up."""
-        return cast(control.Statistics, self.request(control.Stats())[0])
-
-    def fileno(self) -> int:
-        """The socket's file descriptor."""
-        return self._socket.fileno()
-
-    def close(self) -> None:
-        """Hang up."""
-        self._socket.close()
-
-
-def _directory_of(name: str, directories: list[Path]) -> Path:
-    """The first directory with a socket of that name, or that we may not look into; else the first of all."""
-    for directory in directories:
-        try:
-            socket_path(directory, name).stat()
-        except PermissionError:
-            return directory
-        except OSError:
-            continue
-        return directory
-    return directories[0]
-
-
-def _connect(path: Path, name: str, directory: Path) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    # The kernel's own timeouts: Python's would make it non-blocking, and a connect to a busy producer fail at once.
-    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-        connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", _ANSWER_S, 0))
-    try:
-        connection.connect(str(path))
-    except OSError as error:
-        connection.close()
-        raise ProducerNotFound(_not_found(name, directory, error)) from None
-    return connection
-
-
-def _not_found(name: str, directory: Path, error: OSError) -> str:
-    if isinstance(error, PermissionError):
-        return f"producer {name!r}: no permission to use its socket in {directory}: ls -ld tells whose group may"
-    others = ", ".join(other for other in producer_names(directory) if other != name)
-    return f"no producer {name!r} runs in {directory}" + (
-        f" (there is: {others})" if others else ": start it with zbufd"
-    )
 
 
 class Reader(Closing, SegmentReader):
@@ -147,6 +56,8 @@ class Reader(Closing, SegmentReader):
         """The number of the descriptor that this reader shares or has for itself."""
         self.snaplen = connected.snaplen
         """Bytes kept of each packet."""
+        self.offered_before = connected.offered
+        """Packets that the producer's source had given before this reader was let in."""
         self.prologue = prologue
         """The pcapng blocks that make a capture file with the buffers' data after them."""
         self.interfaces = interfaces
@@ -196,6 +107,12 @@ class Reader(Closing, SegmentReader):
     def ledger(self) -> control.Ledger:
         """The descriptor's ledger, from shared memory: of its last rotation or drop; exact once the producer closed."""
         return control.Ledger(**read_ledger(self._segment_map))
+
+    # ---- packets ------------------------------------------------------------------------------------------------
+
+    def index_batches(self) -> Iterator[Batch]:
+        """Iterate over the buffers as NumPy sees them, each valid until the next is taken: see Batch."""
+        return batches(self.buffers())
 
     # ---- waiting and the end --------------------------------------------------------------------------------------
 
@@ -307,93 +224,71 @@ class _HangUpWatch:
         os.close(self._stop_reading)
 
 
-def connect(
-    name: str,
-    *,
-    filter: str = "",  # noqa: A002  (tcpdump's word for it)
-    join: str | None = None,
-    snaplen: int = MAX_CAPLEN,
-    buffer_size: int | None = None,
-    immediate: bool = False,
-    timeout_ms: int = control.DEFAULT_TIMEOUT_MS,
-    direction: control.Direction = "inout",
-    wait: Wait = "sleep",
-    spin_us: int = DEFAULT_SPIN_US,
-    run_dir: str | os.PathLike[str] | None = None,
-) -> Reader:
-    """Open a descriptor on a capture, or join one, and read packets from it.
+class Options(TypedDict, total=False):
+    """How a reader is to be: the keywords of connect(), which says what each is."""
 
-    Its packets begin with the first one after this returns. A descriptor of one's own has its own filter, buffers and
-    drops: how slow its reader is harms nobody else.
+    filter: str
+    join: str | None
+    snaplen: int
+    buffer_size: int | None
+    immediate: bool
+    timeout_ms: int
+    direction: control.Direction
+    wait: Wait
+    spin_us: int
+    run_dir: str | os.PathLike[str] | None
 
-    Args:
-        name: the producer's.
-        filter: a pcap-filter(7) expression; empty for everything.
-        join: the name of a descriptor to share with all who say the same: each packet is stored once for all of them,
-            and a buffer is free once every one of them has acknowledged it. The first to come decides on the settings.
-        snaplen: bytes to keep of each packet, 1 to 262,144.
-        buffer_size: bytes of each of the two buffers; whole pages, up to 1 GiB; None for the producer's own choice.
-        immediate: have each packet assigned at once, where a buffer is free.
-        timeout_ms: have a buffer assigned after this time though it is not full; 0 for never.
-        direction: "in", "out" or "inout".
-        wait: "sleep" looks for a buffer for `spin_us` and then sleeps; "spin" never makes a system call.
-        spin_us: how long to look before sleeping, in microseconds.
-        run_dir: where the producer's socket is; see zbuf.shared.rundir.search_path().
 
-    Raises:
-        ProducerNotFound: there is no producer of that name.
-        Refused: it refuses, and says why: a filter that does not compile, a limit that is reached.
-        ValueRefused: an argument is out of its range.
-        SegmentError: what it sent is no segment of this ABI.
-    """
+def open_reader(name: str, options: Options) -> Reader:
+    """Connect to the producer `name`, with all of the options given; see connect() in zbuf.consumer.opening."""
+    wait = options["wait"]
     if wait not in ("sleep", "spin"):
         raise ValueRefused(f"wait={wait!r}: it must be 'sleep' or 'spin'")
-    request = control.Connect(
-        join=join, settings=_settings(filter, snaplen, buffer_size, immediate, timeout_ms, direction, join)
-    )
-    connection = Connection(name, run_dir)
+    request = control.Connect(join=options["join"], settings=_settings(options))
+    connection = Connection(name, options["run_dir"])
     try:
         answer, fds = connection.request(request, descriptors=3)
     except BaseException:
         connection.close()
         raise
-    return _make_reader(connection, answer, fds, -1 if wait == "spin" else spin_us * 1000)
+    return _make_reader(connection, answer, fds, -1 if wait == "spin" else options["spin_us"] * 1000)
 
 
-def _settings(
-    expression: str,
-    snaplen: int,
-    buffer_size: int | None,
-    immediate: bool,
-    timeout_ms: int,
-    direction: control.Direction,
-    join: str | None,
-) -> control.Settings | None:
+def _settings(options: Options) -> control.Settings | None:
+    """The settings to ask for; None to take those of a group as they are."""
+    _check_numbers(options["snaplen"], options["timeout_ms"], options["buffer_size"])
+    _check_filter(options["filter"])
+    if options["direction"] not in ("in", "out", "inout"):
+        raise ValueRefused(f"direction {options['direction']!r}: it must be in, out or inout")
+    if options["join"] is not None:
+        check_name(options["join"], "group name")
+    settings = control.Settings(
+        filter=options["filter"],
+        snaplen=options["snaplen"],
+        buffer_bytes=options["buffer_size"],
+        immediate=options["immediate"],
+        timeout_ms=options["timeout_ms"],
+        direction=options["direction"],
+    )
+    return None if options["join"] is not None and settings == control.Settings() else settings
+
+
+def _check_numbers(snaplen: int, timeout_ms: int, buffer_size: int | None) -> None:
     if buffer_size is not None:
         check_buffer_bytes(buffer_size)
     if not 1 <= snaplen <= MAX_CAPLEN:
         raise ValueRefused(f"snaplen {snaplen}: it must be from 1 to {MAX_CAPLEN}")
     if not 0 <= timeout_ms <= control.TIMEOUT_MS_MAX:
         raise ValueRefused(f"read timeout {timeout_ms} ms: it must be from 0 to {control.TIMEOUT_MS_MAX}")
-    if direction not in ("in", "out", "inout"):
-        raise ValueRefused(f"direction {direction!r}: it must be in, out or inout")
+
+
+def _check_filter(expression: str) -> None:
     if "\0" in expression:
         raise ValueRefused(f"filter {expression!r}: it has a NUL character")
     if any("\ud800" <= character <= "\udfff" for character in expression):
         raise ValueRefused(f"filter {expression!r}: it has characters that are none")
-    if join is not None:
-        check_name(join, "group name")
     if len(expression) > control.FILTER_LENGTH_MAX:
         raise ValueRefused(f"filter of {len(expression)} characters: use at most {control.FILTER_LENGTH_MAX}")
-    settings = control.Settings(
-        filter=expression,
-        snaplen=snaplen,
-        buffer_bytes=buffer_size,
-        immediate=immediate,
-        timeout_ms=timeout_ms,
-        direction=direction,
-    )
-    return None if join is not None and settings == control.Settings() else settings
 
 
 def _make_reader(connection: Connection, answer: control.Answer, fds: list[int], spin_ns: int) -> Reader:
@@ -432,17 +327,3 @@ def _check_identity(answer: control.Connected, layout: Layout) -> None:
             f"foreign segment: it is {layout.producer!r}'s, of link type {layout.linktype}, "
             f"where {answer.producer!r} announced link type {answer.linktype}"
         )
-
-
-def producers(run_dir: str | os.PathLike[str] | None = None) -> list[control.Statistics]:
-    """The producers that run, each with its statistics, sorted by name; dead ones are left out."""
-    found = []
-    directories = search_path(run_dir)
-    names: set[str] = set()
-    for directory in directories:
-        with contextlib.suppress(*([RunDirectoryError] if len(directories) > 1 else [])):
-            names.update(producer_names(directory))
-    for name in sorted(names):
-        with contextlib.suppress(ProducerNotFound, ControlError, ValueRefused), Connection(name, run_dir) as connection:
-            found.append(connection.stats())
-    return found

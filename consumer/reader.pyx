@@ -22,6 +22,7 @@ from posix.unistd cimport read
 
 cimport cython
 
+from zbuf.consumer.copies import PacketCopy
 from zbuf.shared.errors import CorruptBuffer, StaleBuffer
 from zbuf.shared.layout import HEADER_BYTES
 
@@ -531,7 +532,7 @@ cdef str _CAPLEN = intern("caplen"), _TIME_NS = intern("time_ns"), _WIRELEN = in
 cdef class Packet:
     """One packet, in place: a bytes-like object of its captured data. ``bytes(packet)`` copies it.
 
-    It is valid until its buffer is acknowledged, and raises StaleBuffer from then on.
+    It is valid until its buffer is acknowledged, and raises StaleBuffer from then on; copy() is not.
     """
 
     cdef Buffer _buffer
@@ -593,8 +594,12 @@ cdef class Packet:
         """Its captured bytes, a read-only memoryview; its buffer can't be acknowledged while that lives."""
         return memoryview(self)
 
+    def copy(self):
+        """A PacketCopy: it outlives the buffer, and can be pickled."""
+        return PacketCopy(bytes(self), self.time_ns, self.wirelen, self.interface, self.dropped, self.direction)
+
     def __reduce__(self):
-        raise TypeError("a packet can't be copied or pickled: take bytes(packet)")
+        raise TypeError("a packet in its buffer can't be pickled: take packet.copy(), or bytes(packet)")
 
     def __len__(self):
         self._buffer._check()

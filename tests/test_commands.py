@@ -19,7 +19,8 @@ from captures import Record, pcap, pcapng, read_capture, sample
 from processes import LIMIT_S, Commands, command, number_of, numbered, run, take_all, wait_line
 
 from zbuf.consumer import connect
-from zbuf.consumer.client import Connection, Reader
+from zbuf.consumer.client import Reader
+from zbuf.consumer.connection import Connection
 from zbuf.producer import Producer
 from zbuf.shared import control
 

@@ -25,7 +25,7 @@ import pytest
 from processes import LIMIT_S, Lab, Remote, number_of, numbered, open_fds, take, take_all
 
 from zbuf.consumer import Reader, connect
-from zbuf.consumer.client import Connection
+from zbuf.consumer.connection import Connection
 from zbuf.producer import Producer
 from zbuf.shared.errors import ControlError, Refused
 

@@ -19,7 +19,7 @@ from captures import Record, pcap
 from processes import Nursery, Remote, number_of, numbered, take_all
 
 from zbuf.consumer import connect
-from zbuf.consumer.client import Connection
+from zbuf.consumer.connection import Connection
 from zbuf.producer import Producer
 from zbuf.shared.control import Ledger
 from zbuf.shared.errors import ControlError, ProducerNotFound

@@ -20,7 +20,7 @@ from captures import Record, pcap, received, sample
 from processes import LIMIT_S, Remote, number_of, numbered, open_fds, take, take_all
 
 from zbuf.consumer import connect
-from zbuf.consumer.client import Connection
+from zbuf.consumer.connection import Connection
 from zbuf.producer import FileSource, Producer, RawPacket
 from zbuf.producer.capture import Limits
 from zbuf.shared.control import DescriptorStatistics, Ledger

@@ -1,0 +1,128 @@
+"""Readers as scapy's sockets: for sniff(), AsyncSniffer, and sessions.
+
+::
+
+    with connect("lab", filter="udp port 53") as reader:
+        sniff(opened_socket=ScapySocket(reader), prn=lambda packet: packet.summary(), store=False)
+"""
+
+from collections.abc import Iterator
+from select import select
+from typing import Any
+
+from scapy.config import conf
+from scapy.data import MTU
+from scapy.packet import Packet as ScapyPacket
+from scapy.supersocket import SuperSocket
+from scapy.utils import EDecimal
+
+from zbuf.consumer.client import Reader
+from zbuf.consumer.reader import Packet
+from zbuf.consumer.reconnect import ReconnectingReader
+
+_NANO = EDecimal((0, (1,), -9))
+_DIRECTIONS = {"in": 1, "out": 2}  # as epb_flags has them
+
+
+class ScapySocket(SuperSocket):
+    """A SuperSocket that receives a reader's packets, dissected by its link type, with their time to the nanosecond.
+
+    Each packet's bytes are copied, once, since scapy keeps them. Closing it closes the reader. It can't send.
+
+    Args:
+        reader: whose packets these are; nobody else may take its buffers meanwhile.
+    """
+
+    desc = "read packets from a zbuf capture"
+
+    def __init__(self, reader: Reader | ReconnectingReader) -> None:
+        self.reader = reader
+        import scapy.all  # noqa: F401  (it registers the layers)
+
+        self.iface = reader.name
+        self.basecls: Any = conf.l2types.num2layer.get(reader.linktype, conf.raw_layer)
+        """What each packet is dissected as."""
+        self._packets: Iterator[Packet] = iter(())
+        self._next: Packet | None = None
+
+    # ---- what scapy calls ---------------------------------------------------------------------------------------
+
+    def recv_raw(self, x: int = MTU) -> tuple[Any, bytes, Any]:
+        """The next packet: its class, up to `x` of its bytes, and its time; waits for it.
+
+        Raises:
+            EOFError: the stream has ended.
+        """
+        packet = self._take()
+        return self.basecls, bytes(packet)[:x], packet.time_ns * _NANO
+
+    def recv(self, x: int = MTU, **options: Any) -> ScapyPacket:
+        """The next packet, dissected, with its wirelen, direction, and a comment where packets were lost before it.
+
+        Raises:
+            EOFError: the stream has ended.
+        """
+        packet = self._take()
+        dissected: ScapyPacket = self._dissect(bytes(packet)[:x], options)
+        dissected.time = packet.time_ns * _NANO
+        dissected.wirelen = packet.wirelen
+        dissected.direction = _DIRECTIONS.get(packet.direction)
+        if packet.dropped:
+            dissected.comment = f"{packet.dropped} packets lost just before this one".encode()
+        return dissected
+
+    def send(self, x: ScapyPacket) -> int:  # noqa: ARG002  (scapy's name)
+        """Not possible: raises OSError."""
+        raise OSError(f"{self.reader.name}: a reader can't send packets")
+
+    @staticmethod
+    def select(sockets: list[Any], remain: float | None = conf.recv_poll_rate) -> list[Any]:
+        """Those that have a packet, or have come to their end; waits up to `remain` seconds for one."""
+        ready = [one for one in sockets if isinstance(one, ScapySocket) and one._is_ready()]
+        if ready:
+            return ready
+        rung = select(sockets, [], [], remain)[0]
+        return [one for one in rung if not isinstance(one, ScapySocket) or one._is_ready()]
+
+    def fileno(self) -> int:
+        """The reader's."""
+        return self.reader.fileno()
+
+    def close(self) -> None:
+        """Leave the capture."""
+        self.closed = True
+        self._next = None
+        self.reader.close()
+
+    # ---- packets ------------------------------------------------------------------------------------------------
+
+    def _is_ready(self) -> bool:
+        """Whether recv() would not wait."""
+        return self._next is not None or self._fetch(0) or self.reader.finished
+
+    def _fetch(self, timeout: float | None) -> bool:
+        """Have the next packet at hand, of this buffer or the one after it."""
+        self._next = next(self._packets, None)
+        while self._next is None:
+            self._packets = iter(())  # those of a buffer that is given back are stale
+            buffer = self.reader.next_buffer(timeout)
+            if buffer is None:
+                return False
+            self._packets = iter(buffer)
+            self._next = next(self._packets, None)
+        return True
+
+    def _take(self) -> Packet:
+        if self._next is None and not self._fetch(None):
+            raise EOFError(f"{self.reader.name}: {self.reader.end_reason or 'interrupted'}")
+        packet, self._next = self._next, None
+        assert packet is not None  # noqa: S101  (_fetch() has seen to it)
+        return packet
+
+    def _dissect(self, data: bytes, options: dict[str, Any]) -> Any:
+        try:
+            return self.basecls(data, **options)
+        except Exception:  # a dissector that meets a malformed packet may raise anything
+            if conf.debug_dissector:
+                raise
+            return conf.raw_layer(data)
