@@ -13,6 +13,7 @@ from zbuf.consumer.connection import Connection, producers
 from zbuf.consumer.dump import Dump, Lines, PcapngFile
 from zbuf.consumer.opening import connect
 from zbuf.consumer.salvage import list_remains, salvage_to_files
+from zbuf.consumer.top import top
 from zbuf.shared.commandline import (
     Json,
     RunDir,
@@ -171,6 +172,9 @@ def stats(name: Name, run_dir: Annotated[str | None, RunDir] = None, json: Annot
         print_table("", heads, readers)
     else:
         sys.stdout.write("no reader is connected\n")
+
+
+app.command()(top)
 
 
 @app.command()
