@@ -1,6 +1,7 @@
 """zbuf top: what all captures do, second by second, on a terminal, in a file, or for a program."""
 
 import contextlib
+import io
 import itertools
 import os
 import select
@@ -58,6 +59,8 @@ def top(
     """
     if once and count is not None:
         raise typer.BadParameter("--once prints one update: leave out --count")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a process may be called what this terminal can't write
+        sys.stdout.reconfigure(errors="backslashreplace")
     with Captures(names or [], run_dir) as captures:
         if not (once or json) and sys.stdout.isatty() and not Console().is_dumb_terminal:
             _show(captures, delay, count)

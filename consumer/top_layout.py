@@ -40,18 +40,17 @@ def compose(
     heading: Text, sections: Sequence[Section], width: int | None = None, height: int | None = None
 ) -> list[Text]:
     """The lines of a heading and of the sections that have rows, within `width` columns and `height` lines."""
-    tables = [(one, [Text(), *_lines(one, width)]) for one in sections if one.rows]
+    tables = [(one.name, _lines(one, width)) for one in sections if one.rows]
     sizes = [len(lines) for _, lines in tables]
-    if height is not None:
-        sizes = allot(sizes, max(0, height - 1))
-    lines = [
-        heading,
-        *(line for (one, all_), size in zip(tables, sizes, strict=True) for line in _cut(one, all_, size)),
-    ]
-    if width is not None:
-        for line in lines:
-            line.truncate(width)
-    return lines[:height]
+    apart = height is None or 1 + sum(sizes) + len(sizes) <= height  # an empty line before each, if there is room
+    if height is not None and not apart:
+        sizes = allot(sizes, height - 1)
+    composed = [heading]
+    for (name, lines), size in zip(tables, sizes, strict=True):
+        composed += [Text()] * apart + _cut(name, lines, size)
+    for line in composed:
+        line.truncate(width or line.cell_len, overflow="crop")
+    return composed[:height]
 
 
 def allot(sizes: Sequence[int], room: int) -> list[int]:
@@ -63,13 +62,11 @@ def allot(sizes: Sequence[int], room: int) -> list[int]:
     return given
 
 
-def _cut(section: Section, lines: list[Text], size: int) -> list[Text]:
+def _cut(name: str, lines: list[Text], size: int) -> list[Text]:
     """The first lines of a table, of which the last tells how many rows are left out."""
-    if size >= len(lines):
-        return lines
-    hidden = len(section.rows) - max(0, size - 3)  # an empty line, the heads, and this remark
-    remark = Text(f"... {hidden} more {section.name}", style="italic")
-    return [*lines[: size - 1], remark] if size > 1 else lines[:size]
+    if size >= len(lines) or size == 0:
+        return lines[:size]
+    return [*lines[: size - 1], Text(f"... {len(lines) - max(1, size - 1)} more {name}", style="italic")]
 
 
 def _lines(section: Section, width: int | None) -> list[Text]:

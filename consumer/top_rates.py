@@ -16,6 +16,8 @@ from zbuf.shared.control import DescriptorStatistics, InterfaceStatistics, Reade
 
 HISTORY = 40
 """Updates that are remembered."""
+_INTERVAL_MIN_S = 0.001
+"""No update is as short: a producer whose clock says so is not to be believed."""
 
 Rates = Mapping[str, float]
 """Of counts, by their names: how much they grew a second. Empty where that can't be told."""
@@ -59,7 +61,7 @@ class Compared(Rated[Statistics]):
 
 def rates(before: Counts | None, now: Counts, interval_s: float) -> Rates:
     """How fast counts grow: none where there are no earlier ones, or one went back, since it began anew."""
-    if before is None or interval_s <= 0:
+    if before is None or interval_s < _INTERVAL_MIN_S:
         return {}
     grown = {name: getattr(now, name) - getattr(before, name) for name in _GROWING[type(now)]}
     if min(grown.values()) < 0:
