@@ -16,7 +16,7 @@ from zbuf.shared.control import DescriptorStatistics, InterfaceStatistics, Reade
 
 HISTORY = 40
 """Updates that are remembered."""
-_INTERVAL_MIN_S = 0.001
+_INTERVAL_MIN_S = 1e-6
 """No update is as short: a producer whose clock says so is not to be believed."""
 
 Rates = Mapping[str, float]
