@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from live_lab import LiveLab, frame, send
+from network import Network, needs_namespace
 from processes import LIMIT_S, Commands, Lab, Remote, command, run, wait_line
 
 from zbuf.consumer import connect, top_watch
@@ -608,7 +610,8 @@ def test_without_a_producer_it_says_so_and_waits_for_one(commands: Commands, pro
     done = run("zbuf", "top", "--once", "-d", "0.1")
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(r"\d\d:\d\d:\d\d  no producer runs\n\n", done.stdout)
-    process = commands.start("zbuf", "top", "-d", "0.1")
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    process = commands.start("zbuf", "top", "-d", "0.1", env=buffered)
     wait_line(process.stdout, "no producer runs")
     with Producer(producer_name, linger_s=0):
         wait_line(process.stdout, f"{producer_name}  {os.getpid()}")
@@ -671,6 +674,23 @@ def test_option_that_makes_no_sense_is_one_line_of_usage(options: list[str], par
     done = run("zbuf", "top", *options)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert part in done.stderr
+
+
+@needs_namespace
+@pytest.mark.slow
+def test_live_interfaces_are_shown_with_their_state(wire: Network, commands: Commands, producer_name: str) -> None:
+    live = LiveLab(wire, commands, producer_name, "-i", "za", "-i", "zb")
+    process = commands.start("zbuf", "top", "-d", "0.1")
+    for name in ("za", "zb"):
+        assert re.search(rf"  {name}  +up  +0  +0  +0  +0$", wait_line(process.stdout, f"  {name}  "))
+    send(wire, [frame(number) for number in range(50)])
+    while re.search(r"  zb  +up  +0 ", wait_line(process.stdout, "  zb  ")):
+        pass
+    wire.ip("link", "set", "zb", "down")
+    live.wait_line("zb: is down")
+    lines = iter(lambda: wait_line(process.stdout, "! down"), None)
+    assert next(one for one in lines if "  zb  " in one).split()[3:6] == ["zb", "!", "down"]
+    live.end()
 
 
 # ---- on a terminal --------------------------------------------------------------------------------------------------
