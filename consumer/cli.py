@@ -11,6 +11,7 @@ import typer
 from zbuf.consumer.client import Reader
 from zbuf.consumer.connection import Connection, producers
 from zbuf.consumer.dump import Dump, Lines, PcapngFile
+from zbuf.consumer.extcap import TOLERANT, extcap
 from zbuf.consumer.opening import connect
 from zbuf.consumer.salvage import list_remains, salvage_to_files
 from zbuf.consumer.top import top
@@ -198,6 +199,9 @@ def salvage(
     if remove and write == "-":
         raise typer.BadParameter("--remove needs a file: nobody can tell what became of standard output")
     salvage_to_files(name, write, descriptor=descriptor, remove=remove, json=json)
+
+
+app.command(context_settings=TOLERANT)(extcap)
 
 
 def _plain(statistics: Statistics) -> dict[str, object]:

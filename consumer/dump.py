@@ -55,10 +55,8 @@ class PcapngFile:
             self._write(blocks)
 
     def finish(self, ledger: Ledger) -> None:
-        """Write the interface's statistics and close the file."""
-        if self._interfaces == 1:  # the ledger is the descriptor's: of several interfaces it can't be told apart
-            counts = {name: getattr(ledger, name) for name in Ledger.__struct_fields__}
-            self._write(memoryview(statistics(0, self._started_ns, time.time_ns(), counts)))
+        """Write the statistics and close the file."""
+        self._write(memoryview(closing_blocks(self._interfaces, self._started_ns, ledger)))
         if self._fd != 1:
             os.close(self._fd)
 
@@ -77,6 +75,28 @@ class PcapngFile:
         """Drop the last bytes, of a block that came only in part, so that the file stays a whole one."""
         with contextlib.suppress(OSError):  # a pipe keeps them
             os.ftruncate(self._fd, os.lseek(self._fd, -length, os.SEEK_CUR))
+
+
+def closing_blocks(interfaces: int, started_ns: int, ledger: Ledger) -> bytes:
+    """The statistics for the end of a file of packets from as many interfaces, begun at that time; empty for several.
+
+    The ledger is the descriptor's: of several interfaces it can't be told apart.
+    """
+    if interfaces != 1:
+        return b""
+    counts = {name: getattr(ledger, name) for name in Ledger.__struct_fields__}
+    return statistics(0, started_ns, time.time_ns(), counts)
+
+
+def final_ledger(reader: Reader) -> Ledger:
+    """The ledger of a reader's descriptor, as of now, or as of the end of the stream."""
+    if reader.finished:
+        return reader.ledger()
+    try:
+        found = reader.stats().descriptors
+    except ControlError:
+        return reader.ledger()
+    return next((one for one in found if one.descriptor == reader.descriptor), Ledger())
 
 
 def _end_of(buffer: Buffer, packets: int) -> int | None:
@@ -168,7 +188,7 @@ class Dump:
             self._left -= some
             if self._left == 0 or self._stopping:
                 break
-        ledger = self._final_ledger()
+        ledger = final_ledger(self._reader)
         output.finish(ledger)
         return ledger
 
@@ -192,12 +212,3 @@ class Dump:
         if self._waiting:
             self._waiting = False
             raise Interrupted
-
-    def _final_ledger(self) -> Ledger:
-        if self._reader.finished:
-            return self._reader.ledger()
-        try:
-            found = self._reader.stats().descriptors
-        except ControlError:
-            return self._reader.ledger()
-        return next((one for one in found if one.descriptor == self._reader.descriptor), Ledger())

@@ -12,7 +12,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from threading import Thread
 
-from zbuf.consumer.client import Connection
+from zbuf.consumer.connection import Connection
 from zbuf.consumer.top_rates import Compared, History, compare
 from zbuf.shared.closing import Closing
 from zbuf.shared.control import Statistics

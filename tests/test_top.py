@@ -22,7 +22,8 @@ from network import Network, needs_namespace
 from processes import LIMIT_S, Commands, Lab, Remote, command, run, wait_line
 
 from zbuf.consumer import connect, top_watch
-from zbuf.consumer.client import Connection, Reader
+from zbuf.consumer.client import Reader
+from zbuf.consumer.connection import Connection
 from zbuf.consumer.top_cells import ASCII, BLOCKS, bar, duration, per_second, printable, sparkline
 from zbuf.consumer.top_layout import Column, allot, compose, fit
 from zbuf.consumer.top_rates import HISTORY, Compared, History, compare, is_slow
