@@ -12,8 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from zbuf import __version__
-from zbuf.consumer.client import Reader
-from zbuf.consumer.connection import Connection, producers
+from zbuf.consumer import Connection, Reader, connect, producers
 from zbuf.consumer.extcap_capture import capture_into
 from zbuf.consumer.extcap_install import install_script, remove_script
 from zbuf.shared.commandline import parse_size, whole_number
@@ -110,8 +109,7 @@ def extcap(
         if not fifo:
             raise typer.BadParameter("--capture needs --fifo")
         settings = _Settings(capture_filter, join, snaplen, buffer_size, direction, immediate)
-        with settings.connect(_producer(interface), run_dir) as reader:
-            capture_into(fifo, reader)
+        capture_into(fifo, lambda: settings.connect(_producer(interface), run_dir))
     elif capture_filter is not None:
         _answer(_complaints(_producer(interface), capture_filter, run_dir))
     else:
