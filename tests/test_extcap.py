@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from captures import read_capture
-from processes import LIMIT_S, Commands, Lab, Remote, command, number_of, run
+from processes import LIMIT_S, Commands, Lab, Remote, command, number_of, run, wait_line
 
 from zbuf import __version__
 from zbuf.consumer import connect
@@ -322,7 +322,9 @@ def fill(lab: Lab, fifo: Path) -> None:
 def test_a_closed_fifo_ends_a_capture_though_no_packet_comes(
     full: bool, lab: Lab, commands: Commands, fifo: Path
 ) -> None:
-    with capturing(commands, lab, fifo) as (process, _):
+    with capturing(commands, lab, fifo) as (process, fd):
+        lab.append()
+        read_packets(fd, 1)
         if full:
             fill(lab, fifo)
     assert ended_quietly(process)
@@ -521,9 +523,11 @@ def test_statistics_arrive_in_a_file_that_tshark_writes(lab: Lab, wireshark: Wir
 
 @pytest.mark.slow
 def test_interrupted_tshark_leaves_no_reader_and_no_process(lab: Lab, wireshark: Wireshark) -> None:
-    reading = wireshark.install().tshark(lab.name)
+    reading = wireshark.install().tshark(lab.name, "-T", "fields", "-e", "frame.len")
     lab.wait_descriptors(1)
     ((reader,),) = [one.readers for one in lab.descriptors()]
+    lab.append()
+    wait_line(reading.stdout, "60")  # it reads: before, a signal would be an error of its own
     reading.send_signal(signal.SIGINT)
     status, _, said = tshark_end(reading)
     assert status == 0
@@ -566,10 +570,16 @@ def test_what_is_not_ours_stays_as_it_is(option: str, what: str, tmp_path: Path)
             path.symlink_to(other)
         case "folder":
             path.mkdir()
-    before = path.lstat()
+    before = identity(path)
     assert f"{path} is not zbuf's own" in error_of(extcap(option, "--dir", str(path.parent)))
-    assert (path.lstat(), os.listdir(path.parent)) == (before, ["zbuf"])
+    assert (identity(path), os.listdir(path.parent)) == (before, ["zbuf"])
     assert other.exists()
+
+
+def identity(path: Path) -> tuple[int, int, int]:
+    """What changes when a file is made anew, or written."""
+    found = path.lstat()
+    return found.st_ino, found.st_mode, found.st_mtime_ns
 
 
 def test_a_run_directory_is_kept_only_where_it_is_said(
