@@ -12,6 +12,7 @@ from zbuf.consumer.client import Reader
 from zbuf.consumer.connection import Connection, producers
 from zbuf.consumer.dump import Dump, Lines, PcapngFile
 from zbuf.consumer.extcap import TOLERANT, extcap
+from zbuf.consumer.measure_cli import measure
 from zbuf.consumer.opening import connect
 from zbuf.consumer.salvage import list_remains, salvage_to_files
 from zbuf.consumer.top import top
@@ -202,6 +203,7 @@ def salvage(
 
 
 app.command(context_settings=TOLERANT)(extcap)
+app.command()(measure)
 
 
 def _plain(statistics: Statistics) -> dict[str, object]:
