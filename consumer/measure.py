@@ -1,12 +1,12 @@
 """How long packets take from their producer's stamp to this process: what zbuf measure counts.
 
-A packet's latency is CLOCK_REALTIME at the moment that its buffer was taken, minus the packet's time: the kernel's for a
-live packet, the producer's for an appended one.  Latencies are counted in HdrHistogram's buckets: three significant
+A packet's latency is CLOCK_REALTIME at the moment that its buffer was taken, minus the packet's time: the kernel's for
+a live packet, the producer's for an appended one.  Latencies are counted in HdrHistogram's buckets: three significant
 digits, from a nanosecond to an hour.
 
-The counting is numpy's, in an array with an element for each bucket, 15 ns a packet; the histogram is made of that array
-at the end.  Recording each buffer's distinct values in the histogram itself takes a microsecond of Python for each, which
-is a packet's own latency, and more than there is time for at a million packets a second.
+The counting is numpy's, in an array with an element for each bucket, 15 ns a packet; the histogram is made of that
+array at the end.  Recording each buffer's distinct values in the histogram itself takes a microsecond of Python for
+each: more than there is time for at a million packets a second.
 """
 
 import signal
