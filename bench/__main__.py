@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench import index, iterate, live, machine, ring, syscalls
+from bench import index, iterate, latency, live, machine, ring, syscalls
 from bench.captures import Capture, existing, mixed_sizes
 from bench.machine import CacheLine
 from bench.measure import Row, Session
@@ -33,6 +33,7 @@ class Measure(StrEnum):
     INDEX = "index"
     SYSCALLS = "syscalls"
     LIVE = "live"
+    LATENCY = "latency"
 
 
 _MEASURES: dict[Measure, Callable[[Session], list[Row]]] = {
@@ -41,6 +42,7 @@ _MEASURES: dict[Measure, Callable[[Session], list[Row]]] = {
     Measure.INDEX: index.measure,
     Measure.SYSCALLS: syscalls.measure,
     Measure.LIVE: live.measure,
+    Measure.LATENCY: latency.measure,
 }
 
 

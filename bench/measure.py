@@ -13,6 +13,7 @@ import dataclasses
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from bench.captures import Capture
 from bench.machine import CacheLine, Crowd
@@ -25,6 +26,9 @@ _NEAR = 1.5
 
 Rate = Callable[[], float]
 """Runs a contestant once, in processes of its own; returns its packets per second."""
+
+Outcome = TypeVar("Outcome")
+"""What a run of a contestant comes to."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,11 @@ class Peer:
 
 
 @dataclass(frozen=True)
-class Round:
+class Round(Generic[Outcome]):
     """Each contestant ran once."""
 
-    packets_per_second: Mapping[str, float]
+    outcomes: Mapping[str, Outcome]
+    """Where contestants are compared by it, packets per second."""
     crowd: float
     """The share of the processors' time that other processes took from it."""
     cache_line_ns: float
@@ -90,26 +95,39 @@ class Session:
     def compete(self, name: str, zbuf: Rate, peers: Sequence[Peer]) -> list[Row]:
         """Run zbuf and its peers in turn; returns a row for each peer."""
         contestants = {"zbuf": zbuf} | {peer.name: peer.run for peer in peers if not peer.missing}
-        rounds: list[Round] = []
-        while len(rounds) < self.most_rounds and sum(map(self._is_good, rounds)) < self.rounds:
-            rounds.append(self._round(name, contestants, len(rounds)))
-        counted = sorted(rounds, key=lambda one: (not self._is_near(one), one.crowd))[: self.rounds]
+        counted, rounds = self.take_turns(name, contestants, lambda one: 2 if one == "zbuf" else 1)
         return [_row(name, counted, peer, rounds) for peer in peers]
 
-    def _round(self, name: str, contestants: Mapping[str, Rate], number: int) -> Round:
-        rates, crowds = {}, []
+    def take_turns(
+        self, name: str, contestants: Mapping[str, Callable[[], Outcome]], processors: Callable[[str], int]
+    ) -> tuple[list[Round[Outcome]], list[Round[Outcome]]]:
+        """Run contestants in turn, each keeping so many processors busy; returns the rounds that count, and all."""
+        rounds: list[Round[Outcome]] = []
+        while len(rounds) < self.most_rounds and sum(map(self._is_good, rounds)) < self.rounds:
+            rounds.append(self._round(name, contestants, processors, len(rounds)))
+        counted = sorted(rounds, key=lambda one: (not self._is_near(one), one.crowd))[: self.rounds]
+        return counted, rounds
+
+    def _round(
+        self,
+        name: str,
+        contestants: Mapping[str, Callable[[], Outcome]],
+        processors: Callable[[str], int],
+        number: int,
+    ) -> Round[Outcome]:
+        outcomes, crowds = {}, []
         cache_line_ns = self.cache_line.nanoseconds()
         for contestant in _rotated(list(contestants), number):
             self.progress(f"{name}: round {number + 1}, {contestant}")
-            with Crowd(wanted=2 if contestant == "zbuf" else 1) as crowd:  # it has two processes, each peer has one
-                rates[contestant] = contestants[contestant]()
+            with Crowd(processors(contestant)) as crowd:
+                outcomes[contestant] = contestants[contestant]()
             crowds.append(crowd.share)
-        return Round(rates, max(crowds), cache_line_ns)
+        return Round(outcomes, max(crowds), cache_line_ns)
 
-    def _is_near(self, one: Round) -> bool:
+    def _is_near(self, one: Round[Outcome]) -> bool:
         return one.cache_line_ns <= _NEAR * self.cache_line.nearest_ns
 
-    def _is_good(self, one: Round) -> bool:
+    def _is_good(self, one: Round[Outcome]) -> bool:
         return one.crowd <= _QUIET and self._is_near(one)
 
 
@@ -118,26 +136,27 @@ def _rotated(names: list[str], by: int) -> list[str]:
     return names[by:] + names[:by]
 
 
-def _row(name: str, counted: Sequence[Round], peer: Peer, rounds: Sequence[Round]) -> Row:
+def _row(name: str, counted: Sequence[Round[float]], peer: Peer, rounds: Sequence[Round[float]]) -> Row:
     row = Row(
         name,
         _median_in_words(counted, "zbuf"),
         f"{peer.name} {peer.missing}",
         target="" if peer.target is None else f"≥ {peer.target:g}",
-        conditions=_conditions(counted),
+        conditions=conditions(counted),
         data={"peer": peer.name, "target": peer.target, "rounds": [dataclasses.asdict(one) for one in rounds]},
     )
     return row if peer.missing else _compared(row, counted, peer)
 
 
-def _conditions(rounds: Sequence[Round]) -> str:
+def conditions(rounds: Sequence[Round[Outcome]]) -> str:
+    """Under which rounds ran, in words."""
     cache_line_ns = statistics.median(one.cache_line_ns for one in rounds)
     crowd = statistics.median(one.crowd for one in rounds)
     return f"{cache_line_ns:.0f} ns, {crowd:.0%}" if cache_line_ns else f"{crowd:.0%}"
 
 
-def _compared(row: Row, rounds: Sequence[Round], peer: Peer) -> Row:
-    ratios = [one.packets_per_second["zbuf"] / one.packets_per_second[peer.name] for one in rounds]
+def _compared(row: Row, rounds: Sequence[Round[float]], peer: Peer) -> Row:
+    ratios = [one.outcomes["zbuf"] / one.outcomes[peer.name] for one in rounds]
     ratio = statistics.median(ratios)
     return dataclasses.replace(
         row,
@@ -149,5 +168,5 @@ def _compared(row: Row, rounds: Sequence[Round], peer: Peer) -> Row:
     )
 
 
-def _median_in_words(rounds: Sequence[Round], contestant: str) -> str:
-    return f"{statistics.median(one.packets_per_second[contestant] for one in rounds) / 1e6:.1f} M/s"
+def _median_in_words(rounds: Sequence[Round[float]], contestant: str) -> str:
+    return f"{statistics.median(one.outcomes[contestant] for one in rounds) / 1e6:.1f} M/s"

@@ -1,0 +1,141 @@
+"""One-way latency: how long a small message takes from one Python process to another.
+
+Timed: the sender writes time.time_ns() into a message of 64 bytes and sends it; the receiver, once it has the bytes,
+subtracts that from the time. There is a message every 200 µs, and the sender waits for its moment by looking at the
+clock, so one of the processors is busy with that, whoever competes. A process sends, another receives, and each run
+has new ones; its first messages don't count. zbuf sends by Producer.append(), and receives by ``for packet in reader``,
+with immediate=True.
+
+Against: multiprocessing.Pipe, pyzmq's PUSH and PULL over ipc, and iceoryx2's publish-subscribe, each blocking and
+looking all the time; see bench.messages. pyzmq works by a thread in each of the processes, which may have to wait for a
+processor where there are only two.
+
+The ratio is the peer's latency by zbuf's: above 1, zbuf is faster.
+"""
+
+import dataclasses
+import multiprocessing
+import statistics
+import struct
+import time
+from collections.abc import Mapping, Sequence
+from multiprocessing.synchronize import Barrier
+
+import numpy
+
+from bench.measure import Round, Row, Session, conditions
+from bench.messages import MESSAGE_BYTES, PIPE_BLOCKING, WAYS, ZBUF_SLEEPING, ZBUF_SPINNING, Place, Send
+from bench.stage import Stage
+
+_MESSAGES = 5_000
+_WARM_UP = 500
+_GAP_NS = 200_000
+_PATIENCE_S = 60.0
+_PERCENTILES = (50, 99)
+_STAMP = struct.Struct("<q")
+
+Latencies = Mapping[str, float]
+"""In microseconds, by percentile: p50, p99."""
+Rounds = Sequence[Round[Latencies]]
+
+
+# ---- a run ----------------------------------------------------------------------------------------------------------
+
+
+def exchange(way: str, messages: int, name: str, run_dir: str) -> Latencies:
+    """Be the receiver, and start the sender."""
+    context = multiprocessing.get_context("fork")  # before either has anything that a fork would harm
+    place, barrier = Place.make(name, run_dir), context.Barrier(2, timeout=_PATIENCE_S)
+    sender = context.Process(target=_send, args=(way, messages, place, barrier), daemon=True)
+    sender.start()
+    barrier.wait()  # the sender's end is there
+    with WAYS[way].receiver(place) as receive:
+        barrier.wait()  # the receiver's is there, too
+        latencies = []
+        for _ in range(messages):
+            message = receive()
+            latencies.append(time.time_ns() - _STAMP.unpack_from(message)[0])
+    barrier.wait()  # all is received: both may go
+    sender.join()
+    of_all = numpy.percentile(latencies[_WARM_UP:], _PERCENTILES) / 1000
+    return {f"p{percentile}": float(one) for percentile, one in zip(_PERCENTILES, of_all, strict=True)}
+
+
+def _send(way: str, messages: int, place: Place, barrier: Barrier) -> None:
+    with WAYS[way].sender(place) as send:
+        barrier.wait()
+        barrier.wait()
+        _send_all(send, messages)
+        barrier.wait()
+
+
+def _send_all(send: Send, messages: int) -> None:
+    message = bytearray(MESSAGE_BYTES)
+    due = time.time_ns()
+    for _ in range(messages):
+        due += _GAP_NS
+        while (now := time.time_ns()) < due:
+            pass
+        _STAMP.pack_into(message, 0, now)
+        send(message)
+        due = max(due, now)  # where it is late, the next ones are not early
+
+
+# ---- the measure ----------------------------------------------------------------------------------------------------
+
+
+def measure(session: Session) -> list[Row]:
+    """A row for each of zbuf's two ways, each peer and each percentile."""
+    messages = _WARM_UP + session.scaled(_MESSAGES)
+    here = [name for name, way in WAYS.items() if not way.missing]
+    runs = {name: lambda name=name: _run(name, messages) for name in here}
+    counted, rounds = session.take_turns("latency", runs, lambda _: 2)
+    return [
+        _row(zbuf, peer, f"p{percentile}", counted, rounds)
+        for zbuf in (ZBUF_SPINNING, ZBUF_SLEEPING)
+        for peer in WAYS
+        for percentile in _PERCENTILES
+        if _compares(zbuf, peer)
+    ]
+
+
+def _run(way: str, messages: int) -> Latencies:
+    with Stage() as stage:
+        return stage.call(exchange, way=way, messages=messages, **stage.place).result()
+
+
+def _compares(zbuf: str, peer: str) -> bool:
+    """A reader that spins is compared with everybody, one that sleeps with those that do, too."""
+    return not peer.startswith("zbuf") and (zbuf == ZBUF_SPINNING or peer.endswith("blocking"))
+
+
+def _row(zbuf: str, peer: str, percentile: str, counted: Rounds, rounds: Rounds) -> Row:
+    target = 1.0 if zbuf == ZBUF_SPINNING or peer == PIPE_BLOCKING else None
+    row = Row(
+        f"{zbuf}, {percentile}: peer / zbuf",
+        _in_words(counted, zbuf, percentile),
+        f"{peer} {WAYS[peer].missing or _in_words(counted, peer, percentile)}",
+        target="" if target is None else f"≥ {target:g}",
+        conditions=conditions(counted),
+        data={
+            "peer": peer,
+            "percentile": percentile,
+            "target": target,
+            "rounds": list(map(dataclasses.asdict, rounds)),
+        },
+    )
+    if WAYS[peer].missing:
+        return row
+    ratios = [one.outcomes[peer][percentile] / one.outcomes[zbuf][percentile] for one in counted]
+    ratio = statistics.median(ratios)
+    return dataclasses.replace(
+        row,
+        ratio=f"{ratio:.2f}",
+        spread=f"{min(ratios):.2f}..{max(ratios):.2f}",
+        met=None if target is None else ratio >= target,
+        data={**row.data, "ratio": ratio, "ratios": ratios},
+    )
+
+
+def _in_words(rounds: Rounds, way: str, percentile: str) -> str:
+    return f"{statistics.median(one.outcomes[way][percentile] for one in rounds):,.1f} µs"
