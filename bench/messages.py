@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
-from zbuf.consumer.client import Wait, connect
+from zbuf.consumer.client import Wait
+from zbuf.consumer.opening import connect
 from zbuf.producer.service import Producer
 
 MESSAGE_BYTES = 64
