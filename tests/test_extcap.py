@@ -22,7 +22,7 @@ from processes import LIMIT_S, Commands, Lab, Remote, command, number_of, run, w
 
 from zbuf import __version__
 from zbuf.consumer import connect
-from zbuf.consumer.extcap_install import MARKER
+from zbuf.consumer.extcap.install import MARKER
 
 Process = subprocess.Popen[str]
 

@@ -18,7 +18,7 @@ from captures import Record, pcap
 from hdrh.histogram import HdrHistogram
 from processes import LIMIT_S, Commands, Lab, numbered, run, wait_line
 
-from zbuf.consumer.measure import DIGITS, LEAST_NS, MOST_NS, Latencies, bucket_of
+from zbuf.consumer.measure.latencies import DIGITS, LEAST_NS, MOST_NS, Latencies, bucket_of
 from zbuf.shared import control
 
 Process = subprocess.Popen[str]

@@ -21,14 +21,14 @@ from live_lab import LiveLab, frame, send
 from network import Network, needs_namespace
 from processes import LIMIT_S, Commands, Lab, Remote, command, run, wait_line
 
-from zbuf.consumer import connect, top_watch
+from zbuf.consumer import connect, watch
 from zbuf.consumer.client import Reader
 from zbuf.consumer.connection import Connection
-from zbuf.consumer.top_cells import ASCII, BLOCKS, bar, duration, per_second, printable, sparkline
-from zbuf.consumer.top_layout import Column, allot, compose, fit
-from zbuf.consumer.top_rates import HISTORY, Compared, History, compare, is_slow
-from zbuf.consumer.top_view import heading, json_line, report, sections
-from zbuf.consumer.top_watch import Captures, Seen
+from zbuf.consumer.top.cells import ASCII, BLOCKS, bar, duration, per_second, printable, sparkline
+from zbuf.consumer.top.layout import Column, allot, compose, fit
+from zbuf.consumer.top.rates import HISTORY, Compared, History, compare, is_slow
+from zbuf.consumer.top.view import heading, json_line, report, sections
+from zbuf.consumer.top.watch import Captures, Seen
 from zbuf.producer import Producer
 from zbuf.shared.control import (
     DescriptorStatistics,
@@ -355,7 +355,7 @@ def test_one_connection_and_one_request_for_each_update(
             calls.append(type(request).__name__)
             return super().request(request, descriptors)
 
-    monkeypatch.setattr(top_watch, "Connection", Counted)
+    monkeypatch.setattr(watch, "Connection", Counted)
     for _ in range(3):
         found(captures)
     assert calls == ["connect", "Stats", "Stats", "Stats"]
@@ -411,11 +411,11 @@ def test_producer_that_does_not_answer_is_waited_for_once_and_holds_up_no_other(
     assert all(one.found for one in captures.update())
     stopped.append(10)
     stop(stopped)
-    monkeypatch.setattr(top_watch, "ANSWER_S", 0.2)
+    monkeypatch.setattr(watch, "ANSWER_S", 0.2)
     silent, other = captures.update()
     assert re.fullmatch(r"has not answered for \d+ s", silent.problem)
     assert other.found is not None
-    monkeypatch.setattr(top_watch, "ANSWER_S", 2 * LIMIT_S)  # it would be noticed if this were waited for
+    monkeypatch.setattr(watch, "ANSWER_S", 2 * LIMIT_S)  # it would be noticed if this were waited for
     started = time.monotonic()
     lab.append(3)
     silent, other = captures.update()
@@ -436,7 +436,7 @@ def test_hanging_up_while_an_answer_is_to_come_leaves_no_connection_behind(
 ) -> None:
     lab = Lab(remote(), producer_name)
     lab.wait_fds(before := lab.process.fds)
-    monkeypatch.setattr(top_watch, "ANSWER_S", 0.05)
+    monkeypatch.setattr(watch, "ANSWER_S", 0.05)
     with Captures([], None) as captures:
         stop(lab)
         assert captures.update()[0].problem
@@ -454,12 +454,12 @@ def test_producer_that_refuses_is_shown_and_let_alone(
             asked.append("stats")
             raise Refused("you may see nothing")
 
-    monkeypatch.setattr(top_watch, "Connection", Refusing)
+    monkeypatch.setattr(watch, "Connection", Refusing)
     for _ in range(3):
         (one,) = captures.update()
         assert (one.name, one.problem) == (lab.name, "refuses: you may see nothing")
     assert asked == ["stats"]
-    monkeypatch.setattr(top_watch, "REFUSED_S", 0)
+    monkeypatch.setattr(watch, "REFUSED_S", 0)
     captures.update()
     assert asked == ["stats", "stats"]
 

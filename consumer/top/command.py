@@ -17,8 +17,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from zbuf.consumer.top_view import Screenful, json_line, report
-from zbuf.consumer.top_watch import Captures, Seen
+from zbuf.consumer.top.view import Screenful, json_line, report
+from zbuf.consumer.top.watch import Captures, Seen
 from zbuf.shared.closing import Closing
 from zbuf.shared.commandline import RunDir, whole_number
 from zbuf.shared.errors import ProducerNotFound

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from threading import Thread
 
 from zbuf.consumer.connection import Connection
-from zbuf.consumer.top_rates import Compared, History, compare
+from zbuf.consumer.top.rates import Compared, History, compare
 from zbuf.shared.closing import Closing
 from zbuf.shared.control import Statistics
 from zbuf.shared.errors import ControlError, ProducerNotFound, Refused, RunDirectoryError, ValueRefused

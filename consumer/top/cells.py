@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from zbuf.consumer.top_rates import RatedDescriptor, Rates
+from zbuf.consumer.top.rates import RatedDescriptor, Rates
 
 _BAR_CELLS = 10
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from zbuf.consumer.measure import Measured
+from zbuf.consumer.measure.latencies import Measured
 from zbuf.shared.commandline import print_table
 from zbuf.shared.errors import ZbufError
 

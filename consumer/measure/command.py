@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from zbuf.consumer.client import Reader, Wait
-from zbuf.consumer.measure import Measured, Measuring
-from zbuf.consumer.measure_report import Report, check_plot
+from zbuf.consumer.measure.latencies import Measured, Measuring
+from zbuf.consumer.measure.report import Report, check_plot
 from zbuf.consumer.opening import connect
 from zbuf.shared.commandline import Json, RunDir, parse_size, seconds, whole_number
 from zbuf.shared.errors import ZbufError

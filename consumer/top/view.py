@@ -9,11 +9,11 @@ import msgspec
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from zbuf.consumer import top_cells as cell
-from zbuf.consumer.top_cells import ASCII, BLOCKS, Glyphs
-from zbuf.consumer.top_layout import Column, Section, compose
-from zbuf.consumer.top_rates import Compared, Rated, RatedDescriptor, is_slow
-from zbuf.consumer.top_watch import Seen
+from zbuf.consumer.top import cells as cell
+from zbuf.consumer.top.cells import ASCII, BLOCKS, Glyphs
+from zbuf.consumer.top.layout import Column, Section, compose
+from zbuf.consumer.top.rates import Compared, Rated, RatedDescriptor, is_slow
+from zbuf.consumer.top.watch import Seen
 from zbuf.shared.control import InterfaceStatistics, ReaderStatistics
 
 # ---- an update ------------------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ import typer
 
 from zbuf import __version__
 from zbuf.consumer import Connection, Reader, connect, producers
-from zbuf.consumer.extcap_capture import capture_into
-from zbuf.consumer.extcap_install import install_script, remove_script
+from zbuf.consumer.extcap.capture import capture_into
+from zbuf.consumer.extcap.install import install_script, remove_script
 from zbuf.shared.commandline import parse_size, whole_number
 from zbuf.shared.control import Direction
 from zbuf.shared.errors import Refused, ValueRefused

@@ -1,0 +1,1 @@
+"""zbuf dump: packets to capture files, or a line for each."""

@@ -1,0 +1,1 @@
+"""zbuf extcap: running captures as interfaces of Wireshark and tshark."""

@@ -1,0 +1,1 @@
+"""zbuf measure: how long packets take to a reader."""

@@ -1,0 +1,1 @@
+"""zbuf top: what all captures do, second by second."""
