@@ -21,9 +21,10 @@ from live_lab import LiveLab, frame, send
 from network import Network, needs_namespace
 from processes import LIMIT_S, Commands, Lab, Remote, command, run, wait_line
 
-from zbuf.consumer import connect, watch
+from zbuf.consumer import connect
 from zbuf.consumer.client import Reader
 from zbuf.consumer.connection import Connection
+from zbuf.consumer.top import watch
 from zbuf.consumer.top.cells import ASCII, BLOCKS, bar, duration, per_second, printable, sparkline
 from zbuf.consumer.top.layout import Column, allot, compose, fit
 from zbuf.consumer.top.rates import HISTORY, Compared, History, compare, is_slow
