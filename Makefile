@@ -22,7 +22,7 @@ demo: $(VENV)/zbuf
 	@$(BIN)/python examples/demo.py
 
 test: $(VENV)/test
-	@PYTHON=$(PYTHON) .ci/require strace tcpdump tcpreplay tshark iproute2 spin
+	@PYTHON=$(PYTHON) .ci/require strace tcpdump tcpreplay tshark iproute2 spin zstd
 	$(BIN)/pytest
 
 lint: $(VENV)/lint build/types

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from zbuf.producer import logs, privileges
+from zbuf.producer import logs
 from zbuf.producer.capture import add_ledgers, ledger_dict
 from zbuf.producer.configuration import CHANGEABLE, Configuration, differences
 from zbuf.producer.interfaces import resolve
 from zbuf.producer.live_source import LiveSource
 from zbuf.producer.notify import Notifier
 from zbuf.producer.service import Producer
+from zbuf.shared import privileges
 from zbuf.shared.control import Ledger, Statistics
 from zbuf.shared.errors import ZbufError
 from zbuf.shared.rundir import NAME_LENGTH_MAX, make_run_directory, run_directory
@@ -66,7 +67,7 @@ class Daemon:
             make_run_directory(
                 directory, mode=configuration.run_directory_mode, uid=configuration.uid, gid=configuration.gid
             )
-            privileges.drop(configuration.user, configuration.gid)
+            privileges.drop(configuration.user, configuration.gid, privileges.CAP_NET_RAW)
             self._producer = self._make_producer(configuration.name or _name_of(names[0]), str(directory))
             undo.pop_all()
 

@@ -1,214 +1,140 @@
-"""zbuf dump: packets to a pcapng file, or a line each."""
+"""Packets of a reader into an output, until somebody or something ends it."""
 
 import contextlib
-import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 from zbuf.consumer.client import Reader
-from zbuf.consumer.reader import Buffer
+from zbuf.consumer.dump.blocks import Blocks
+from zbuf.consumer.dump.statistics import final_ledger
 from zbuf.shared.control import Ledger
-from zbuf.shared.errors import ControlError, ZbufError
-from zbuf.shared.pcapng import statistics
+from zbuf.shared.errors import ControlError
 
-_BLOCK_HEAD_BYTES = 28  # of an Enhanced Packet Block, before its data
+_BUFFERS = 2
+"""A descriptor has so many: what is stored at one time is in them, and what comes later is not waited for."""
 
 
 class Output(Protocol):
     """Where packets go."""
 
-    def take(self, buffer: Buffer, packets: int) -> None:
-        """Write the first `packets` packets of a buffer."""
+    @property
+    def packets(self) -> int:
+        """How many it has taken."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether it takes no more."""
+
+    @property
+    def deadline(self) -> float | None:
+        """When tick() has something to do, in seconds of time.monotonic()."""
+
+    def take(self, blocks: Blocks, last: int) -> int:
+        """Take the packets of a buffer before number `last`; returns how many were taken."""
+
+    def tick(self) -> None:
+        """Do what is due."""
 
     def finish(self, ledger: Ledger) -> None:
         """Write what belongs at the end."""
 
-
-class PcapngFile:
-    """A pcapng file: one write(2) for each buffer, straight from shared memory, and statistics at the end.
-
-    Args:
-        path: the file; "-" is standard output.
-        reader: whose packets will be written.
-
-    Raises:
-        ZbufError: it can't be made or written, a full disk for one. What was written stays, and is a whole file.
-    """
-
-    def __init__(self, path: str, reader: Reader) -> None:
-        self._path = path
-        self._interfaces = len(reader.interfaces)
-        self._started_ns = time.time_ns()
-        self._written = 0
-        try:
-            self._fd = 1 if path == "-" else os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise ZbufError(f"{path}: {error.strerror}") from None
-        self._write(memoryview(reader.prologue))
-
-    def take(self, buffer: Buffer, packets: int) -> None:
-        """Write the first `packets` packets of a buffer."""
-        with buffer.data as data, data[: _end_of(buffer, packets)] as blocks:
-            self._write(blocks)
-
-    def finish(self, ledger: Ledger) -> None:
-        """Write the statistics and close the file."""
-        self._write(memoryview(closing_blocks(self._interfaces, self._started_ns, ledger)))
-        if self._fd != 1:
-            os.close(self._fd)
-
-    def _write(self, data: memoryview) -> None:
-        start = self._written
-        try:
-            while self._written - start < len(data):
-                self._written += os.write(self._fd, data[self._written - start :])
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            self._cut_back(self._written - start)
-            raise ZbufError(f"{self._path}: {error.strerror}: it holds the {start} bytes written before") from None
-
-    def _cut_back(self, length: int) -> None:
-        """Drop the last bytes, of a block that came only in part, so that the file stays a whole one."""
-        with contextlib.suppress(OSError):  # a pipe keeps them
-            os.ftruncate(self._fd, os.lseek(self._fd, -length, os.SEEK_CUR))
+    def close(self) -> None:
+        """Let go of files, finished or not."""
 
 
-def closing_blocks(interfaces: int, started_ns: int, ledger: Ledger) -> bytes:
-    """The statistics for the end of a file of packets from as many interfaces, begun at that time; empty for several.
-
-    The ledger is the descriptor's: of several interfaces it can't be told apart.
-    """
-    if interfaces != 1:
-        return b""
-    counts = {name: getattr(ledger, name) for name in Ledger.__struct_fields__}
-    return statistics(0, started_ns, time.time_ns(), counts)
-
-
-def final_ledger(reader: Reader) -> Ledger:
-    """The ledger of a reader's descriptor, as of now, or as of the end of the stream."""
-    if reader.finished:
-        return reader.ledger()
-    try:
-        found = reader.stats().descriptors
-    except ControlError:
-        return reader.ledger()
-    return next((one for one in found if one.descriptor == reader.descriptor), Ledger())
-
-
-def _end_of(buffer: Buffer, packets: int) -> int | None:
-    """Where the first `packets` packets of a buffer end; None for the end of the buffer."""
-    if packets >= len(buffer):
-        return None
-    return int(buffer.index()[packets]["offset"]) - _BLOCK_HEAD_BYTES
-
-
-class Lines:
-    """A line for each packet, on standard output: the time of day, what scapy says it is, and its length.
-
-    Args:
-        reader: whose packets will be shown.
-        numeric: leave addresses and ports as numbers.
-    """
-
-    def __init__(self, reader: Reader) -> None:
-        self._describe = _describer(reader.linktype)
-        self._line_buffered = sys.stdout.isatty()
-
-    def take(self, buffer: Buffer, packets: int) -> None:
-        """Print the first `packets` packets of a buffer."""
-        for _, packet in zip(range(packets), buffer, strict=False):
-            seconds, nanoseconds = divmod(packet.time_ns, 1_000_000_000)
-            sys.stdout.write(
-                f"{_time_of_day(seconds)}.{nanoseconds:09d} {self._describe(bytes(packet))}, length {packet.wirelen}\n"
-            )
-        sys.stdout.flush()
-
-    def finish(self, ledger: Ledger) -> None:
-        """Nothing more to print."""
-
-
-def _time_of_day(seconds: int) -> str:
-    try:
-        return time.strftime("%H:%M:%S", time.localtime(seconds))
-    except (OverflowError, ValueError, OSError):
-        return str(seconds)
-
-
-def _describer(linktype: int) -> Callable[[bytes], str]:
-    """What says in a few words what a packet is; scapy is imported only here."""
-    import logging
-
-    logging.getLogger("scapy").setLevel(logging.ERROR)
-    import scapy.all  # noqa: F401  (it registers the layers)
-    from scapy.config import conf
-
-    if linktype not in conf.l2types.num2layer:
-        return lambda data: f"link type {linktype}: {data[:32].hex()}"
-    layer: Any = conf.l2types.num2layer[linktype]
-
-    def describe(data: bytes) -> str:
-        try:
-            return str(layer(data).summary())
-        except Exception as error:  # a dissector that meets a malformed packet may raise anything
-            return f"malformed ({type(error).__name__}): {data[:32].hex()}"
-
-    return describe
-
-
-class Interrupted(Exception):
-    """A signal asked to stop while the dump was waiting."""
+def counts(captured: int, ledger: Ledger) -> str:
+    """Tcpdump's closing words."""
+    return (
+        f"{captured} packets captured\n"
+        f"{ledger.received} packets received by filter\n"
+        f"{ledger.dropped} packets dropped by zbuf\n"
+    )
 
 
 class Dump:
-    """The packets of a reader into an output, until the stream ends, `count` are there, or SIGINT or SIGTERM comes.
+    """The packets of a reader, until the stream ends, so many are there, the time is over, or SIGINT or SIGTERM comes.
 
-    From its making on, those signals end it in good order.
+    From its making on, signals do no more than end a wait, so that no packet is lost between two steps: the first
+    SIGINT or SIGTERM ends the dump in good order, and the next one at once; SIGUSR1 prints the counts; SIGUSR2 writes
+    what is stored and not assigned yet.
+
+    Args:
+        reader: whose packets.
+        packets: end after so many; None for as many as come.
+        seconds: end after this time.
     """
 
-    def __init__(self, reader: Reader, count: int | None) -> None:
+    def __init__(self, reader: Reader, packets: int | None = None, seconds: float | None = None) -> None:
         self._reader = reader
-        self._left = sys.maxsize if count is None else count
-        self._waiting = False
-        self._stopping = False
-        self.captured = 0
-        """Packets written."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop)
+        self._left = sys.maxsize if packets is None else packets
+        self._ends = None if seconds is None else time.monotonic() + seconds
+        self._came: set[int] = set()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, self._note)
 
     def run(self, output: Output) -> Ledger:
-        """Dump, and return the descriptor's ledger as of the end."""
-        for buffer in self._buffers():
-            some = min(len(buffer), self._left)
-            output.take(buffer, some)
-            self.captured += some
-            self._left -= some
-            if self._left == 0 or self._stopping:
-                break
+        """Dump to the output, finish it, and return the descriptor's ledger as of the end."""
+        while not self._is_over(output):
+            self._take_next(output, self._patience(output))
+            self._heed(output)
+            if output.deadline is not None and time.monotonic() >= output.deadline:
+                self._take_stored(output)
+                output.tick()
+        self._take_stored(output)
         ledger = final_ledger(self._reader)
         output.finish(ledger)
         return ledger
 
-    def _buffers(self) -> Iterator[Buffer]:
-        try:
-            while True:
-                self._waiting = True  # before the look: a signal after it raises
-                if self._stopping:
-                    return
-                buffer = self._reader.next_buffer()
-                self._waiting = False
-                if buffer is None:
-                    return
-                yield buffer
-        except Interrupted:
-            return
+    # ---- packets ------------------------------------------------------------------------------------------------
 
-    def _stop(self, _number: int, _frame: object) -> None:
-        """Raise only out of a wait, never out of the middle of a write."""
-        self._stopping = True
-        if self._waiting:
-            self._waiting = False
-            raise Interrupted
+    def _take_next(self, output: Output, timeout: float | None) -> bool:
+        """Wait for a buffer; whether one came."""
+        buffer = self._reader.next_buffer(timeout)
+        if buffer is None:
+            return False
+        blocks = Blocks(buffer)
+        taken = output.take(blocks, min(blocks.packets, self._left))
+        self._left -= taken
+        return True
+
+    def _take_stored(self, output: Output) -> None:
+        """What has come by now, in a buffer that is full or in one that is not."""
+        for _ in range(_BUFFERS):
+            if not self._left or output.finished or self._reader.finished:
+                return
+            if not self._take_next(output, 0):  # which has given back the one before
+                with contextlib.suppress(ControlError):  # it is about to end, and assigns everything then
+                    self._reader.rotate()
+                self._take_next(output, 0)
+                return
+
+    def _is_over(self, output: Output) -> bool:
+        return (
+            not self._left
+            or output.finished
+            or self._reader.finished
+            or not self._came.isdisjoint((signal.SIGINT, signal.SIGTERM))
+            or (self._ends is not None and time.monotonic() >= self._ends)
+        )
+
+    def _patience(self, output: Output) -> float | None:
+        deadlines = [deadline for deadline in (self._ends, output.deadline) if deadline is not None]
+        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+
+    # ---- signals ------------------------------------------------------------------------------------------------
+
+    def _note(self, number: int, _frame: object) -> None:
+        self._came.add(number)
+        if number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        self._reader.interrupt()
+
+    def _heed(self, output: Output) -> None:
+        if signal.SIGUSR2 in self._came:
+            self._came.discard(signal.SIGUSR2)
+            self._take_stored(output)
+        if signal.SIGUSR1 in self._came:
+            self._came.discard(signal.SIGUSR1)
+            sys.stderr.write(counts(output.packets, final_ledger(self._reader)))

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from zbuf.consumer import Buffer, Reader
-from zbuf.consumer.dump.dump import closing_blocks, final_ledger
+from zbuf.consumer.dump.statistics import closing_blocks, final_ledger
 from zbuf.shared.closing import Closing
 from zbuf.shared.errors import ZbufError
 

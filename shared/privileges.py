@@ -1,7 +1,7 @@
-"""Giving up what a capture does not need once its interfaces are open: root, capabilities, the right to gain any.
+"""Giving up what is not needed once all is open: root, capabilities, the right to gain any.
 
-CAP_NET_RAW is kept where it was there, since an interface that returns has to be opened again. Nothing else is: not
-CAP_NET_ADMIN, which promiscuous mode of packet(7) does not ask for.
+A live capture keeps CAP_NET_RAW where it was there, since an interface that returns has to be opened again. Nothing
+else is kept: not CAP_NET_ADMIN, which promiscuous mode of packet(7) does not ask for.
 
 All of this is a thread's own (capabilities(7)), and is inherited by the threads that it starts: so it comes before
 them.
@@ -16,30 +16,32 @@ from pathlib import Path
 from zbuf.shared.errors import ConfigurationError
 
 _PR_SET_KEEPCAPS, _PR_SET_NO_NEW_PRIVS, _PR_CAPBSET_DROP = 8, 38, 24
-_CAP_SETPCAP, _CAP_NET_RAW = 8, 13
-_KEPT = 1 << _CAP_NET_RAW
+_CAP_SETPCAP = 8
+CAP_NET_RAW = 13
 _CAPABILITY_VERSION_3 = 0x20080522
 _LAST_CAP = Path("/proc/sys/kernel/cap_last_cap")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def drop(user: str | None, group: int | None) -> None:
-    """Become `user`, keep no capability but CAP_NET_RAW, and never gain any again.
+def drop(user: str | None, group: int | None = None, keep: int | None = None) -> None:
+    """Become `user`, keep no capability but one, and never gain any again.
 
     Args:
         user: name or number; None to stay who we are, with that user's own files and nothing else.
         group: one more group to be in, since the control socket is given to it.
+        keep: the number of a capability to keep, where it is there.
 
     Raises:
         ConfigurationError: we may not become that user.
     """
-    _drop_bounding_set()
+    kept = 0 if keep is None else 1 << keep
+    _drop_bounding_set(kept)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     if user is not None:
         _prctl(_PR_SET_KEEPCAPS, 1)
         _become(user, group)
-    _limit_capabilities()
+    _limit_capabilities(kept)
 
 
 def _become(user: str, group: int | None) -> None:
@@ -51,7 +53,7 @@ def _become(user: str, group: int | None) -> None:
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
     except OSError as error:
-        raise ConfigurationError(f"user {user}: can't become it: {error.strerror}: start zbufd as root") from None
+        raise ConfigurationError(f"user {user}: can't become it: {error.strerror}: start as root") from None
 
 
 def _ids_of(user: str) -> tuple[int, int]:
@@ -59,21 +61,23 @@ def _ids_of(user: str) -> tuple[int, int]:
     try:
         entry = pwd.getpwnam(user)
     except KeyError:
+        if not user.isdecimal():
+            raise ConfigurationError(f"user {user}: there is none of that name") from None
         return int(user), int(user)
     return entry.pw_uid, entry.pw_gid
 
 
-def _drop_bounding_set() -> None:
+def _drop_bounding_set(kept: int) -> None:
     """Take from the bounding set what is not kept, where we may: no program that is run can gain it then."""
     if not _effective() >> _CAP_SETPCAP & 1:
         return
     for capability in range(int(_LAST_CAP.read_text()) + 1):
-        if not _KEPT >> capability & 1:
+        if not kept >> capability & 1:
             _prctl(_PR_CAPBSET_DROP, capability)
 
 
-def _limit_capabilities() -> None:
-    kept = _permitted() & _KEPT
+def _limit_capabilities(kept: int) -> None:
+    kept &= _permitted()
     _capset(effective=kept, permitted=kept)
 
 

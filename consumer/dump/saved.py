@@ -1,0 +1,81 @@
+"""A capture file in place of a producer, for -r: a replay in a process of its own, which nobody else finds.
+
+Whoever reads packets opens no capture file: that is left to the producer side, which is made for hostile ones.
+"""
+
+import contextlib
+import ctypes
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from zbuf.shared.errors import ZbufError
+
+_NAME = "saved"
+_PATIENCE_S = 1.0
+_PR_SET_PDEATHSIG = 1
+_PROGRAM = "import sys; from zbuf.producer.cli import main; sys.argv[0] = 'zbufd'; main()"
+
+
+@dataclass
+class Saved:
+    """A producer that replays a file to one reader, and waits for it."""
+
+    name: str
+    run_dir: str
+    _process: "subprocess.Popen[bytes]"
+    _said: tempfile._TemporaryFileWrapper  # type: ignore[type-arg]
+
+    def check(self) -> None:
+        """Once it has ended: pass on its warnings, and raise its error; nothing while it runs."""
+        if self._process.poll() is not None:
+            self._pass_on(self._process.returncode)
+
+    def finish(self) -> None:
+        """Wait for its end, after the last packet, and check()."""
+        self._pass_on(self._process.wait())
+
+    def _pass_on(self, status: int) -> None:
+        self._said.seek(0)
+        lines = [line.removeprefix("zbufd: ") for line in self._said.read().decode(errors="replace").splitlines()]
+        if status:
+            raise ZbufError(lines[-1] if lines else f"the replay ended with status {status}")
+        for line in lines[1:]:  # the first says that it is ready
+            sys.stderr.write(f"zbuf: {line}\n")
+
+
+@contextlib.contextmanager
+def saved_capture(path: str) -> Iterator[Saved]:
+    """Replay a file, or standard input for "-", to a reader that is to connect to it."""
+    command = [sys.executable, "-c", _PROGRAM, "replay", "--name", _NAME, "--lossless", "--wait-readers", "1"]
+    with tempfile.TemporaryDirectory(prefix="zbuf-") as run_dir, tempfile.NamedTemporaryFile() as said:
+        process = subprocess.Popen(  # noqa: S603  (a path is one word, whatever is in it)
+            [*command, "--run-dir", run_dir, "--", path],
+            stdin=None if path == "-" else subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            process_group=0,  # Ctrl-C is for the dump, which ends it
+            preexec_fn=_end_with_parent,
+        )
+        try:
+            yield Saved(_NAME, run_dir, process, said)
+        finally:
+            _end(process)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """In good order, so that its memory goes with it; or at once, where it waits for a file that does not come."""
+    process.terminate()
+    try:
+        process.wait(_PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _end_with_parent() -> None:
+    """prctl(2): what nobody reads any more is not to wait for a reader."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
