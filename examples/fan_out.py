@@ -1,0 +1,64 @@
+"""Share the work on one capture among processes, copying nothing: python examples/fan_out.py NAME [WORKERS]
+
+The workers join one descriptor: each packet is in memory once, and every worker sees every packet, in place. Each does
+the work for the flows whose hash is its own. `zbufd replay --wait-readers 4` waits for all of them, so that none misses
+the beginning.
+"""
+
+import multiprocessing
+import signal
+import sys
+import zlib
+from multiprocessing.connection import Connection
+
+from zbuf.consumer import Packet, connect
+from zbuf.shared.errors import ZbufError
+
+SOURCE, DESTINATION = slice(26, 30), slice(30, 34)  # the addresses of IPv4 in an Ethernet frame
+
+
+def share_of(packet: Packet, workers: int) -> int:
+    """Whose a packet is: the same worker's for both directions; what is no IPv4 goes by the bytes in that place."""
+    return (zlib.crc32(packet.data[SOURCE]) ^ zlib.crc32(packet.data[DESTINATION])) % workers
+
+
+def work(name: str, number: int, workers: int, result: Connection) -> None:
+    """Count the packets of one share, to the end or SIGTERM; the result is that, or what went wrong."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for all of us: main() passes it on
+    try:
+        with connect(name, join="fan_out") as reader:
+            signal.signal(signal.SIGTERM, lambda *_: reader.interrupt())
+            result.send(sum(share_of(packet, workers) == number for packet in reader))
+    except ZbufError as error:
+        result.send(error)
+
+
+def start(name: str, number: int, workers: int) -> tuple[multiprocessing.Process, Connection]:
+    """One worker, and where its result comes from."""
+    receiving, sending = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.Process(target=work, args=(name, number, workers, sending), daemon=True)
+    process.start()
+    sending.close()  # the worker's own is left, so that its end is seen here
+    return process, receiving
+
+
+def main(name: str, workers: int) -> None:
+    """Start the workers, and print what each of them counted."""
+    started = [start(name, number, workers) for number in range(workers)]
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, lambda *_: [process.terminate() for process, _ in started])
+    results = [result.recv() for _, result in started]
+    for failed in (one for one in results if isinstance(one, ZbufError)):
+        raise failed
+    for number, packets in enumerate(results):
+        print(f"worker {number}: {packets} packets")
+    print(f"together: {sum(results)} packets")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 4)
+    except ZbufError as error:
+        sys.exit(f"fan_out: {error}")
+    except EOFError:
+        sys.exit("fan_out: a worker was killed")
