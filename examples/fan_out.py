@@ -8,10 +8,11 @@ the beginning.
 import multiprocessing
 import signal
 import sys
+import threading
 import zlib
 from multiprocessing.connection import Connection
 
-from zbuf.consumer import Packet, connect
+from zbuf.consumer import Packet, Reader, connect
 from zbuf.shared.errors import ZbufError
 
 SOURCE, DESTINATION = slice(26, 30), slice(30, 34)  # the addresses of IPv4 in an Ethernet frame
@@ -22,13 +23,29 @@ def share_of(packet: Packet, workers: int) -> int:
     return (zlib.crc32(packet.data[SOURCE]) ^ zlib.crc32(packet.data[DESTINATION])) % workers
 
 
+def count(reader: Reader, number: int, workers: int) -> int:
+    """The packets of one share, to the end or SIGTERM."""
+    stopped = threading.Event()
+
+    def stop(*_: object) -> None:
+        stopped.set()  # for a reader with a buffer before it at all times,
+        reader.interrupt()  # and for one that waits
+
+    signal.signal(signal.SIGTERM, stop)
+    packets = 0
+    for buffer in reader.buffers():
+        packets += sum(share_of(packet, workers) == number for packet in buffer)
+        if stopped.is_set():
+            break
+    return packets
+
+
 def work(name: str, number: int, workers: int, result: Connection) -> None:
-    """Count the packets of one share, to the end or SIGTERM; the result is that, or what went wrong."""
+    """One worker's life; the result is what it counted, or what went wrong."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for all of us: main() passes it on
     try:
         with connect(name, join="fan_out") as reader:
-            signal.signal(signal.SIGTERM, lambda *_: reader.interrupt())
-            result.send(sum(share_of(packet, workers) == number for packet in reader))
+            result.send(count(reader, number, workers))
     except ZbufError as error:
         result.send(error)
 
@@ -45,8 +62,13 @@ def start(name: str, number: int, workers: int) -> tuple[multiprocessing.Process
 def main(name: str, workers: int) -> None:
     """Start the workers, and print what each of them counted."""
     started = [start(name, number, workers) for number in range(workers)]
-    for one in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(one, lambda *_: [process.terminate() for process, _ in started])
+
+    def stop(*_: object) -> None:
+        for process, _ in started:
+            process.terminate()
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
     results = [result.recv() for _, result in started]
     for failed in (one for one in results if isinstance(one, ZbufError)):
         raise failed
