@@ -64,8 +64,8 @@ def main(name: str, workers: int) -> None:
     started = [start(name, number, workers) for number in range(workers)]
 
     def stop(*_: object) -> None:
-        for process, _ in started:
-            process.terminate()
+        for one in started:
+            one[0].terminate()
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)

@@ -9,6 +9,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from processes import LIMIT_S, Commands, Lab, Remote, numbered
 from rig import wait_until
 from test_connect import FakeProducer
 
-from zbuf.producer import Producer
+from zbuf.producer import Producer, RawPacket
 from zbuf.producer.capture import Limits
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -67,9 +68,11 @@ def example(commands: Commands) -> Start:
 
 def publish(producer: Producer, packets: list[Record], readers: int = 1) -> None:
     """Append the packets once the readers are there, and end the stream."""
-    assert producer.wait_readers(readers, LIMIT_S), "no reader came"
-    for packet in packets:
-        producer.append(packet.data, time_ns=packet.time_ns)
+    broken = threading.Timer(LIMIT_S, producer.stop)  # a reader that never acknowledges would hold us for ever
+    broken.start()
+    assert producer.wait_readers(readers), "no reader came"
+    producer.publish(RawPacket(packet.data, time_ns=packet.time_ns) for packet in packets)
+    broken.cancel()
     producer.close()
 
 
