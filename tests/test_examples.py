@@ -132,12 +132,16 @@ def test_consumer_in_c_takes_hundreds_of_buffers_under_the_sanitizers(
 def test_consumer_in_c_that_sleeps_is_woken(lab: Lab, consumer: Path, example: Start) -> None:
     process = example(consumer, lab.name)
     lab.wait_descriptors(1)
-    appended = 0
-    while lab.descriptors()[0].bells < 3:  # rung where it sleeps, and there alone
-        appended += len(lab.append(2, size=100))
-        wait_delivered(lab, appended)
+    appended = []
+
+    def has_rung() -> bool:
+        appended.extend(lab.append(2, size=100))
+        wait_delivered(lab, len(appended))
+        return lab.descriptors()[0].bells >= 3  # rung where it sleeps, and there alone
+
+    wait_until(has_rung)
     lab.close()
-    expected = f"{appended} packets, {appended * 100} bytes, 0 dropped; the producer closed\n"
+    expected = f"{len(appended)} packets, {len(appended) * 100} bytes, 0 dropped; the producer closed\n"
     assert outcome(process) == (expected, "", 0)
 
 
