@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from captures import Record, read_capture
-from processes import LIMIT_S, Commands, Lab, Remote, numbered
+from processes import LIMIT_S, Commands, Lab, Remote, numbered, wait_line
 from rig import wait_until
 from test_connect import FakeProducer
 
@@ -137,7 +137,7 @@ def test_consumer_in_c_that_sleeps_is_woken(lab: Lab, consumer: Path, example: S
     def has_rung() -> bool:
         appended.extend(lab.append(2, size=100))
         wait_delivered(lab, len(appended))
-        return lab.descriptors()[0].bells >= 3  # rung where it sleeps, and there alone
+        return bool(lab.descriptors()[0].bells >= 3)  # rung where it sleeps, and there alone
 
     wait_until(has_rung)
     lab.close()
@@ -439,12 +439,221 @@ def test_workers_tell_what_they_counted_when_they_are_interrupted(lab: Lab, exam
     lab.wait_descriptors(0)
 
 
+# ---- flows.py -------------------------------------------------------------------------------------------------------
+
+
+def flow_of(data: bytes) -> str | None:
+    """The flow of a frame, parsed here once more; None where it tells no ports."""
+    if len(data) < 34 or data[12:14] != b"\x08\x00" or data[23] not in (6, 17):
+        return None
+    if struct.unpack_from(">H", data, 20)[0] & 0x1FFF:
+        return None
+    ports = 14 + (data[14] & 15) * 4
+    if len(data) < ports + 4:
+        return None
+    source, target = struct.unpack_from(">HH", data, ports)
+    ends = (".".join(map(str, data[26:30])), source, ".".join(map(str, data[30:34])), target)
+    return "{} {}:{} > {}:{}".format("TCP" if data[23] == 6 else "UDP", *ends)
+
+
+def with_options(data: bytes) -> bytes:
+    """An IPv4 frame with eight bytes of options in its IPv4 header, which moves its ports."""
+    return data[:14] + b"\x47" + data[15:34] + b"\x01" * 8 + data[34:]
+
+
+@pytest.fixture
+def conversations(capture: list[Record]) -> list[Record]:
+    """The capture, some packets with IPv4 options, fragments, and ones cut short in all the places where it matters."""
+    http = next(one for one in capture if flow_of(one.data) and one.data[23] == 6)
+    cut = [Record(http.data[:length], http.time_ns, length) for length in range(1, 42)]
+    moved = with_options(http.data)
+    cut += [Record(moved[:length], http.time_ns, length) for length in range(38, 50)]
+    for fragment in (0x4000, 0x2000, 0x0100, 0x1000, 0x0001):  # not to be fragmented, the first of some, later ones
+        data = http.data[:20] + struct.pack(">H", fragment) + http.data[22:]
+        cut.append(Record(data, http.time_ns, len(data)))
+    return [*capture, *cut, *[Record(moved, http.time_ns, len(moved))] * 3]
+
+
+def test_flows_are_those_that_another_parser_finds(
+    producer_name: str, run_dir: Path, conversations: list[Record], example: Start
+) -> None:
+    del run_dir
+    with Producer(producer_name, lossless=True, buffer_size=4 * PAGE) as producer:  # small ones, so that there are many
+        process = example("flows.py", producer.name)
+        publish(producer, conversations)
+    packets: Counter[str] = Counter()
+    octets: Counter[str] = Counter()
+    for one in conversations:
+        if flow := flow_of(one.data):
+            packets[flow] += 1
+            octets[flow] += len(one.data)
+    output, errors, status = outcome(process)
+    *lines, last = output.splitlines()
+    assert (errors, status) == ("", 0)
+    assert last == f"{len(packets)} flows: {packets.total()} packets, {octets.total()} bytes"
+    shown = [tuple(line.rsplit(": ", 1)) for line in lines]
+    assert [count for _, count in shown] == sorted_counts(packets, octets)[:10]
+    assert all(count == f"{packets[flow]} packets, {octets[flow]} bytes" for flow, count in shown)
+    assert len({flow for flow, _ in shown}) == 10
+
+
+def sorted_counts(packets: Counter[str], octets: Counter[str]) -> list[str]:
+    """What the lines of the busiest flows count; flows of the same bytes can come in either order."""
+    return [f"{packets[flow]} packets, {total} bytes" for flow, total in octets.most_common()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_flows_are_printed_when_it_is_interrupted(
+    lab: Lab, conversations: list[Record], example: Start, number: int
+) -> None:
+    process = example("flows.py", lab.name)
+    lab.wait_descriptors(1)
+    lab.process.do("for data in packets: producer.append(data)", packets=[one.data for one in conversations])
+    lab.process.do("for _ in range(3): producer.append(numbered(0))")  # no flow
+    wait_delivered(lab, len(conversations) + 3)
+    process.send_signal(number)
+    output, errors, status = outcome(process)
+    assert (errors, status) == ("", 0)
+    found = sum(flow_of(one.data) is not None for one in conversations)
+    assert f" flows: {found} packets, " in output.splitlines()[-1]
+
+
+def test_flows_of_what_is_no_ethernet_are_refused(producer_name: str, run_dir: Path, example: Start) -> None:
+    del run_dir
+    with Producer(producer_name, linktype=101) as producer:
+        message = f"flows: {producer.name} has link type 101: this takes 1, Ethernet\n"
+        assert outcome(example("flows.py", producer.name)) == ("", message, 1)
+
+
+# ---- alert.py -------------------------------------------------------------------------------------------------------
+
+SYN, SYN_ACK = 2, 18
+SECOND_NS = 1_000_000_000
+
+
+def tcp(source: int, flags: int, time_ns: int) -> Record:
+    """A TCP segment from 192.0.2.SOURCE."""
+    ip = struct.pack(">BBHHHBBH8B", 0x45, 0, 40, 0, 0, 64, 6, 0, 192, 0, 2, source, 198, 51, 100, 1)
+    segment = struct.pack(">HHIIBBHHH", 1024, 80, 0, 0, 0x50, flags, 0, 0, 0)
+    return Record(bytes(12) + b"\x08\x00" + ip + segment, time_ns, 54)
+
+
+def flood() -> list[Record]:
+    """SYNs of two hosts, a second a line, and segments that are none; more than three in a second are too many."""
+    found = [tcp(1, SYN, SECOND_NS + n) for n in range(4)] + [tcp(2, SYN, SECOND_NS + 10 + n) for n in range(3)]
+    found += [tcp(2, flags, SECOND_NS + 20) for flags in (SYN_ACK, 16, 17, 24) for _ in range(5)]
+    found += [tcp(host, SYN, 2 * SECOND_NS + n) for n in range(3) for host in (1, 2)]
+    return found + [tcp(2, SYN, 3 * SECOND_NS + n) for n in range(9)]
+
+
+def test_alert_tells_who_sends_too_many_syns_on_each_of_several_captures(
+    producer_name: str, run_dir: Path, example: Start
+) -> None:
+    del run_dir
+    with (
+        Producer(f"{producer_name}.1", lossless=True) as one,
+        Producer(f"{producer_name}.2", lossless=True) as two,
+    ):
+        process = example("alert.py", 3, one.name, two.name)
+        assert two.wait_readers(1, LIMIT_S)
+        publish(one, flood())
+        publish(two, [tcp(7, SYN, 5 * SECOND_NS + n) for n in range(5)])
+    output, errors, status = outcome(process)
+    assert (errors, status) == ("", 0)
+    says = "sends more than 3 SYNs in second"
+    assert sorted(output.splitlines()) == [
+        f"{one.name}: 192.0.2.1 {says} 1",
+        f"{one.name}: 192.0.2.2 {says} 3",
+        f"{two.name}: 192.0.2.7 {says} 5",
+    ]
+
+
+@pytest.mark.slow
+def test_alert_comes_while_the_capture_runs_and_signals_end_the_watch(lab: Lab, example: Start) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process = example("alert.py", 1, lab.name)
+        lab.wait_descriptors(1)
+        for packet in (tcp(9, SYN, SECOND_NS), tcp(9, SYN, SECOND_NS + 1)):
+            lab.process.do("producer.append(data, time_ns=when)", data=packet.data, when=packet.time_ns)
+        wait_line(process.stdout, "192.0.2.9 sends more than 1 SYNs in second 1")
+        process.send_signal(number)
+        assert outcome(process) == ("", "", 0)
+        lab.wait_descriptors(0)
+
+
+def test_alert_ends_where_one_of_its_captures_is_missing(lab: Lab, run_dir: Path, example: Start) -> None:
+    message = f"alert: no producer 'none' runs in {run_dir} (there is: {lab.name})\n"
+    assert outcome(example("alert.py", 3, lab.name, "none")) == ("", message, 1)
+
+
+# ---- dns.py ---------------------------------------------------------------------------------------------------------
+
+
+def clock(time_ns: int) -> str:
+    """A time of the day, to the nanosecond."""
+    seconds, nanoseconds = divmod(time_ns, SECOND_NS)
+    return f"{seconds // 3600 % 24:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{nanoseconds:09}"
+
+
+@pytest.mark.slow
+def test_dns_prints_every_question_and_answer_with_its_time(
+    producer: Producer, capture: list[Record], example: Start
+) -> None:
+    process = example("dns.py", producer.name)
+    publish(producer, capture)
+    messages = [one for one in capture if (flow_of(one.data) or "").startswith("UDP") and 53 in ports(one.data)]
+    assert len(messages) == 120
+    expected = []
+    for number, (query, reply) in enumerate(zip(messages[::2], messages[1::2], strict=True)):
+        expected.append(f"{clock(query.time_ns)} {number} host{number}.example.org. A?")
+        expected.append(f"{clock(reply.time_ns)} {number} host{number}.example.org. A 198.51.100.20")
+    output, errors, status = outcome(process)
+    assert (output.splitlines(), errors, status) == (expected, "", 0)
+
+
+def ports(data: bytes) -> tuple[int, ...]:
+    """Those of a UDP datagram over IPv4 without options."""
+    return struct.unpack_from(">HH", data, 34)
+
+
+@pytest.mark.slow
+def test_dns_prints_nothing_that_a_terminal_would_obey(lab: Lab, example: Start) -> None:
+    process = example("dns.py", lab.name)
+    lab.wait_descriptors(1)
+    name = b"\x05a\x1b[2J\x00"
+    question = struct.pack(">6H", 7, 0x0100, 1, 0, 0, 0) + name + struct.pack(">2H", 1, 1)
+    udp = struct.pack(">4H", 1024, 53, 8 + len(question), 0) + question
+    ip = struct.pack(">BBHHHBBH8B", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, 192, 0, 2, 1, 192, 0, 2, 53)
+    packets = [bytes(12) + b"\x08\x00" + ip + udp, bytes(12) + b"\x08\x00" + ip + udp[:21]]  # and one that is cut
+    lab.process.do("for data in packets: producer.append(data, time_ns=0)", packets=packets)
+    assert wait_line(process.stdout, " 7 ") == "00:00:00.000000000 7 a\\x1b[2J. A?\n"
+    wait_delivered(lab, 2)
+    process.terminate()
+    output, errors, status = outcome(process)
+    assert (errors, status) == ("", 0)
+    assert "\x1b" not in output
+
+
+@pytest.mark.slow
+def test_dns_ends_quietly_when_it_is_interrupted(lab: Lab, example: Start) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process = example("dns.py", lab.name)
+        lab.wait_descriptors(1)
+        lab.process.do("producer.append(data)", data=b"")
+        wait_until(lambda: lab.descriptors()[0].received == 1)
+        process.send_signal(number)
+        assert outcome(process) == ("", "", 0)
+        lab.wait_descriptors(0)
+
+
 # ---- what all of them have in common --------------------------------------------------------------------------------
 
-IN_PYTHON = ["fan_out.py"]
+IN_PYTHON = [("alert.py", "3"), ("dns.py",), ("fan_out.py",), ("flows.py",)]
 
 
-@pytest.mark.parametrize("program", IN_PYTHON)
-def test_example_without_its_producer_says_so_in_one_line(run_dir: Path, example: Start, program: str) -> None:
-    message = f"{Path(program).stem}: no producer 'none' runs in {run_dir}: start it with zbufd\n"
-    assert outcome(example(program, "none")) == ("", message, 1)
+@pytest.mark.parametrize("command", IN_PYTHON, ids=lambda command: command[0])
+def test_example_without_its_producer_says_so_in_one_line(
+    run_dir: Path, example: Start, command: tuple[str, ...]
+) -> None:
+    message = f"{Path(command[0]).stem}: no producer 'none' runs in {run_dir}: start it with zbufd\n"
+    assert outcome(example(*command, "none")) == ("", message, 1)
