@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench import index, iterate, latency, live, machine, ring, syscalls
+from bench import dump, index, iterate, latency, live, machine, ring, syscalls
 from bench.captures import Capture, existing, mixed_sizes
 from bench.machine import CacheLine
 from bench.measure import Row, Session
@@ -34,6 +34,7 @@ class Measure(StrEnum):
     SYSCALLS = "syscalls"
     LIVE = "live"
     LATENCY = "latency"
+    DUMP = "dump"
 
 
 _MEASURES: dict[Measure, Callable[[Session], list[Row]]] = {
@@ -43,6 +44,7 @@ _MEASURES: dict[Measure, Callable[[Session], list[Row]]] = {
     Measure.SYSCALLS: syscalls.measure,
     Measure.LIVE: live.measure,
     Measure.LATENCY: latency.measure,
+    Measure.DUMP: dump.measure,
 }
 
 
