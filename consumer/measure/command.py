@@ -7,10 +7,11 @@ import typer
 
 from zbuf.consumer.client import Reader, Wait
 from zbuf.consumer.measure.latencies import Measured, Measuring
-from zbuf.consumer.measure.report import Report, check_plot
+from zbuf.consumer.measure.report import Report
 from zbuf.consumer.opening import connect
 from zbuf.shared.commandline import Json, RunDir, parse_size, seconds, whole_number
 from zbuf.shared.errors import ZbufError
+from zbuf.shared.plot import check_plot
 from zbuf.shared.progress import Progress
 
 _DURATION_S = 10.0

@@ -1,16 +1,13 @@
 """What zbuf measure tells: a table, JSON, a plot."""
 
-import os
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from zbuf.consumer.measure.latencies import Measured
 from zbuf.shared.commandline import print_table
-from zbuf.shared.errors import ZbufError
+from zbuf.shared.plot import new_figure, save_plot
 
 _PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 _STEPS_PER_HALVING = 5
@@ -90,9 +87,7 @@ class Report:
         Raises:
             ZbufError: it can't be written.
         """
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(10, 6), layout="constrained")
+        figure = new_figure()
         axes = figure.add_subplot()
         axes.plot(*self._curve(), drawstyle="steps-post")
         axes.set(title=self._title(), xlabel="percentile", ylabel="latency in µs", xscale="log", yscale="log")
@@ -100,10 +95,7 @@ class Report:
         nines = [0.0, 50.0, *(p for p in (90, 99, 99.9, 99.99, 99.999, 99.9999) if p < self._last_percentile())]
         axes.set_xticks([_stretched(nine) for nine in nines], [f"{nine:g} %" for nine in nines], minor=False)
         axes.minorticks_off()
-        try:
-            figure.savefig(path, format="png")
-        except OSError as error:
-            raise ZbufError(f"--plot {path}: {error.strerror or error}") from None
+        save_plot(figure, path)
 
     def _curve(self) -> tuple[list[float], list[float]]:
         """Where 100 % would be without end, the last packet stands in for it."""
@@ -125,22 +117,3 @@ class Report:
 
 def _stretched(percentile: float) -> float:
     return 1 / (1 - percentile / 100)
-
-
-def check_plot(path: str) -> None:
-    """See that a plot can be made and written there, which leaves no trace.
-
-    Raises:
-        ZbufError: it can't, and why.
-    """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise ZbufError("--plot needs matplotlib: pip install 'zbuf[plot]'") from None
-    try:
-        if os.path.exists(path) or not os.path.basename(path):
-            os.close(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
-        else:
-            tempfile.TemporaryFile(dir=Path(path).parent).close()
-    except OSError as error:
-        raise ZbufError(f"--plot {path}: {error.strerror}") from None

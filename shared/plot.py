@@ -1,0 +1,49 @@
+"""Plots as PNG files, by matplotlib, which is imported only for one."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zbuf.shared.errors import ZbufError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def check_plot(path: str) -> None:
+    """See that a plot can be made and written there, which leaves no trace.
+
+    Raises:
+        ZbufError: it can't, and why.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise ZbufError("--plot needs matplotlib: pip install 'zbuf[plot]'") from None
+    try:
+        if os.path.exists(path) or not os.path.basename(path):
+            os.close(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+        else:
+            tempfile.TemporaryFile(dir=Path(path).parent).close()
+    except OSError as error:
+        raise ZbufError(f"--plot {path}: {error.strerror}") from None
+
+
+def new_figure() -> "Figure":
+    """An empty figure of the usual size."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(10, 6), layout="constrained")
+
+
+def save_plot(figure: "Figure", path: str) -> None:
+    """Write a figure to a PNG file.
+
+    Raises:
+        ZbufError: it can't be written.
+    """
+    try:
+        figure.savefig(path, format="png")
+    except OSError as error:
+        raise ZbufError(f"--plot {path}: {error.strerror or error}") from None
