@@ -38,9 +38,11 @@ def show(packet: Packet) -> None:
 
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: sys.exit())
+        signal.signal(number, signal.default_int_handler)  # which sniff() ends for
     try:
         with connect(sys.argv[1], filter="udp port 53") as reader:
             sniff(opened_socket=ScapySocket(reader), prn=show, store=False)
+    except KeyboardInterrupt:
+        sys.exit()
     except ZbufError as error:
         sys.exit(f"dns: {error}")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from captures import Record, pcap, pcapng, read_capture
-from processes import LIMIT_S, Commands, Lab, Remote, number_of, numbered, run, take, wait_line
+from processes import LIMIT_S, Commands, Lab, Remote, command, number_of, numbered, run, take, wait_line
 from test_commands import Done, Process, end, error_of, tcpdump, told
 
 from zbuf.consumer import connect
@@ -463,7 +463,7 @@ def test_saved_file_is_read_filtered_and_written(saved: Path, tmp_path: Path) ->
 def test_saved_file_comes_from_standard_input_and_goes_to_tcpdump(saved: Path) -> None:
     with saved.open("rb") as file:
         dumping = subprocess.Popen(
-            ["zbuf", "dump", "-r", "-", "-w", "-", "-c", "7"],
+            command("zbuf", "dump", "-r", "-", "-w", "-", "-c", "7"),
             stdin=file,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -4,8 +4,7 @@ Whoever reads packets opens no capture file: that is left to the producer side, 
 """
 
 import contextlib
-import ctypes
-import signal
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,8 +15,20 @@ from zbuf.shared.errors import ZbufError
 
 _NAME = "saved"
 _PATIENCE_S = 1.0
-_PR_SET_PDEATHSIG = 1
-_PROGRAM = "import sys; from zbuf.producer.cli import main; sys.argv[0] = 'zbufd'; main()"
+
+# What nobody reads any more is not to wait for a reader: the replay has the kernel end it with its parent, whose number
+# is its last argument; prctl(2). It says so itself: a function that runs between fork and exec would have the forking
+# interpreter run its hooks, and a hook that is interrupted by Ctrl-C loses it.
+_PROGRAM = """
+import ctypes, os, signal, sys
+PR_SET_PDEATHSIG = 1
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+if os.getppid() != int(sys.argv.pop()):
+    sys.exit(1)
+from zbuf.producer.cli import main
+sys.argv[0] = "zbufd"
+main()
+"""
 
 
 @dataclass
@@ -53,12 +64,11 @@ def saved_capture(path: str) -> Iterator[Saved]:
     command = [sys.executable, "-c", _PROGRAM, "replay", "--name", _NAME, "--lossless", "--wait-readers", "1"]
     with tempfile.TemporaryDirectory(prefix="zbuf-") as run_dir, tempfile.NamedTemporaryFile() as said:
         process = subprocess.Popen(  # noqa: S603  (a path is one word, whatever is in it)
-            [*command, "--run-dir", run_dir, "--", path],
+            [*command, "--run-dir", run_dir, "--", path, str(os.getpid())],
             stdin=None if path == "-" else subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=said,
             process_group=0,  # Ctrl-C is for the dump, which ends it
-            preexec_fn=_end_with_parent,
         )
         try:
             yield Saved(_NAME, run_dir, process, said)
@@ -74,8 +84,3 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _end_with_parent() -> None:
-    """prctl(2): what nobody reads any more is not to wait for a reader."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
