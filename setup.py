@@ -29,6 +29,7 @@ setup(
             extension("producer", "descriptor", ABI + PACKETS, ["pcap"]),
             extension("producer", "libpcap", ABI + PACKETS, ["pcap"]),
             extension("producer", "live", ABI + PACKETS + ["producer/ring.h"], ["pcap"]),
+            extension("producer", "pacing", ABI + PACKETS, ["m"]),
             extension("producer", "pump", ABI + PACKETS, []),
             extension("consumer", "reader", ABI, []),
         ],

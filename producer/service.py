@@ -5,7 +5,7 @@ import os
 import secrets
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from zbuf.producer.access import Access, Rule
 from zbuf.producer.capture import DEFAULT_LINGER_S, Capture, Limits
 from zbuf.producer.control import ControlServer, Identity
 from zbuf.producer.live_source import LiveSource
-from zbuf.producer.packet_sources import LINKTYPE_ETHERNET, ScapySource, linktype_of, packets_of
+from zbuf.producer.pacing import Pace, Paced
+from zbuf.producer.packet_sources import LINKTYPE_ETHERNET, RawPacket, ScapySource, linktype_of, packets_of
 from zbuf.producer.pump import DIRECTION_NUMBERS
 from zbuf.producer.sources import FileSource
 from zbuf.shared.closing import Closing
@@ -137,13 +138,14 @@ class Producer(Closing):
         moment = time.time_ns() if time_ns is None else time_ns
         return self._capture.append(data, moment, wirelen, interface, DIRECTION_NUMBERS[direction])
 
-    def publish(self, source: Any, *, loops: int = 1) -> int:
+    def publish(self, source: Any, *, loops: int = 1, pace: Pace | None = None) -> int:
         """Publish everything that a source gives, until it ends or stop() is called.
 
         Args:
             source: a FileSource, LiveSource or ScapySource; a scapy socket or reader; or an iterable of bytes, of
                 (bytes, time_ns), of RawPacket, or of scapy packets. None of them is dissected.
             loops: how many times to give the files of a FileSource or ScapySource; 0 for ever.
+            pace: when packets are due, as Schedule.pace() makes it; by default, at once. It is no use for a LiveSource.
 
         Returns:
             The packets published.
@@ -158,10 +160,12 @@ class Producer(Closing):
             self._publish_live(source)
         elif isinstance(source, FileSource):
             for native in source.passes(loops):
-                if not self._capture.run(native):
+                ended = self._capture.run(native if pace is None else Paced(native, pace))
+                if not ended or (pace is not None and pace.over):
                     break
         else:
-            self._publish_packets(source.packets(loops) if isinstance(source, ScapySource) else packets_of(source))
+            packets = source.packets(loops) if isinstance(source, ScapySource) else packets_of(source)
+            self._publish_packets(packets if pace is None else self._paced(packets, pace))
         return self.offered - before
 
     def _publish_live(self, source: LiveSource) -> None:
@@ -178,6 +182,19 @@ class Producer(Closing):
                 break
             if packet is not None:
                 self.append(packet.data, time_ns=packet.time_ns, wirelen=packet.wirelen, interface=packet.interface)
+
+    def _paced(self, packets: Iterator[RawPacket | None], pace: Pace) -> Iterator[RawPacket]:
+        """Packets of Python's, each when it is due, with the time that it is to carry."""
+        for packet in packets:
+            if packet is None:
+                continue
+            wirelen = len(packet.data) if packet.wirelen is None else packet.wirelen
+            time_ns = None
+            while time_ns is None and not (pace.over or self._capture.stopping):
+                time_ns = pace.hold(packet.time_ns, wirelen)
+            if time_ns is None:
+                return
+            yield packet._replace(time_ns=time_ns)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -1,0 +1,1 @@
+"""zbufd replay: capture files to the readers, at a rate that is known."""
