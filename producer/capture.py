@@ -337,6 +337,11 @@ class Capture:
         for listener in self._listeners.values():
             listener.descriptor.finish()
 
+    def rotate(self) -> None:
+        """Assign what is stored in every descriptor, as far as a buffer is free for what comes next."""
+        for listener in self._listeners.values():
+            listener.descriptor.rotate()
+
     def buffered(self) -> int:
         """Packets that the readers have yet to acknowledge."""
         return sum(listener.descriptor.ledger()["buffered"] for listener in self._listeners.values())

@@ -217,6 +217,11 @@ class Producer(Closing):
     def _access(self, allow: Sequence[Rule]) -> Access:
         return Access(allow, [one.name for one in self._identity.interfaces], self._identity.linktype)
 
+    def rotate(self) -> None:
+        """Hand what is stored to the readers now, in buffers that are not full, where they have one free."""
+        self._check_open()
+        self._capture.submit(self._capture.rotate).result()
+
     # ---- readers ------------------------------------------------------------------------------------------------
 
     def set_rules(self, allow: Sequence[Rule], limits: Limits) -> None:

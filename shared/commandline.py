@@ -107,6 +107,14 @@ def seconds(text: str | float) -> float:
     return duration
 
 
+def some_seconds(text: str | float) -> float:
+    """seconds(), but not none of them."""
+    duration = seconds(text)
+    if not duration:
+        raise typer.BadParameter(f"{text!r}: it must be more than 0 seconds")
+    return duration
+
+
 def size_in_bytes(text: str) -> int | None:
     """Bytes of a size like 4096, 512k, 2M or 1GiB; the units are powers of 1024. None where it is none."""
     match = _SIZE.fullmatch(text.strip())

@@ -9,19 +9,12 @@ from zbuf.consumer.client import Reader, Wait
 from zbuf.consumer.measure.latencies import Measured, Measuring
 from zbuf.consumer.measure.report import Report
 from zbuf.consumer.opening import connect
-from zbuf.shared.commandline import Json, RunDir, parse_size, seconds, whole_number
+from zbuf.shared.commandline import Json, RunDir, parse_size, some_seconds, whole_number
 from zbuf.shared.errors import ZbufError
 from zbuf.shared.plot import check_plot
 from zbuf.shared.progress import Progress
 
 _DURATION_S = 10.0
-
-
-def _some_seconds(text: str | float) -> float:
-    duration = seconds(text)
-    if not duration:
-        raise typer.BadParameter(f"{text!r}: it must be more than 0 seconds")
-    return duration
 
 
 def measure(
@@ -31,7 +24,7 @@ def measure(
         int | None, typer.Option("-c", "--count", parser=whole_number(1), metavar="N", help="End after N packets.")
     ] = None,
     duration: Annotated[
-        float, typer.Option("-a", "--duration", parser=_some_seconds, metavar="SECONDS", help="End after this time.")
+        float, typer.Option("-a", "--duration", parser=some_seconds, metavar="SECONDS", help="End after this time.")
     ] = _DURATION_S,
     join: Annotated[str | None, typer.Option(metavar="GROUP", help="Share a descriptor with all who name it.")] = None,
     buffer_size: Annotated[str | None, typer.Option(metavar="S", help="Size of a buffer, such as 8M.")] = None,

@@ -18,7 +18,7 @@ from zbuf.producer.replay.schedule import FASTEST, Ramp, Schedule, Stamp, parse_
 from zbuf.producer.replay.stepping import step
 from zbuf.producer.service import Producer
 from zbuf.producer.sources import FileSource
-from zbuf.shared.commandline import Json, RunDir, parse_size, seconds, whole_number
+from zbuf.shared.commandline import Json, RunDir, parse_size, seconds, some_seconds, whole_number
 from zbuf.shared.errors import ValueRefused
 from zbuf.shared.progress import Progress
 from zbuf.shared.rundir import name_from_path
@@ -45,13 +45,6 @@ def _parsed(parse: Callable[[str], T]) -> Callable[[str | T], T]:
 
 def _rate(kind: str) -> Callable[[str | Fraction], Fraction]:
     return _parsed(lambda text: parse_rate(text, most=FASTEST[kind]))
-
-
-def _some_seconds(text: str | float) -> float:
-    duration = seconds(text)
-    if not duration:
-        raise typer.BadParameter(f"{text!r}: it must be more than 0 seconds")
-    return duration
 
 
 class Engine(StrEnum):
@@ -100,7 +93,7 @@ def replay(
     ] = 1,
     max_gap: Annotated[
         float | None,
-        typer.Option(parser=_some_seconds, metavar="SECONDS", help="With -x: wait no longer from packet to packet."),
+        typer.Option(parser=some_seconds, metavar="SECONDS", help="With -x: wait no longer from packet to packet."),
     ] = None,
     stamp: Annotated[
         Stamp, typer.Option(help="Packets carry the file's own times, or the moment they are offered.")
@@ -117,7 +110,7 @@ def replay(
         ),
     ] = None,
     duration: Annotated[
-        float | None, typer.Option(parser=_some_seconds, metavar="SECONDS", help="End after this time.")
+        float | None, typer.Option(parser=some_seconds, metavar="SECONDS", help="End after this time.")
     ] = None,
     wait_readers: Annotated[
         int, typer.Option(parser=whole_number(0), metavar="N", help="Wait for N readers before the start.")

@@ -1,0 +1,1 @@
+"""zbufd sweep: the highest rate at which a consumer loses nothing."""

@@ -1,0 +1,64 @@
+"""The command whose speed is looked for, as a process group of its own."""
+
+import os
+import signal
+import subprocess
+import tempfile
+from typing import IO
+
+from zbuf.shared.closing import Closing
+from zbuf.shared.errors import ZbufError
+
+_PATIENCE_S = 5.0
+_SAID_BYTES = 4096
+
+
+class Consumer(Closing):
+    """A shell command that reads packets, with all that it starts.
+
+    Args:
+        command: "{name}" in it stands for the producer's name.
+        name: that name.
+        run_dir: where its socket is, which the command finds in ZBUF_RUN_DIR.
+    """
+
+    def __init__(self, command: str, name: str, run_dir: str | os.PathLike[str]) -> None:
+        self.command = command.replace("{name}", name)
+        self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed with this object)
+        self._process = subprocess.Popen(  # noqa: S603  (it is the command that the user gave)
+            ["/bin/sh", "-c", self.command],
+            env={**os.environ, "ZBUF_RUN_DIR": os.fspath(run_dir)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self._said,
+            process_group=0,
+        )
+
+    def check(self) -> None:
+        """See that it is still there.
+
+        Raises:
+            ZbufError: it has ended, and what it said last.
+        """
+        status = self._process.poll()
+        if status is not None:
+            how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+            raise ZbufError(f"consumer {self.command!r} {how}{self.last_words()}")
+
+    def last_words(self) -> str:
+        """The last line that it wrote to standard error, after a colon; nothing where there is none."""
+        end = self._said.seek(0, os.SEEK_END)
+        self._said.seek(max(0, end - _SAID_BYTES))
+        lines = self._said.read().decode(errors="replace").strip().splitlines()
+        return f": {lines[-1]}" if lines else ""
+
+    def close(self) -> None:
+        """End it: SIGTERM, and SIGKILL where that is not enough."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if self._process.poll() is None:
+                os.killpg(self._process.pid, number)
+                try:
+                    self._process.wait(_PATIENCE_S)
+                except subprocess.TimeoutExpired:
+                    continue
+        self._said.close()

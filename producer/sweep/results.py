@@ -1,0 +1,104 @@
+"""What a sweep tells: a table, JSON, a plot."""
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from zbuf.producer.sweep.search import Trial, throughput
+from zbuf.shared.commandline import print_table
+from zbuf.shared.plot import new_figure, save_plot
+
+_PERCENTILES = ("p50", "p99", "max")
+
+
+@dataclass(frozen=True)
+class Results:
+    """A sweep's trials, and what they were made with."""
+
+    files: list[str]
+    consumers: list[str]
+    trial_s: float
+    precision: float
+    trials: list[Trial]
+
+    @property
+    def best(self) -> Trial | None:
+        """The trial whose rate is the throughput."""
+        return throughput(self.trials)
+
+    @property
+    def is_producers_limit(self) -> bool:
+        """Whether nothing was lost at top speed."""
+        return self.best is self.trials[0]
+
+    def as_json(self) -> str:
+        """All of it: rates in packets per second, times in seconds, lags and latencies in microseconds."""
+        best = self.best
+        body: dict[str, Any] = {
+            "files": self.files,
+            "consumers": self.consumers,
+            "trial_seconds": self.trial_s,
+            "precision": self.precision,
+            "throughput_pps": best.rate if best else 0.0,
+            "throughput_mbps": best.mbps if best else 0.0,
+            "limited_by": "producer" if self.is_producers_limit else "consumer",
+            "trials": [asdict(one) | {"rate": one.rate, "lost": one.lost, "passed": one.passed} for one in self.trials],
+        }
+        return json.dumps(body, indent=2)
+
+    def print(self) -> None:
+        """A row for each trial, in their order, and the throughput."""
+        measured = any(one.latency_us for one in self.trials)
+        columns = ["asked packets/s", "offered packets/s", "packets", "lost", "lost %", "taken after ms"]
+        columns += [f"lag {name} µs" for name in _PERCENTILES]
+        columns += [f"latency {name} µs" for name in _PERCENTILES] if measured else []
+        print_table("", [*columns, ""], [self._row(one, measured) for one in self.trials])
+        sys.stdout.write(f"\n{self.verdict()}\n")
+
+    def _row(self, one: Trial, measured: bool) -> list[Any]:
+        row: list[Any] = ["top speed" if one.asked is None else f"{one.asked:,.0f}", round(one.rate), one.packets]
+        row += [one.lost, f"{100 * one.lost / max(one.packets, 1):.3f}", f"{one.drained_s * 1000:.1f}"]
+        row += [_number(one.lag_us, name) for name in _PERCENTILES]
+        row += [_number(one.latency_us, name) for name in _PERCENTILES] if measured else []
+        return [*row, "throughput" if one is self.best else ""]
+
+    def verdict(self) -> str:
+        """The throughput in words."""
+        best = self.best
+        if best is None:
+            return "throughput: none: packets were lost at every rate"
+        rate = f"throughput: {best.rate:,.0f} packets/s, {best.mbps:,.1f} Mbit/s"
+        if self.is_producers_limit:
+            return f"{rate}: nothing is lost at top speed, so the consumer may be faster than this"
+        return f"{rate}, within {100 * self.precision:g} %"
+
+    def plot(self, path: str) -> None:
+        """Loss and times by rate, to a PNG file.
+
+        Raises:
+            ZbufError: it can't be written.
+        """
+        figure = new_figure()
+        loss, times = figure.subplots(2, 1, sharex=True)
+        trials = sorted(self.trials, key=lambda one: one.rate)
+        rates = [one.rate for one in trials]
+        loss.plot(rates, [100 * one.lost / max(one.packets, 1) for one in trials], "o-", color="tab:red")
+        loss.set(title=f"{', '.join(self.consumers)}\n{self.verdict()}", ylabel="lost, % of packets")
+        if self.best is not None:
+            loss.axvline(self.best.rate, linestyle="--", color="tab:green")
+        for kind, style in (("lag", ":"), ("latency", "-")):
+            for name in _PERCENTILES:
+                points = [(one.rate, found[name]) for one in trials if name in (found := getattr(one, f"{kind}_us"))]
+                if points:
+                    times.plot(*zip(*points, strict=True), f"o{style}", label=f"{kind} {name}")
+        times.plot(rates, [one.drained_s * 1e6 for one in trials], "x-", color="grey", label="taken after the end")
+        times.set(xlabel="packets per second", ylabel="µs", xscale="log", yscale="log")
+        times.legend()
+        for axes in (loss, times):
+            axes.grid(visible=True, alpha=0.4)
+        save_plot(figure, path)
+
+
+def _number(found: dict[str, float], name: str) -> str:
+    return f"{found[name]:,.1f}" if name in found else "-"
