@@ -263,6 +263,7 @@ PACKET_USES: dict[str, Callable[[Packet], object]] = {
     "dropped": lambda packet: packet.dropped,
     "direction": lambda packet: packet.direction,
     "data": lambda packet: packet.data,
+    "copy": lambda packet: packet.copy(),
     "bytes": bytes,
     "len": len,
     "bool": bool,
