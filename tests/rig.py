@@ -277,6 +277,7 @@ class Rig:
         layout = Layout(name, "1", 7, buffer_bytes, len(blocks), snaplen, ETHERNET)
         self.descriptor = Descriptor(**options)
         self.segment = Segment(layout, blocks)
+        self.interfaces = interfaces
         self.seats: dict[int, Seat] = {}
         self.memory = self.segment.map
         self.offsets: tuple[int, int] = layout.buffer_offsets
@@ -300,13 +301,19 @@ class Rig:
         return PlainReader(self.memory, self.offsets, seat.reader_ack, seat.sequence)
 
     def reader(self, number: int = 1, *, spin_ns: int = 0) -> SegmentReader:
-        """A reader of the product's, on a read-only mapping of its own."""
+        """A reader of the product's, on a read-only mapping of its own, which knows the interfaces."""
         seat = self.sit(number)
         fd = self.segment.reader_fd()
         memory, layout = map_segment(fd)
         os.close(fd)
         return SegmentReader(
-            memory, layout, seat.reader_ack, doorbell=seat.doorbell, sequence=seat.sequence, spin_ns=spin_ns
+            memory,
+            layout,
+            seat.reader_ack,
+            doorbell=seat.doorbell,
+            sequence=seat.sequence,
+            spin_ns=spin_ns,
+            interfaces=self.interfaces,
         )
 
     def header(self, which: int) -> Header:

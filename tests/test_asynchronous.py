@@ -3,14 +3,13 @@
 import asyncio
 import gc
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from processes import LIMIT_S, Lab, Remote, number_of, open_fds
 
 from zbuf.consumer import AsyncReader, connect_async
-from zbuf.shared.errors import CorruptBuffer, ProducerNotFound, Refused, StaleBuffer, ValueRefused
+from zbuf.shared.errors import ProducerNotFound, Refused, StaleBuffer, ValueRefused
 
 
 def run(coroutine: Any) -> Any:
@@ -323,23 +322,6 @@ def test_connecting_that_is_cancelled_leaves_no_reader_behind(lab: Lab) -> None:
     run(main())
     lab.wait_descriptors(0)
     assert open_fds() == before
-
-
-def test_corrupt_buffer_is_an_error(lab: Lab, run_dir: Path) -> None:
-    del run_dir
-
-    async def main() -> None:
-        async with connect_async(lab.name, timeout_ms=0, buffer_size=4096) as reader:
-            lab.append(2)
-            (segment,) = Path("/dev/shm").glob(f"zbuf.{lab.name}.*")
-            with segment.open("r+b") as file:
-                file.seek(8192 + 128 + 92)
-                file.write(b"\xff\xff\xff\xff")
-            await reader.rotate()
-            with pytest.raises(CorruptBuffer):
-                await numbers(reader)
-
-    run(main())
 
 
 def test_reader_comes_back_with_its_producer(lab: Lab, remote: Callable[[], Remote]) -> None:

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from rig import CAPACITY, ETHERNET, HEADER_BYTES, PACKET, PAGE, PER_BUFFER, Rig, run_python, wait_until
 from scapy.utils import RawPcapNgReader
 
+from zbuf.consumer.batches import Batch
 from zbuf.consumer.reader import INDEX_DTYPE, Buffer, Packet, SegmentReader
 from zbuf.producer.descriptor import Descriptor
 from zbuf.shared.errors import CorruptBuffer, StaleBuffer
@@ -492,7 +493,7 @@ def test_a_view_that_dies_in_a_cycle_gives_its_buffer_back(make_rig: MakeRig) ->
 
 
 def test_index_says_where_each_packet_is(make_rig: MakeRig) -> None:
-    rig = make_rig(snaplen=50)
+    rig = make_rig(snaplen=50, interfaces=[Interface(f"lab{at}", ETHERNET) for at in range(3)])
     reader = rig.reader()
     while rig.descriptor.ledger()["dropped"] < 7:
         rig.append()
@@ -900,14 +901,20 @@ WALKS: dict[str, Callable[[Buffer], object]] = {
     "walk": list,
     "index": lambda buffer: buffer.index(),
     "totals": lambda buffer: buffer.totals(),
+    "batch": Batch,
 }
-BROKEN_WORDS = {  # of the second block, which begins at 40 and has 40 bytes
+BROKEN_WORDS = {  # of the second block, which begins at 40 and has 40 bytes, if nothing else is said
     "type": (40, 5),
+    "total of the first and the second": (4, 80),
     "total of nothing": (44, 0),
     "total that is odd": (44, 41),
     "total without room for its data": (44, 36),
     "total behind the end": (44, 44),
     "total that wraps around": (44, 2**32 - 4),
+    "total at the end of nothing": (76, 0),
+    "total at the end that is another": (76, 36),
+    "interface that there is not": (48, 1),
+    "interface that wraps around": (48, 2**32 - 1),
     "caplen behind its block": (60, 9),
     "caplen of more than any": (60, 262145),
     "caplen that wraps around": (60, 2**32 - 1),
@@ -923,6 +930,38 @@ def test_bytes_that_are_no_packet_blocks_are_an_error(make_rig: MakeRig, name: s
     rig.poke(0, HEADER_BYTES + offset, struct.pack("<I", value))
     with pytest.raises(CorruptBuffer, match=r"buffer 0: .* its producer is broken"):
         WALKS[walk](buffer)
+
+
+@pytest.mark.parametrize("walk", WALKS)
+def test_a_packet_longer_than_the_snaplen_is_an_error_though_its_block_has_room_for_it(
+    make_rig: MakeRig, walk: str
+) -> None:
+    rig = make_rig(snaplen=7)
+    buffer = one_buffer(rig, b"12345678", b"12345678")
+    assert [packet.caplen for packet in buffer] == [7, 7]
+    rig.poke(0, HEADER_BYTES + 60, struct.pack("<I", 8))
+    with pytest.raises(CorruptBuffer, match=r"buffer 0: .* its producer is broken"):
+        WALKS[walk](buffer)
+
+
+@pytest.mark.parametrize("name", BROKEN_WORDS)
+def test_iterating_over_a_reader_gives_what_is_before_the_damage_then_an_error_and_then_the_next_buffer(
+    make_rig: MakeRig, name: str
+) -> None:
+    rig = make_rig()
+    reader = rig.reader()
+    rig.append(2, b"12345678")
+    rig.descriptor.rotate()
+    rig.append(1, b"the next")
+    rig.descriptor.finish()
+    offset, value = BROKEN_WORDS[name]
+    rig.poke(0, HEADER_BYTES + offset, struct.pack("<I", value))
+    packets = iter(reader)
+    assert [bytes(next(packets)) for _ in range(offset // 40)] == [b"12345678"] * (offset // 40)
+    for _ in range(2):
+        with pytest.raises(CorruptBuffer):
+            next(packets)
+    assert collect_payloads(take(reader)) == [b"the next"]
 
 
 def test_a_walk_gives_the_packets_before_the_damage(make_rig: MakeRig) -> None:
