@@ -1,22 +1,32 @@
-"""What the README shows runs, and so do the examples."""
+"""What the README and the guide show runs, and so do the examples."""
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 
+from zbuf.consumer.cli import app as zbuf
 from zbuf.producer import FileSource, Producer
+from zbuf.producer.cli import app as zbufd
+from zbuf.shared.control import DescriptorStatistics, InterfaceStatistics, Ledger, ReaderStatistics, Statistics
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 BIN = Path(sys.executable).parent
 README = (ROOT / "README.md").read_text()
+GUIDE = (ROOT / "docs" / "guide.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "docs" / "guide.md", ROOT / "docs" / "wireshark.md"]
+STATISTICS = (Statistics, DescriptorStatistics, ReaderStatistics, InterfaceStatistics)
+COMMANDS = {"zbuf": typer.main.get_command(zbuf), "zbufd": typer.main.get_command(zbufd)}
 
 
 def run(*command: str | Path, run_dir: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
@@ -59,23 +69,82 @@ def lab(run_dir: str, capture: Path) -> Iterator[Producer]:
             thread.join()
 
 
-def python_blocks(containing: str) -> list[str]:
-    blocks = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if containing in block]
-    assert blocks, f"the README has no Python with {containing!r}"
+def blocks_of(page: str, language: str, containing: str = "") -> list[str]:
+    blocks = [block for block in re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL) if containing in block]
+    assert blocks, f"the page has no {language} with {containing!r}"
     return blocks
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["packets", "numpy"])
-def test_the_readme_s_reading_program_runs(which: int, lab: Producer, run_dir: str) -> None:
-    block = python_blocks("connect(")[which]
-    program = "from zbuf.consumer import connect\n" + block
-    output = run(sys.executable, "-c", program, run_dir=run_dir).stdout
+GUIDE_PRINTS = {  # a part of the program, and what its output ends with
+    "hex()": re.compile(r"\d+ \d+ \d+ [0-9a-f]+"),
+    "StaleBuffer": re.compile(r"buffer 0 was acknowledged: use its packets before, or copy them"),
+    "index_batches": re.compile(r"[1-9]\d* sources"),
+    "connect_async": re.compile(r"[1-9]\d*"),
+    "ScapySocket": re.compile(r".*DNS.*"),
+    "reconnect": re.compile(r"0 returns, 0 packets that nobody can account for"),
+}
+
+
+@pytest.mark.parametrize("program", blocks_of(GUIDE, "python"), ids=lambda one: one.splitlines()[-1].strip()[:30])
+def test_the_guide_s_programs_run_as_they_stand(program: str, lab: Producer, run_dir: str) -> None:
+    (expected,) = (pattern for part, pattern in GUIDE_PRINTS.items() if part in program)
+    lines = run(sys.executable, "-c", program, run_dir=run_dir).stdout.splitlines()
+    assert expected.fullmatch(lines[-1])
     assert lab.offered > 500
-    assert (output.count("\n") > 100) == (which == 0)  # the first one prints the packets of TCP port 80
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda one: one.name)
+def test_shell_lines_parse_and_the_commands_have_the_options_that_are_shown(page: Path) -> None:
+    checked = 0
+    for block in blocks_of(page.read_text(), "sh"):
+        subprocess.run(["sh", "-n"], input=block, text=True, check=True, timeout=10)
+        for line in block.splitlines():
+            words = shlex.split(line, comments=True)
+            if words and words[0] in COMMANDS:
+                name, *arguments = words[1:]
+                COMMANDS[words[0]].commands[name].make_context(name, arguments)  # type: ignore[attr-defined]
+                checked += 1
+    assert checked >= 2
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "docs/protocol.md", "examples/README.md"])
+def test_links_lead_to_files_that_are_there(page: str) -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text())
+    assert links
+    assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
+
+
+def test_the_guide_s_counters_are_those_of_the_statistics() -> None:
+    counted = {name for kind in STATISTICS for name in kind.__struct_fields__}
+    table = GUIDE[GUIDE.index("| tcpdump says") :].split("\n\n")[0]
+    named = {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[2])}
+    assert named - {"live"} >= set(Ledger.__struct_fields__)
+    assert named <= counted
+
+
+README_IMPORTS = """
+from scapy.all import sniff
+from zbuf.consumer import connect, connect_async
+from zbuf.consumer.scapy import ScapySocket
+"""
+
+
+@pytest.mark.parametrize(
+    ("part", "lines"),
+    [("for packet in reader", 100), ("index_batches", 0), ("connect_async", 500), ("ScapySocket", 500)],
+)
+def test_the_readme_s_reading_programs_run(part: str, lines: int, lab: Producer, run_dir: str) -> None:
+    block = blocks_of(README, "python", part)[0]
+    if block.startswith("async"):
+        block = f"import asyncio\nasync def main():\n{textwrap.indent(block, '    ')}\nasyncio.run(main())"
+    output = run(sys.executable, "-c", README_IMPORTS + block, run_dir=run_dir).stdout
+    assert lab.offered > 500
+    assert output.count("\n") >= lines
+    assert bool(output) == bool(lines)
 
 
 def test_the_readme_s_producing_program_runs(run_dir: str) -> None:
-    (block,) = python_blocks("Producer(")
+    (block,) = blocks_of(README, "python", "Producer(")
     run(sys.executable, "-c", f"data, when = b'x' * 60, 1\n{block}", run_dir=run_dir)
 
 
