@@ -16,7 +16,7 @@ from bench.native import compile_program
 from bench.stage import ROOT, BenchError
 from zbuf.producer import libpcap
 
-_PACKAGES = ("zbuf", "cypcap", "pcapy-ng", "pyzmq", "iceoryx2", "numpy", "Cython", "msgspec")
+_PACKAGES = ("zbuf", "cypcap", "pcapy-ng", "dpkt", "scapy", "pyzmq", "iceoryx2", "numpy", "Cython", "msgspec")
 _IDLE = slice(3, 5)  # idle and iowait, of the counters in /proc/stat
 _COUNTED = slice(0, 8)  # what guests use is in the user time already
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")

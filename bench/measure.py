@@ -169,4 +169,9 @@ def _compared(row: Row, rounds: Sequence[Round[float]], peer: Peer) -> Row:
 
 
 def _median_in_words(rounds: Sequence[Round[float]], contestant: str) -> str:
-    return f"{statistics.median(one.outcomes[contestant] for one in rounds) / 1e6:.1f} M/s"
+    return rate_in_words(statistics.median(one.outcomes[contestant] for one in rounds))
+
+
+def rate_in_words(per_second: float) -> str:
+    """Packets per second, in thousands or millions."""
+    return f"{per_second / 1e6:.1f} M/s" if per_second >= 1e6 else f"{per_second / 1e3:.0f} k/s"

@@ -40,9 +40,14 @@ def replay(name: str, run_dir: str, file: str, loops: int) -> Times:
 
 def read(name: str, run_dir: str, take_all: Callable[[Reader], int]) -> Times:
     """Be a reader: connect as soon as the producer is there; `take_all` takes everything, and returns the packets."""
+    return read_counts(name, run_dir, lambda reader: {"packets": take_all(reader)})
+
+
+def read_counts(name: str, run_dir: str, take_all: Callable[[Reader], Times]) -> Times:
+    """The same, where `take_all` counts more than packets."""
     with _connect(name, run_dir) as reader:
-        packets = take_all(reader)
-        return {"packets": packets, "ended": time.monotonic()}
+        counts = take_all(reader)
+        return counts | {"ended": time.monotonic()}
 
 
 def _connect(name: str, run_dir: str) -> Reader:
