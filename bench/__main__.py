@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench import dump, index, iterate, latency, live, machine, ring, syscalls
+from bench import batches, dump, index, iterate, latency, live, machine, ring, scapy_socket, syscalls
 from bench.captures import Capture, existing, mixed_sizes
 from bench.machine import CacheLine
 from bench.measure import Row, Session
@@ -31,6 +31,8 @@ class Measure(StrEnum):
     RING = "ring"
     ITERATE = "iterate"
     INDEX = "index"
+    BATCHES = "batches"
+    SCAPY_SOCKET = "scapy_socket"
     SYSCALLS = "syscalls"
     LIVE = "live"
     LATENCY = "latency"
@@ -41,6 +43,8 @@ _MEASURES: dict[Measure, Callable[[Session], list[Row]]] = {
     Measure.RING: ring.measure,
     Measure.ITERATE: iterate.measure,
     Measure.INDEX: index.measure,
+    Measure.BATCHES: batches.measure,
+    Measure.SCAPY_SOCKET: scapy_socket.measure,
     Measure.SYSCALLS: syscalls.measure,
     Measure.LIVE: live.measure,
     Measure.LATENCY: latency.measure,
