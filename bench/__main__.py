@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench import batches, dump, index, iterate, latency, live, machine, ring, scapy_socket, syscalls
+from bench import batches, dump, index, iterate, latency, live, machine, ring, scapy_socket, syscalls, throughput
 from bench.captures import Capture, existing, mixed_sizes
 from bench.machine import CacheLine
 from bench.measure import Row, Session
@@ -36,6 +36,7 @@ class Measure(StrEnum):
     SYSCALLS = "syscalls"
     LIVE = "live"
     LATENCY = "latency"
+    MESSAGES = "messages"
     DUMP = "dump"
 
 
@@ -48,6 +49,7 @@ _MEASURES: dict[Measure, Callable[[Session], list[Row]]] = {
     Measure.SYSCALLS: syscalls.measure,
     Measure.LIVE: live.measure,
     Measure.LATENCY: latency.measure,
+    Measure.MESSAGES: throughput.measure,
     Measure.DUMP: dump.measure,
 }
 

@@ -1,8 +1,8 @@
 """Sums and a filter over all packets, for those who have NumPy.
 
 Timed: three numbers of all packets: how many there are, the sum of their captured lengths, and how many have a certain
-byte (on Ethernet and IPv4 it says TCP). zbuf's user takes index_batches(), a few array expressions for each buffer, from
-the first packet that the producer offers to the last one summed up: end to end, two processes.
+byte (on Ethernet and IPv4 it says TCP). zbuf's user takes index_batches(), and a few array expressions for each buffer,
+from the first packet that the producer offers to the last one summed up: end to end, two processes.
 
 Against: what else there is to read packets in Python, over the same file, from the page cache, again and again. cypcap
 and dpkt give them one by one; the sums are made as they come, since collecting lengths for an array only takes longer.

@@ -74,6 +74,18 @@ def _write(path: Path, sizes: Iterable[int], chance: random.Random) -> Capture:
     return Capture(str(path), packets, captured_bytes)
 
 
+def packets_of(path: str) -> list[bytes]:
+    """The packets of a capture that was made here."""
+    content, packets = memoryview(Path(path).read_bytes()), []
+    offset = len(_FILE_HEADER)
+    while offset < len(content):
+        length = _RECORD.unpack_from(content, offset)[2]
+        offset += _RECORD.size
+        packets.append(bytes(content[offset : offset + length]))
+        offset += length
+    return packets
+
+
 def existing(path: Path) -> Capture:
     """A capture that is there already: pcap or pcapng, not gzipped, since libpcap reads no gzip.
 

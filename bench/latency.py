@@ -14,23 +14,20 @@ The ratio is the peer's latency by zbuf's: above 1, zbuf is faster.
 """
 
 import dataclasses
-import multiprocessing
 import statistics
 import struct
 import time
 from collections.abc import Mapping, Sequence
-from multiprocessing.synchronize import Barrier
 
 import numpy
 
 from bench.measure import Round, Row, Session, conditions
-from bench.messages import MESSAGE_BYTES, PIPE_BLOCKING, WAYS, ZBUF_SLEEPING, ZBUF_SPINNING, Place, Send
+from bench.messages import MESSAGE_BYTES, PIPE_BLOCKING, WAYS, ZBUF_SLEEPING, ZBUF_SPINNING, Receive, Send
 from bench.stage import Stage
 
 _MESSAGES = 5_000
 _WARM_UP = 500
 _GAP_NS = 200_000
-_PATIENCE_S = 60.0
 _PERCENTILES = (50, 99)
 _STAMP = struct.Struct("<q")
 
@@ -44,29 +41,15 @@ Rounds = Sequence[Round[Latencies]]
 
 def exchange(way: str, messages: int, name: str, run_dir: str) -> Latencies:
     """Be the receiver, and start the sender."""
-    context = multiprocessing.get_context("fork")  # before either has anything that a fork would harm
-    place, barrier = Place.make(name, run_dir), context.Barrier(2, timeout=_PATIENCE_S)
-    sender = context.Process(target=_send, args=(way, messages, place, barrier), daemon=True)
-    sender.start()
-    barrier.wait()  # the sender's end is there
-    with WAYS[way].receiver(place) as receive:
-        barrier.wait()  # the receiver's is there, too
-        latencies = []
-        for _ in range(messages):
-            message = receive()
-            latencies.append(time.time_ns() - _STAMP.unpack_from(message)[0])
-    barrier.wait()  # all is received: both may go
-    sender.join()
+    latencies = WAYS[way].talk(
+        name,
+        run_dir,
+        MESSAGE_BYTES,
+        lambda send: _send_all(send, messages),
+        lambda receive: _receive_all(receive, messages),
+    )
     of_all = numpy.percentile(latencies[_WARM_UP:], _PERCENTILES) / 1000
     return {f"p{percentile}": float(one) for percentile, one in zip(_PERCENTILES, of_all, strict=True)}
-
-
-def _send(way: str, messages: int, place: Place, barrier: Barrier) -> None:
-    with WAYS[way].sender(place) as send:
-        barrier.wait()
-        barrier.wait()
-        _send_all(send, messages)
-        barrier.wait()
 
 
 def _send_all(send: Send, messages: int) -> None:
@@ -77,8 +60,16 @@ def _send_all(send: Send, messages: int) -> None:
         while (now := time.time_ns()) < due:
             pass
         _STAMP.pack_into(message, 0, now)
-        send(message)
+        send(bytes(message))
         due = max(due, now)  # where it is late, the next ones are not early
+
+
+def _receive_all(receive: Receive, messages: int) -> list[int]:
+    latencies = []
+    for _ in range(messages):
+        message = receive()
+        latencies.append(time.time_ns() - _STAMP.unpack_from(message)[0])
+    return latencies
 
 
 # ---- the measure ----------------------------------------------------------------------------------------------------

@@ -147,7 +147,7 @@ def with_dpkt(file: str, loops: int) -> Times:
 
 
 def with_scapy(file: str, loops: int) -> Times:
-    """scapy's RawPcapReader, which dissects nothing."""
+    """RawPcapReader, which dissects nothing."""
     utils = importlib.import_module("scapy.utils")
 
     def one_pass() -> Times:

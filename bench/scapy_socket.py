@@ -1,20 +1,22 @@
-"""Packets in scapy.
+"""Packets in scapy, by sniff() and one by one.
 
-Timed: ``sniff(opened_socket=ScapySocket(reader), prn=..., store=False)``, from the first packet that the producer offers
-to the last one that the callback was given, each dissected by its link type: end to end, two processes.
+Timed: ``sniff(opened_socket=ScapySocket(reader), prn=..., store=False)``, and the socket's recv() alone, from the first
+packet that the producer offers to the last one that the caller has, each dissected by its link type and with its time:
+end to end, two processes.
 
-Against: scapy itself over the same file, ``sniff(offline=...)`` with the same callback; and its RawPcapReader, which is
-the least that it can do, with each packet dissected by the same layer, but given no time.
+Against: scapy itself over the same file: ``sniff(offline=...)`` with the same callback; and PcapReader, which is its
+RawPcapReader with each packet dissected by the same layer and given its time.
 
-Packets of the made capture have an Ethernet header only that scapy knows, so that dissecting takes as little as it can,
+Scapy knows no more of the made capture's packets than their Ethernet header, so dissecting takes as little as it can,
 and what the socket takes counts most.
 """
 
+import contextlib
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 from bench import pipeline, python_readers
-from bench.captures import Capture
 from bench.measure import Peer, Row, Session
 from bench.pipeline import Times, packets_per_second
 from zbuf.consumer.client import Reader
@@ -25,19 +27,27 @@ _TARGET = 1.0
 
 
 def measure(session: Session) -> list[Row]:
-    """A row for each of scapy's own ways."""
+    """A row for sniff(), and one for packets one by one."""
+    return [
+        *_compare(session, "sniff(ScapySocket)", sniff_socket, "scapy sniff(offline=)", sniff_file),
+        *_compare(session, "ScapySocket.recv()", receive, "scapy PcapReader", read_file),
+    ]
+
+
+def _compare(
+    session: Session,
+    name: str,
+    reader: Callable[[str, str], Times],
+    peer_name: str,
+    peer: Callable[[str, int], Times],
+) -> list[Row]:
     capture = session.capture
     loops = capture.loops(session.scaled(_PACKETS))
-    ways = {"sniff(offline=)": sniff_file, "RawPcapReader, dissected": dissect_file}
-    peers = [
-        Peer(f"scapy {name}", lambda one=one: python_readers.rate(one, capture, loops), _TARGET)
-        for name, one in ways.items()
-    ]
-    return session.compete("sniff(ScapySocket)", lambda: _zbuf(capture, loops), peers)
-
-
-def _zbuf(capture: Capture, loops: int) -> float:
-    return packets_per_second(*pipeline.run(capture, loops, sniff_socket))
+    return session.compete(
+        name,
+        lambda: packets_per_second(*pipeline.run(capture, loops, reader)),
+        [Peer(peer_name, lambda: python_readers.rate(peer, capture, loops), _TARGET)],
+    )
 
 
 class _Count:
@@ -54,8 +64,11 @@ def _scapy() -> Any:
     return importlib.import_module("scapy.all")
 
 
+# ---- zbuf -----------------------------------------------------------------------------------------------------------
+
+
 def sniff_socket(name: str, run_dir: str) -> Times:
-    """The reader."""
+    """A reader."""
     scapy = _scapy()
 
     def sniff_all(reader: Reader) -> int:
@@ -66,8 +79,27 @@ def sniff_socket(name: str, run_dir: str) -> Times:
     return pipeline.read(name, run_dir, sniff_all)
 
 
+def receive(name: str, run_dir: str) -> Times:
+    """The other reader."""
+    _scapy()
+    return pipeline.read(name, run_dir, _receive_all)
+
+
+def _receive_all(reader: Reader) -> int:
+    packets = 0
+    socket = ScapySocket(reader)
+    with contextlib.suppress(EOFError):
+        while True:
+            socket.recv()
+            packets += 1
+    return packets
+
+
+# ---- peers ----------------------------------------------------------------------------------------------------------
+
+
 def sniff_file(file: str, loops: int) -> Times:
-    """The peer."""
+    """The peer of the first."""
     scapy = _scapy()
 
     def one_pass() -> Times:
@@ -78,16 +110,14 @@ def sniff_file(file: str, loops: int) -> Times:
     return python_readers.timed(one_pass, loops)
 
 
-def dissect_file(file: str, loops: int) -> Times:
-    """The other peer: it leaves out all that sniff() does."""
+def read_file(file: str, loops: int) -> Times:
+    """The peer of the second."""
     scapy = _scapy()
 
     def one_pass() -> Times:
         packets = 0
-        with scapy.RawPcapReader(file) as pcap:
-            layer = scapy.conf.l2types.num2layer[pcap.linktype]
-            for data, _metadata in pcap:
-                layer(data)
+        with scapy.PcapReader(file) as pcap:
+            for _packet in pcap:
                 packets += 1
         return {"packets": packets}
 
