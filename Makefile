@@ -1,7 +1,8 @@
 # make demo    replays a capture to three processes and shows what arrives
 # make test    runs the tests, the slow ones too
 # make lint    checks format, style and types
-# make bench   measures zbuf against its peers
+# make bench   measures zbuf against its peers; BENCH='--only iterate' for one measure
+#              make bench-quick: in less than two minutes, with fewer and shorter rounds
 # make model   checks the protocol's model exhaustively
 # make soak    watches a capture daemon for leaks, for minutes; as root, SOAK='--minutes 120' for longer
 #
@@ -14,7 +15,7 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
 NATIVE := $(wildcard shared/*.pyx shared/*.pxi shared/*.h producer/*.pyx producer/*.pxi consumer/*.pyx)
 
-.PHONY: demo test lint bench model soak clean
+.PHONY: demo test lint bench bench-quick model soak clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/zbuf
@@ -35,6 +36,9 @@ lint: $(VENV)/lint build/types
 bench: $(VENV)/bench
 	@PYTHON=$(PYTHON) .ci/require strace iproute2 netsniff-ng tcpdump tshark
 	$(BIN)/python -m bench $(BENCH)
+
+bench-quick: override BENCH += --quick
+bench-quick: bench
 
 model:
 	@PYTHON=$(PYTHON) .ci/require spin

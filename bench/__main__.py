@@ -1,5 +1,6 @@
 """``python -m bench``: measure everything, print a table, write a JSON file."""
 
+import dataclasses
 import datetime
 import signal
 import sys
@@ -21,7 +22,7 @@ from bench.stage import ROOT, BenchError
 from zbuf.shared.errors import ZbufError
 
 _THOROUGH = {"rounds": 7, "most_rounds": 14, "shorten": 1}
-_QUICK = {"rounds": 3, "most_rounds": 3, "shorten": 2}
+_QUICK = {"rounds": 3, "most_rounds": 3, "shorten": 4}
 _WIDTH = 120  # of the table, where there is no terminal to tell
 
 
@@ -53,9 +54,12 @@ _MEASURES: dict[Measure, Callable[[Session], list[Row]]] = {
     Measure.DUMP: dump.measure,
 }
 
+_MANY_RUNS = (Measure.LIVE, Measure.LATENCY, Measure.MESSAGES)
+"""Measures whose rounds have so many runs that --quick leaves it at one round."""
+
 
 def main(
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter rounds: less than a minute.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter rounds: less than two minutes.")] = False,
     only: Annotated[list[Measure] | None, typer.Option(help="One measure; may be given several times.")] = None,
     file: Annotated[
         Path | None, typer.Option(metavar="FILE", exists=True, dir_okay=False, help="A capture to use, not a made one.")
@@ -83,7 +87,8 @@ def main(
 def _measure(measures: list[Measure], capture: Capture, quick: bool) -> list[Row]:
     with CacheLine.meter() as cache_line, Console(stderr=True).status("") as status:  # which only a terminal shows
         session = Session(capture, cache_line, status.update, **(_QUICK if quick else _THOROUGH))
-        return [row for name in measures for row in _MEASURES[name](session)]
+        once = dataclasses.replace(session, rounds=1, most_rounds=1) if quick else session
+        return [row for name in measures for row in _MEASURES[name](once if name in _MANY_RUNS else session)]
 
 
 if __name__ == "__main__":
