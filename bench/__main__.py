@@ -1,4 +1,4 @@
-"""``python -m bench``: measure everything, print a table, write a JSON file."""
+"""``python -m bench``: measure everything, print a table, write a JSON file, draw plots."""
 
 import dataclasses
 import datetime
@@ -13,7 +13,24 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench import batches, dump, index, iterate, latency, live, machine, ring, scapy_socket, syscalls, throughput
+from bench import (
+    batches,
+    buffers,
+    dump,
+    index,
+    iterate,
+    latency,
+    live,
+    machine,
+    plots,
+    readers,
+    ring,
+    scapy_socket,
+    sizes,
+    switches,
+    syscalls,
+    throughput,
+)
 from bench.captures import Capture, existing, mixed_sizes
 from bench.machine import CacheLine
 from bench.measure import Row, Session
@@ -35,6 +52,10 @@ class Measure(StrEnum):
     BATCHES = "batches"
     SCAPY_SOCKET = "scapy_socket"
     SYSCALLS = "syscalls"
+    SWITCHES = "switches"
+    SIZES = "sizes"
+    BUFFERS = "buffers"
+    READERS = "readers"
     LIVE = "live"
     LATENCY = "latency"
     MESSAGES = "messages"
@@ -48,6 +69,10 @@ _MEASURES: dict[Measure, Callable[[Session], list[Row]]] = {
     Measure.BATCHES: batches.measure,
     Measure.SCAPY_SOCKET: scapy_socket.measure,
     Measure.SYSCALLS: syscalls.measure,
+    Measure.SWITCHES: switches.measure,
+    Measure.SIZES: sizes.measure,
+    Measure.BUFFERS: buffers.measure,
+    Measure.READERS: readers.measure,
     Measure.LIVE: live.measure,
     Measure.LATENCY: latency.measure,
     Measure.MESSAGES: throughput.measure,
@@ -82,6 +107,8 @@ def main(
     options = {"quick": quick, "capture": str(capture), "began": began.isoformat()}
     write_json(path, rows, **options, machine=facts, versions=machine.versions())
     console.print(f"{capture}; the numbers of every round: {path}")
+    for plot in plots.draw(path):
+        console.print(f"a plot: {plot}")
 
 
 def _measure(measures: list[Measure], capture: Capture, quick: bool) -> list[Row]:

@@ -30,6 +30,9 @@ Rate = Callable[[], float]
 Outcome = TypeVar("Outcome")
 """What a run of a contestant comes to."""
 
+Point = TypeVar("Point")
+"""What the runs of a series differ in."""
+
 
 @dataclass(frozen=True)
 class Peer:
@@ -41,6 +44,8 @@ class Peer:
     """The ratio that zbuf wants to reach; None where the peer is there for information."""
     missing: str = ""
     """Why it can't be run here, and what to do; empty where it can."""
+    packet_bytes: int = 0
+    """The size of each packet, where rates are to be told in bytes."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,10 @@ class Session:
         """How many packets a run handles, of those that it should."""
         return packets // self.shorten
 
+    def selected(self, points: Sequence[Point]) -> Sequence[Point]:
+        """Which of the points of a series are measured: all of them, unless the runs are shortened."""
+        return points[:: self.shorten]
+
     def compete(self, name: str, zbuf: Rate, peers: Sequence[Peer]) -> list[Row]:
         """Run zbuf and its peers in turn; returns a row for each peer."""
         contestants = {"zbuf": zbuf} | {peer.name: peer.run for peer in peers if not peer.missing}
@@ -139,7 +148,7 @@ def _rotated(names: list[str], by: int) -> list[str]:
 def _row(name: str, counted: Sequence[Round[float]], peer: Peer, rounds: Sequence[Round[float]]) -> Row:
     row = Row(
         name,
-        _median_in_words(counted, "zbuf"),
+        _median_in_words(counted, "zbuf", peer.packet_bytes),
         f"{peer.name} {peer.missing}",
         target="" if peer.target is None else f"≥ {peer.target:g}",
         conditions=conditions(counted),
@@ -160,7 +169,7 @@ def _compared(row: Row, rounds: Sequence[Round[float]], peer: Peer) -> Row:
     ratio = statistics.median(ratios)
     return dataclasses.replace(
         row,
-        peer=f"{peer.name} {_median_in_words(rounds, peer.name)}",
+        peer=f"{peer.name} {_median_in_words(rounds, peer.name, peer.packet_bytes)}",
         ratio=f"{ratio:.2f}",
         spread=f"{min(ratios):.2f}..{max(ratios):.2f}",
         met=None if peer.target is None else ratio >= peer.target,
@@ -168,8 +177,9 @@ def _compared(row: Row, rounds: Sequence[Round[float]], peer: Peer) -> Row:
     )
 
 
-def _median_in_words(rounds: Sequence[Round[float]], contestant: str) -> str:
-    return rate_in_words(statistics.median(one.outcomes[contestant] for one in rounds))
+def _median_in_words(rounds: Sequence[Round[float]], contestant: str, packet_bytes: int) -> str:
+    rate = statistics.median(one.outcomes[contestant] for one in rounds)
+    return f"{rate * packet_bytes / 1e9:.2f} GB/s" if packet_bytes else rate_in_words(rate)
 
 
 def rate_in_words(per_second: float) -> str:

@@ -4,8 +4,9 @@ The clock is CLOCK_MONOTONIC, one for all processes: a run begins when the produ
 reader is connected, offers the first packet, and ends on the side that the measure names.
 """
 
+import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from bench.captures import Capture
 from bench.stage import BenchError, Stage
@@ -14,60 +15,106 @@ from zbuf.consumer.opening import connect
 from zbuf.producer.service import Producer
 from zbuf.producer.sources import FileSource
 from zbuf.shared.errors import ProducerNotFound
+from zbuf.shared.layout import DEFAULT_BUFFER_BYTES
 
 _PATIENCE_S = 60.0
 """For the other process to come up."""
 
 Times = dict[str, float]
-"""packets, and where it is known when they began and ended, in seconds of CLOCK_MONOTONIC."""
+"""packets, and where it is known when they began and ended, in seconds of CLOCK_MONOTONIC; and what they took of the
+process: cpu_s, processor time in seconds, and its context switches, voluntary and involuntary."""
 
 
-def replay(name: str, run_dir: str, file: str, loops: int) -> Times:
-    """Be the producer: a file from memory, `loops` times, lossless, with the default buffers of 2 MiB.
+class Usage:
+    """What this process takes from here on, with all its threads: see getrusage(2)."""
+
+    def __init__(self) -> None:
+        self._before = self._now()
+
+    def taken(self) -> Times:
+        """Until now."""
+        now = self._now()
+        return {what: now[what] - before for what, before in self._before.items()}
+
+    @staticmethod
+    def _now() -> Times:
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        return {"cpu_s": time.process_time(), "voluntary": used.ru_nvcsw, "involuntary": used.ru_nivcsw}
+
+
+def replay(
+    name: str, run_dir: str, file: str, loops: int, readers: int = 1, buffer_bytes: int = DEFAULT_BUFFER_BYTES
+) -> Times:
+    """Be the producer: a file from memory, `loops` times, lossless, to so many readers.
 
     It ends with the last acknowledgement.
     """
     source = FileSource([file])
-    with Producer(name, linktype=source.linktype, lossless=True, run_dir=run_dir, linger_s=None) as producer:
-        if not producer.wait_readers(1, _PATIENCE_S):
-            raise BenchError("no reader came")
-        began = time.monotonic()
+    with Producer(
+        name, linktype=source.linktype, lossless=True, buffer_size=buffer_bytes, run_dir=run_dir, linger_s=None
+    ) as producer:
+        if not producer.wait_readers(readers, _PATIENCE_S):
+            raise BenchError(f"{readers} readers were to come, and some did not")
+        usage, began = Usage(), time.monotonic()
         packets = producer.publish(source, loops=loops)
         producer.close()
-        ended = time.monotonic()
-    return {"packets": packets, "began": began, "ended": ended}
+        ended, taken = time.monotonic(), usage.taken()
+    return {"packets": packets, "began": began, "ended": ended, **taken}
 
 
-def read(name: str, run_dir: str, take_all: Callable[[Reader], int]) -> Times:
+def read(name: str, run_dir: str, take_all: Callable[[Reader], int], join: str | None = None) -> Times:
     """Be a reader: connect as soon as the producer is there; `take_all` takes everything, and returns the packets."""
-    return read_counts(name, run_dir, lambda reader: {"packets": take_all(reader)})
+    return read_counts(name, run_dir, lambda reader: {"packets": take_all(reader)}, join)
 
 
-def read_counts(name: str, run_dir: str, take_all: Callable[[Reader], Times]) -> Times:
+def read_counts(name: str, run_dir: str, take_all: Callable[[Reader], Times], join: str | None = None) -> Times:
     """The same, where `take_all` counts more than packets."""
-    with _connect(name, run_dir) as reader:
+    with _connect(name, run_dir, join) as reader:
+        usage = Usage()
         counts = take_all(reader)
-        return counts | {"ended": time.monotonic()}
+        return counts | {"ended": time.monotonic(), **usage.taken()}
 
 
-def _connect(name: str, run_dir: str) -> Reader:
+def _connect(name: str, run_dir: str, join: str | None) -> Reader:
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         try:
-            return connect(name, run_dir=run_dir)
+            return connect(name, run_dir=run_dir, join=join)
         except ProducerNotFound:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
 
 
-def run(capture: Capture, loops: int, reader: Callable[[str, str], Times]) -> tuple[Times, Times]:
+def run(
+    capture: Capture, loops: int, reader: Callable[[str, str], Times], *, buffer_bytes: int = DEFAULT_BUFFER_BYTES
+) -> tuple[Times, Times]:
     """One run of a producer and a reader, each a process of its own; returns what they say, the producer first."""
+    produced, taken = run_all(capture, loops, [reader], buffer_bytes=buffer_bytes)
+    return produced, taken[0]
+
+
+def run_all(
+    capture: Capture,
+    loops: int,
+    readers: Sequence[Callable[[str, str], Times]],
+    *,
+    buffer_bytes: int = DEFAULT_BUFFER_BYTES,
+) -> tuple[Times, list[Times]]:
+    """One run of a producer and any number of readers."""
     with Stage() as stage:
-        reading = stage.call(reader, **stage.place)
-        replaying = stage.call(replay, **stage.place, file=capture.path, loops=loops)
-        produced, taken = replaying.result(), reading.result()
-    if not produced["packets"] == taken["packets"] == capture.packets * loops:
+        reading = [stage.call(reader, **stage.place) for reader in readers]
+        replaying = stage.call(
+            replay,
+            **stage.place,
+            file=capture.path,
+            loops=loops,
+            readers=len(readers),
+            buffer_bytes=buffer_bytes,
+        )
+        produced = replaying.result()
+        taken = [one.result() for one in reading]
+    if {one["packets"] for one in (produced, *taken)} != {capture.packets * loops}:
         raise BenchError(f"{capture.packets * loops} packets to replay, {produced} replayed, {taken} read")
     return produced, taken
 

@@ -8,6 +8,9 @@ the same packets.
 Against: the same pump, packet store and descriptor, appending the same packets, in one process into private memory. No
 reader is there, so a buffer is free again as soon as it is full: it is the same loop without the sharing. The ratio is
 what is left of the pump's speed when the packets are shared with another processor.
+
+Beside it stands what no way of handing over a copy can exceed: memcpy() in one process, see bench.memory. That ratio is
+of bytes of packets, not of their blocks.
 """
 
 import mmap
@@ -16,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import pipeline
+from bench import memory, pipeline
 from bench.captures import Capture, one_size
 from bench.measure import Peer, Row, Session
 from bench.pipeline import Times, packets_per_second
@@ -44,7 +47,8 @@ def _measure_size(session: Session, directory: Path, size: int, target: float) -
     capture = one_size(directory, size)
     loops = capture.loops(session.scaled(min(_MOST_PACKETS, _BYTES // size)))
     alone = Peer("private memory", lambda: _alone(capture, loops), target)
-    return session.compete(f"ring, {size} bytes", lambda: _shared(capture, loops), [alone])
+    copied = Peer("memcpy", lambda: memory.bytes_per_second(session) / size, packet_bytes=size)
+    return session.compete(f"ring, {size} bytes", lambda: _shared(capture, loops), [alone, copied])
 
 
 def _shared(capture: Capture, loops: int) -> float:
@@ -60,6 +64,11 @@ def _alone(capture: Capture, loops: int) -> float:
 def walk(name: str, run_dir: str) -> Times:
     """The reader: walks every header."""
     return pipeline.read(name, run_dir, _walk_all)
+
+
+def walk_joined(name: str, run_dir: str) -> Times:
+    """A reader that shares one descriptor with all the others."""
+    return pipeline.read(name, run_dir, _walk_all, join="all")
 
 
 def _walk_all(reader: Reader) -> int:
