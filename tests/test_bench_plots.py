@@ -1,11 +1,11 @@
 """The plots of a benchmark run, from its JSON file."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from processes import run
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -30,11 +30,17 @@ _MEASURES = {
         *line("sizes", "ns", 10.0, 0.1),
     ],
     "readers": [
-        *(row(series="readers", readers=count, joined=joined, **_POINT) for count in (1, 2) for joined in (False, True)),
+        *(row(series="readers", readers=count, joined=joined, **_POINT)
+          for count in (1, 2) for joined in (False, True)),
         *line("readers", "producer_ns", 40.0, 30.0, 1.0),
         *line("readers", "readers_ns", 20.0, 10.0, 20.0),
     ],
 }  # fmt: skip
+
+
+def draw(file: Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "bench.plots", str(file)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.mark.slow
@@ -44,7 +50,7 @@ def test_a_run_is_drawn_from_its_file_one_plot_for_each_thing_that_was_measured(
 ) -> None:
     file = tmp_path / "run.json"
     file.write_text(json.dumps({"measures": [one for name in names for one in _MEASURES[name]]}))
-    done = run([sys.executable, "-m", "bench.plots", str(file)], cwd=ROOT)
+    done = draw(file)
     assert done.returncode == 0, done.stderr
     drawn = {tmp_path / f"run-{name}.png" for name in names}
     assert set(tmp_path.glob("*.png")) == drawn == set(map(Path, done.stdout.split()))
@@ -58,7 +64,7 @@ def test_a_run_is_drawn_from_its_file_one_plot_for_each_thing_that_was_measured(
 def test_a_file_that_is_no_run_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
     file = tmp_path / "other.json"
     file.write_text(content)
-    done = run([sys.executable, "-m", "bench.plots", str(file)], cwd=ROOT)
+    done = draw(file)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert str(file) in done.stderr
