@@ -8,7 +8,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 ABI = ["shared/zbuf.h", "shared/abi.pxi", "shared/spin.pxi"]
-PACKETS = ["producer/packets.pxi", "producer/pcap.pxi"]
+PACKETS = ["producer/packets.pxi", "producer/pcap.pxi", "producer/times.pxi"]
 
 
 def extension(folder: str, module: str, depends: list[str], libraries: list[str]) -> Extension:
@@ -29,8 +29,11 @@ setup(
             extension("producer", "descriptor", ABI + PACKETS, ["pcap"]),
             extension("producer", "libpcap", ABI + PACKETS, ["pcap"]),
             extension("producer", "live", ABI + PACKETS + ["producer/ring.h"], ["pcap"]),
+            extension("producer", "merge", ABI + PACKETS, []),
             extension("producer", "pacing", ABI + PACKETS, ["m"]),
             extension("producer", "pump", ABI + PACKETS, []),
+            extension("producer", "readahead", ABI + PACKETS, []),
+            extension("producer", "unique", ABI + PACKETS, []),
             extension("consumer", "reader", ABI, []),
         ],
         build_dir="build",

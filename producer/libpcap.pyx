@@ -4,7 +4,7 @@
 import os
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.pycapsule cimport PyCapsule_New
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
 from libc.stdio cimport _IOFBF, ftell, setvbuf
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
@@ -16,6 +16,7 @@ from zbuf.shared.errors import CaptureFileError, FilterError
 include "../shared/abi.pxi"
 include "packets.pxi"
 include "pcap.pxi"
+include "times.pxi"
 
 cdef enum:
     BATCH_PACKETS = 256
@@ -208,14 +209,25 @@ cdef int _next_of_file(CaptureFile self, const zbuf_packet **batch) noexcept nog
 
 @cython.final
 cdef class PacketStore:
-    """Packets in memory, to be pumped any number of times; it is a packet_source."""
+    """Packets in memory, to be pumped any number of times; it is a packet_source.
+
+    On each pass their times go on where the one before ended, see times.pxi; rewind() brings the first ones back.
+    """
 
     cdef zbuf_packet *_packets
     cdef size_t _count, _room
     cdef uint8_t **_arenas
     cdef size_t _arena_count, _arena_used
     cdef size_t _at
-    cdef uint64_t _passes
+    cdef uint64_t _passes           # to be given, this one included
+    cdef uint64_t _pass
+    cdef pass_times _times
+    cdef uint64_t _shift_before     # that of the pass before, which packets from _at on still have
+    cdef uint32_t _longest          # captured bytes of a packet
+    cdef object _rewriting
+    cdef packet_rewriter *_rewriter
+    cdef zbuf_packet *_copies       # a batch that was rewritten
+    cdef uint8_t *_copied
     cdef packet_source _source
     cdef readonly uint64_t captured_bytes
 
@@ -230,29 +242,56 @@ cdef class PacketStore:
             free(self._arenas[at])
         free(self._arenas)
         free(self._packets)
+        free(self._copies)
+        free(self._copied)
 
     def __len__(self):
         return self._count
 
-    def load(self, CaptureFile file not None, size_t packets):
-        """Read up to `packets` more from a file; returns how many there were, fewer only at its end."""
-        cdef zbuf_packet packet
-        cdef size_t done = 0
+    def load(self, source not None, size_t packets):
+        """Read `packets` more, or somewhat more than that, from a native source; returns False at its end."""
+        cdef packet_source *native = <packet_source *>PyCapsule_GetPointer(source.capsule(), "zbuf.packet_source")
+        cdef const zbuf_packet *batch
+        cdef size_t wanted = self._count + packets
+        cdef int count = 1
         cdef bint room = True
         with nogil:
-            while done < packets and file.read(&packet):
-                room = self.add(&packet)
-                if not room:
-                    break
-                done += 1
+            while count > 0 and room and self._count < wanted:
+                count = native.next(native.self, &batch)
+                room = self.add_all(batch, count)
         if not room:
             raise MemoryError
-        return done
+        if count < 0:
+            source.check()
+        return count > 0
 
-    def rewind(self, uint64_t passes):
-        """Have the source begin anew, and give everything `passes` times."""
-        self._at = 0
+    def rewind(self, uint64_t passes, rewriter=None):
+        """Have the source begin anew, and give everything `passes` times.
+
+        Args:
+            passes: how often.
+            rewriter: an object whose capsule() is a packet_rewriter, for what is given after the first pass.
+        """
+        cdef size_t at
+        for at in range(self._count):
+            self._packets[at].time_ns -= self._times.shift if at < self._at else self._shift_before
+        self._times.shift = self._shift_before = 0
+        self._at = self._pass = 0
         self._passes = passes
+        self._rewriting = rewriter
+        self._rewriter = NULL
+        if rewriter is not None:
+            self._prepare_copies()
+            self._rewriter = <packet_rewriter *>PyCapsule_GetPointer(rewriter.capsule(), "zbuf.packet_rewriter")
+
+    cdef _prepare_copies(self):
+        """Room for a batch of the largest packets; the kernel gives memory for what is touched of it."""
+        free(self._copies)
+        free(self._copied)
+        self._copies = <zbuf_packet *>malloc(BATCH_PACKETS * sizeof(zbuf_packet))
+        self._copied = <uint8_t *>malloc(<size_t>BATCH_PACKETS * (self._longest + 8))
+        if self._copies == NULL or self._copied == NULL:
+            raise MemoryError
 
     def capsule(self):
         """Its packet_source, for a pump; valid while this object lives."""
@@ -260,6 +299,13 @@ cdef class PacketStore:
 
     def check(self):
         """Nothing to raise: it can't fail."""
+
+    cdef bint add_all(self, const zbuf_packet *packets, int count) noexcept nogil:
+        cdef int at
+        for at in range(count):
+            if not self.add(&packets[at]):
+                return False
+        return True
 
     cdef bint add(self, const zbuf_packet *packet) noexcept nogil:
         cdef uint8_t *place
@@ -273,6 +319,8 @@ cdef class PacketStore:
         self._packets[self._count].data = place
         self._count += 1
         self.captured_bytes += packet.caplen
+        self._longest = max(self._longest, packet.caplen)
+        note_time(&self._times, packet.time_ns)
         return True
 
     cdef bint grow(self) noexcept nogil:
@@ -306,14 +354,44 @@ cdef class PacketStore:
         if self._at == self._count:
             if self._passes <= 1 or self._count == 0:
                 return 0
-            self._passes -= 1
-            self._at = 0
+            self.wrap()
         elif self._passes == 0:
             return 0
         count = min(<size_t>BATCH_PACKETS, self._count - self._at)
         batch[0] = self._packets + self._at
+        self.shift(count)
+        if self._rewriter != NULL and self._pass:
+            self.rewrite(batch, count)
         self._at += count
         return <int>count
+
+    cdef void wrap(self) noexcept nogil:
+        self._passes -= 1
+        self._pass += 1
+        self._at = 0
+        self._shift_before = self._times.shift
+        begin_next_pass(&self._times)
+
+    cdef void shift(self, size_t count) noexcept nogil:
+        """Move the times of the next packets on, in place: the pump is about to read them anyway."""
+        cdef uint64_t step = self._times.shift - self._shift_before
+        cdef size_t at
+        if step:
+            for at in range(self._at, self._at + count):
+                self._packets[at].time_ns += step
+
+    cdef void rewrite(self, const zbuf_packet **batch, size_t count) noexcept nogil:
+        cdef uint8_t *place = self._copied
+        cdef zbuf_packet *copy
+        cdef size_t at
+        for at in range(count):
+            copy = &self._copies[at]
+            copy[0] = batch[0][at]
+            memcpy(place, copy.data, copy.caplen)
+            self._rewriter.rewrite(self._rewriter.self, place, copy.caplen, self._pass)
+            copy.data = place
+            place += (copy.caplen + 7) & ~<size_t>7
+        batch[0] = self._copies
 
 
 cdef int _next_of_store(PacketStore self, const zbuf_packet **batch) noexcept nogil:

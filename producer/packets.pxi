@@ -26,6 +26,12 @@ cdef extern from *:
         int (*has_room)(void *self);
         void *self;
     };
+
+    /* Who changes packets on every pass but the first, pass 0; the bytes are the caller's own copy. */
+    struct packet_rewriter {
+        void (*rewrite)(void *self, uint8_t *data, uint32_t caplen, uint64_t pass);
+        void *self;
+    };
     """
     enum:
         SOURCE_ENDED
@@ -40,4 +46,8 @@ cdef extern from *:
     ctypedef struct packet_sink "struct packet_sink":
         uint32_t (*take)(void *self, const zbuf_packet *packets, uint32_t count, bint lossless) noexcept nogil
         bint (*has_room)(void *self) noexcept nogil
+        void *self
+
+    ctypedef struct packet_rewriter "struct packet_rewriter":
+        void (*rewrite)(void *self, uint8_t *data, uint32_t caplen, uint64_t number) noexcept nogil
         void *self

@@ -63,23 +63,27 @@ def interruptibly(work: Callable[[Stop], T]) -> T:
     """Do `work` in a thread; where a signal's handler raises meanwhile, set its Stop, wait for its end, and raise."""
     results: list[T] = []
     errors: list[BaseException] = []
+    over = threading.Event()  # since Thread.join() of Python 3.11, once interrupted, takes the thread for ended
 
     def run() -> None:
         try:
             results.append(work(stop))
         except BaseException as error:
             errors.append(error)
+        finally:
+            over.set()
 
     with Stop() as stop:
         thread = threading.Thread(target=run, name="zbuf-load", daemon=True)
         try:
             start_deaf(thread)
-            thread.join()
+            over.wait()
         except BaseException:
             stop.set()
             if thread.ident is not None:
-                thread.join()
+                over.wait()
             raise
+    thread.join()
     if errors:
         raise errors[0]
     return results[0]

@@ -109,6 +109,12 @@ def replay(
             show_default=False,
         ),
     ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Several files in the order of their times, not one after the other.")
+    ] = False,
+    unique_ip: Annotated[
+        bool, typer.Option("--unique-ip", help="Other IP addresses each time that --loop begins anew.")
+    ] = False,
     duration: Annotated[
         float | None, typer.Option(parser=some_seconds, metavar="SECONDS", help="End after this time.")
     ] = None,
@@ -153,7 +159,9 @@ def replay(
     buffer_bytes = parse_size("--buffer-size", buffer_size)
     check_space(buffer_bytes)
     raise_descriptor_limit()
-    source = _open_source(files, engine, parse_size("--preload-limit", preload_limit))
+    if engine is Engine.SCAPY and (merge or unique_ip):
+        raise typer.BadParameter("--merge and --unique-ip: --engine scapy has neither, leave it out")
+    source = _open_source(files, engine, parse_size("--preload-limit", preload_limit), merge, unique_ip)
     signals = _Signals()
     producer = Producer(
         name or name_from_path(files[0]),
@@ -184,7 +192,9 @@ def _schedule(**options: Any) -> Schedule:
         raise typer.BadParameter(str(error)) from None
 
 
-def _open_source(files: list[str], engine: Engine, preload_limit: int) -> FileSource | ScapySource:
+def _open_source(
+    files: list[str], engine: Engine, preload_limit: int, merge: bool, unique_ip: bool
+) -> FileSource | ScapySource:
     if engine is Engine.SCAPY:
         return ScapySource(files)
     loaded = [0, 0]
@@ -193,7 +203,7 @@ def _open_source(files: list[str], engine: Engine, preload_limit: int) -> FileSo
         loaded[:] = packets, size
 
     with Progress(lambda: f"loading: {loaded[0]:,} packets, {loaded[1] / 1e6:,.0f} MB"):
-        return FileSource(files, preload_limit, note)
+        return FileSource(files, preload_limit, note, merge=merge, unique_ip=unique_ip)
 
 
 def _replay(
