@@ -5,16 +5,19 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from zbuf.producer.libpcap import PacketStore
 from zbuf.producer.merge import Merge
 from zbuf.producer.open_file import OpenFile
-from zbuf.producer.pump import NativeSource
 from zbuf.producer.readahead import ReadAhead
 from zbuf.producer.stopping import Stop, interruptibly, start_deaf
 from zbuf.producer.unique import UniqueAddresses
 from zbuf.shared.errors import CaptureFileError, ValueRefused
 from zbuf.shared.pcapng import Interface
+
+if TYPE_CHECKING:
+    from zbuf.producer.pump import NativeSource
 
 DEFAULT_PRELOAD_LIMIT_BYTES = 1 << 30
 
@@ -62,7 +65,7 @@ class FileSource:
         self.interfaces = [Interface(os.path.basename(path) or path, self.linktype) for path in self.paths]
         self._rewriter = UniqueAddresses(self.linktype) if unique_ip else None
 
-    def passes(self, count: int) -> Iterator[NativeSource]:
+    def passes(self, count: int) -> Iterator["NativeSource"]:
         """The native sources that give everything `count` times, each to be pumped to its end; 0 is for ever."""
         if self._store is not None:
             self._store.rewind(count or 2**63, self._rewriter)
@@ -90,7 +93,7 @@ class FileSource:
 
     # ---- from the files -----------------------------------------------------------------------------------------
 
-    def _stream(self, count: int) -> Iterator[NativeSource]:
+    def _stream(self, count: int) -> Iterator["NativeSource"]:
         with Stop() as stop:
             ahead = ReadAhead(stop.fileno(), self._rewriter)
             thread = threading.Thread(target=self._read, args=(ahead, count, stop), name="zbuf-readahead", daemon=True)
@@ -131,11 +134,11 @@ class FileSource:
             self.warnings.append(damage)
 
 
-def _together(files: list[OpenFile]) -> NativeSource:
+def _together(files: list[OpenFile]) -> "NativeSource":
     return files[0].capture if len(files) == 1 else Merge([file.capture for file in files])
 
 
-def _load(store: PacketStore, source: NativeSource, limit: int, progress: Callable[[int, int], None] | None) -> None:
+def _load(store: PacketStore, source: "NativeSource", limit: int, progress: Callable[[int, int], None] | None) -> None:
     """Read everything into memory, or give that up as soon as it is more than the limit."""
     while store.captured_bytes <= limit and store.load(source, _LOAD_PACKETS):
         if progress is not None:
