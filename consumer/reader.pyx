@@ -154,8 +154,8 @@ cdef class SegmentReader:
             timeout: how long to wait, in seconds; None for as long as it takes, 0 to look once.
 
         Returns:
-            A Buffer; None when the time is over or interrupt() was called, or at the end of the stream, which `finished`
-            tells.
+            A Buffer; None when the time is over or interrupt() was called, or at the end of the stream, which
+            `finished` tells.
 
         Raises:
             BufferError: the buffer whose turn it is can't come, since views of its last filling are alive.
