@@ -143,6 +143,25 @@ def test_the_readme_s_reading_programs_run(part: str, lines: int, lab: Producer,
     assert bool(output) == bool(lines)
 
 
+def literal_parts(text: str, *varying: str) -> list[str]:
+    """What is left of a message without the parts that differ from one time to the next."""
+    return [part.strip(" :;,(") for part in re.split("|".join(varying), text) if len(part.strip(" :;,(")) > 7]
+
+
+def test_the_messages_that_the_guide_explains_are_those_of_the_code() -> None:
+    files = [file for folder in ("shared", "producer", "consumer") for file in (ROOT / folder).rglob("*.py*")]
+    source = "\n".join(file.read_text() for file in files if file.suffix in (".py", ".pyx"))
+    source = re.sub(r"\"\s*\n\s*f?\"", "", source)  # a message of several lines
+    table = GUIDE[GUIDE.index("| message |") :].split("\n\n")[0].splitlines()[2:]
+    messages = [row.split(" | ")[0].strip("| ") for row in table]
+    assert len(messages) > 15
+    for message in messages:
+        if "libpcap" not in message:
+            parts = literal_parts(message, r"\.\.\.", r"'\w+'", r"\b\d+\b", r"\(\w+\)", ";")
+            assert parts
+            assert [part for part in parts if part not in source] == []
+
+
 def test_the_readme_s_producing_program_runs(run_dir: str) -> None:
     (block,) = blocks_of(README, "python", "Producer(")
     run(sys.executable, "-c", f"data, when = b'x' * 60, 1\n{block}", run_dir=run_dir)
