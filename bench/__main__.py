@@ -79,8 +79,8 @@ _MEASURES: dict[Measure, Callable[[Session], list[Row]]] = {
     Measure.DUMP: dump.measure,
 }
 
-_MANY_RUNS = (Measure.LIVE, Measure.LATENCY, Measure.MESSAGES)
-"""Measures whose rounds have so many runs that --quick leaves it at one round."""
+_LONG_ROUNDS = (Measure.SCAPY_SOCKET, Measure.LIVE, Measure.LATENCY, Measure.MESSAGES)
+"""Measures whose rounds take so long that --quick leaves it at one."""
 
 
 def main(
@@ -115,7 +115,7 @@ def _measure(measures: list[Measure], capture: Capture, quick: bool) -> list[Row
     with CacheLine.meter() as cache_line, Console(stderr=True).status("") as status:  # which only a terminal shows
         session = Session(capture, cache_line, status.update, **(_QUICK if quick else _THOROUGH))
         once = dataclasses.replace(session, rounds=1, most_rounds=1) if quick else session
-        return [row for name in measures for row in _MEASURES[name](once if name in _MANY_RUNS else session)]
+        return [row for name in measures for row in _MEASURES[name](once if name in _LONG_ROUNDS else session)]
 
 
 if __name__ == "__main__":
