@@ -65,25 +65,33 @@ class Series:
             data: for the JSON file, where the outcomes of every round are in any case.
         """
         low, high = (min(ratios), max(ratios)) if ratios else (one / 1e6 for one in self.spread(run, what))
-        outcomes = self._counted[0].outcomes[run]
         return Row(
             f"{self.name}, {run}",
             told,
             beside,
             f"{statistics.median(ratios):.2f}" if ratios else "",
             f"{low:.2f}..{high:.2f}" if ratios else f"{low:.1f}..{high:.1f}",
-            conditions=conditions(self._counted),
-            data={
-                "series": self.name,
-                "medians": {one: self.median(run, one) for one in outcomes},
-                "spreads": {one: self.spread(run, one) for one in outcomes},
-                "rounds": [
-                    {"outcome": one.outcomes[run], "crowd": one.crowd, "cache_line_ns": one.cache_line_ns}
-                    for one in self._rounds
-                ],
-                **data,
-            },
+            conditions=self.conditions,
+            data={**self.facts(run), **data},
         )
+
+    @property
+    def conditions(self) -> str:
+        """Under which the rounds ran that count, in words."""
+        return conditions(self._counted)
+
+    def facts(self, run: str) -> dict[str, object]:
+        """Everything that was measured of a run, for the JSON file."""
+        outcomes = self._counted[0].outcomes[run]
+        return {
+            "series": self.name,
+            "medians": {one: self.median(run, one) for one in outcomes},
+            "spreads": {one: self.spread(run, one) for one in outcomes},
+            "rounds": [
+                {"outcome": one.outcomes[run], "crowd": one.crowd, "cache_line_ns": one.cache_line_ns}
+                for one in self._rounds
+            ],
+        }
 
     def line(self, what: str, called: str, terms: Sequence[str], points: Mapping[str, Sequence[float]]) -> list[Row]:
         """A row for each coefficient of `what` = c0 * x0 + c1 * x1 + …

@@ -30,5 +30,6 @@ def _row(series: Series, run: str, side: str) -> Row:
         f"{medians['voluntary']:.0f} voluntary",
         f"{medians['involuntary']:.0f} involuntary",
         spread=", ".join(f"{low:.0f}..{high:.0f}" for low, high in spreads.values()),
-        data={"series": series.name, "run": run, "side": side, "medians": medians, "spreads": spreads},
+        conditions=series.conditions,
+        data={**series.facts(run), "side": side},
     )
