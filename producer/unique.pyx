@@ -108,7 +108,7 @@ cdef uint32_t reversed_bits(uint32_t number) noexcept nogil:
     return bits
 
 
-# ---- where the IP header is -------------------------------------------------------------------------------------------
+# ---- where the IP header is ------------------------------------------------------------------------------------------
 
 
 cdef int64_t ip_offset(uint32_t linktype, const uint8_t *data, uint32_t caplen) noexcept nogil:
@@ -156,7 +156,7 @@ cdef uint32_t family_version(const uint8_t *data) noexcept nogil:
     return 6 if family in (10, 24, 28, 30) else 0
 
 
-# ---- IP ---------------------------------------------------------------------------------------------------------------
+# ---- IP --------------------------------------------------------------------------------------------------------------
 
 
 cdef void rewrite_ipv4(uint8_t *ip, uint32_t caplen, uint32_t bits) noexcept nogil:
@@ -234,7 +234,7 @@ cdef void update_behind_extensions(
     update_transport(data, length, protocol, change)
 
 
-# ---- checksums --------------------------------------------------------------------------------------------------------
+# ---- checksums -------------------------------------------------------------------------------------------------------
 
 
 cdef void update_transport(uint8_t *data, uint32_t length, uint8_t protocol, uint32_t change) noexcept nogil:

@@ -114,6 +114,18 @@ def ticks_per_second(resolution: int) -> int:
     return int((2 if resolution & 0x80 else 10) ** (resolution & 0x7F))
 
 
+def again(records: list[Record], loops: int) -> list[Record]:
+    """What a replay makes of a capture in a loop: each pass begins a mean gap after the latest packet of the last."""
+    times = [record.time_ns for record in records]
+    span = max(times) - min(times)
+    step = span + max(1, span // max(1, len(records) - 1))
+    return [
+        Record(one.data, one.time_ns + number * step, one.wirelen, one.interface)
+        for number in range(loops)
+        for one in records
+    ]
+
+
 def _padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % 4)
 

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from captures import DBUS, ETHERNET, FORMATS, RAW_IP, Record, pcap, pcapng, received, sample
+from captures import DBUS, ETHERNET, FORMATS, RAW_IP, Record, again, pcap, pcapng, received, sample
 from processes import LIMIT_S, Remote
 
 from zbuf.consumer import connect
 from zbuf.producer import FileSource, Producer, RawPacket, ScapySource
-from zbuf.producer.libpcap import CaptureFile, PacketStore, compile_filter
+from zbuf.producer.libpcap import PacketStore, compile_filter
 from zbuf.producer.packet_sources import linktype_of, packets_of
+from zbuf.producer.readahead import ReadAhead
 from zbuf.shared.errors import CaptureFileError, FilterError, ValueRefused
 
 PRELOADED, STREAMED = 1 << 30, 0
@@ -120,7 +121,7 @@ def test_file_of_any_format_comes_through_byte_for_byte(
     assert source.warnings == []
 
 
-@pytest.mark.parametrize(("limit", "kind"), [(PRELOADED, PacketStore), (STREAMED, CaptureFile), (62, CaptureFile)])
+@pytest.mark.parametrize(("limit", "kind"), [(PRELOADED, PacketStore), (STREAMED, ReadAhead), (62, ReadAhead)])
 def test_file_is_kept_in_memory_up_to_the_limit_and_read_anew_past_it(
     save: Callable[..., str], limit: int, kind: type
 ) -> None:
@@ -138,7 +139,7 @@ def test_file_of_exactly_the_limit_is_kept_in_memory(save: Callable[..., str]) -
 def test_file_comes_as_often_as_asked(publish: Publish, save: Callable[..., str], form: str, limit: int) -> None:
     unit, make = FORMATS[form]
     records = sample(unit, [1, 60, 1514])
-    assert publish(FileSource([save(make(records))], limit), loops=3) == 3 * records
+    assert publish(FileSource([save(make(records))], limit), loops=3) == again(records, 3)
 
 
 @pytest.mark.parametrize("limit", [PRELOADED, STREAMED], ids=["preloaded", "streamed"])
