@@ -4,6 +4,7 @@ Each is an iterator of RawPacket: bytes and their metadata, not dissected. scapy
 """
 
 import gzip
+import itertools
 import os
 import time
 import zlib
@@ -18,6 +19,7 @@ LINKTYPE_ETHERNET = 1
 _SCAPY_SNAPLEN = 262_140  # what scapy reads of a packet at most
 _LONGEST_HEADER = 16
 _POLL_S = 0.1
+_LAST_NS = 2**64 - 1
 
 
 class RawPacket(NamedTuple):
@@ -54,13 +56,23 @@ class ScapySource:
         self.interfaces = [Interface(os.path.basename(path) or path, self.linktype) for path in self.paths]
 
     def packets(self, count: int) -> Iterator[RawPacket]:
-        """All packets, `count` times; 0 is for ever."""
-        while True:
-            for number, path in enumerate(self.paths):
-                yield from self._packets_of_file(number, path)
-            count -= 1
-            if count == 0:
+        """All packets, `count` times; 0 is for ever. On each pass their times go on, as those of a FileSource do."""
+        shift, earliest, latest, packets = 0, 0, 0, 0
+        for number in range(count) if count else itertools.count():
+            for packet in self._one_pass():
+                if number == 0:
+                    earliest = min(earliest, packet.time_ns) if packets else packet.time_ns
+                    latest, packets = max(latest, packet.time_ns), packets + 1
+                yield packet._replace(time_ns=packet.time_ns + shift)
+            step = latest - earliest + max(1, (latest - earliest) // max(1, packets - 1))
+            if not packets:
                 return
+            if latest + shift + step <= _LAST_NS:
+                shift += step
+
+    def _one_pass(self) -> Iterator[RawPacket]:
+        for number, path in enumerate(self.paths):
+            yield from self._packets_of_file(number, path)
 
     def _packets_of_file(self, number: int, path: str) -> Iterator[RawPacket]:
         whole = 0

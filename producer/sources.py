@@ -103,6 +103,7 @@ class FileSource:
             finally:
                 stop.set()
                 thread.join()
+                ahead.error = None  # its traceback leads back to us
 
     def _read(self, ahead: ReadAhead, count: int, stop: Stop) -> None:
         try:
@@ -115,7 +116,8 @@ class FileSource:
                 if not ahead.next_pass():
                     return
         except Exception as error:
-            ahead.error = error
+            if not stop.is_set:
+                ahead.error = error
         finally:
             ahead.finish()
 

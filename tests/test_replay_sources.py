@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import gzip
 import heapq
 import os
 import signal
@@ -19,7 +20,7 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 from captures import DBUS, ETHERNET, RAW_IP, Record, again, pcap, pcapng, received, sample
-from processes import LIMIT_S, Commands, numbered, take_all, wait_line
+from processes import LIMIT_S, Commands, numbered, run, take_all, wait_line
 from scapy.layers.l2 import Ether
 
 from zbuf.consumer import connect
@@ -139,6 +140,50 @@ def test_stream_of_a_pipe_that_nobody_writes_to_any_more_can_be_stopped(
         publishing.join(SOON_S)
         assert not publishing.is_alive()
         assert threading.active_count() == threads
+
+
+def test_pipe_that_is_larger_than_the_limit_is_refused_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    with contextlib.closing(Writer(path, pcap(sample(1000, [60, 60])))), pytest.raises(CaptureFileError) as error:
+        FileSource([str(path)], 100)
+    assert str(error.value) == f"{path}: it is a pipe, and has more than 100 bytes: raise --preload-limit"
+
+
+class Writer:
+    """A thread that writes to a FIFO."""
+
+    def __init__(self, path: Path, image: bytes) -> None:
+        self._thread = threading.Thread(target=lambda: path.write_bytes(image))
+        self._thread.start()
+
+    def close(self) -> None:
+        self._thread.join(LIMIT_S)
+        assert not self._thread.is_alive()
+
+
+@pytest.mark.parametrize("option", ["--merge", "--unique-ip"])
+def test_options_that_scapy_does_not_have_are_refused(save: Callable[..., str], option: str) -> None:
+    done = run("zbufd", "replay", save(pcap(sample(1000))), "--engine", "scapy", option)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert option in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("merge", [(), ("--merge",)], ids=["in-turn", "merged"])
+def test_files_of_different_link_types_are_refused_by_name(save: Callable[..., str], merge: tuple[str, ...]) -> None:
+    first, second = save(pcap([]), "first"), save(pcap([], linktype=DBUS), "second")
+    done = run("zbufd", "replay", first, second, *merge)
+    assert done.returncode == 1
+    said = f"zbufd: {second}: link type {DBUS}, where {first} has {ETHERNET}: replay them separately\n"
+    assert done.stderr == said
+
+
+@pytest.mark.parametrize("merge", [(), ("--merge",)], ids=["in-turn", "merged"])
+def test_empty_file_beside_others_is_refused_by_name(save: Callable[..., str], merge: tuple[str, ...]) -> None:
+    done = run("zbufd", "replay", save(pcap(sample(1000)), "first"), save(b"", "second"), *merge)
+    assert done.returncode == 1
+    assert done.stderr.endswith("second: the file is empty\n")
 
 
 # ---- merged ---------------------------------------------------------------------------------------------------------
@@ -288,6 +333,19 @@ def test_stream_of_many_blocks_comes_whole_and_in_order(
         publishing.join(LIMIT_S)
 
 
+@pytest.mark.parametrize("form", ["pcap", "gzip"])
+def test_damage_of_streamed_files_is_told_though_they_are_merged(
+    publish: Publish, save: Callable[..., str], form: str
+) -> None:
+    whole = sample(1000, [60, 60])
+    cut = pcap(whole)[:-1]
+    paths = [save(gzip.compress(cut) if form == "gzip" else cut, "cut"), save(pcap(whole), "whole")]
+    source = FileSource(paths, STREAMED, merge=True)
+    assert len(publish(source, loops=2)) == 6
+    (warning,) = source.warnings
+    assert warning.startswith(f"{paths[0]}: damaged after 1 whole packets")
+
+
 def test_error_of_the_thread_that_reads_ahead_is_raised_behind_what_it_has_read() -> None:
     with Stop() as stop:
         ahead = ReadAhead(stop.fileno())
@@ -318,73 +376,48 @@ def test_pump_that_waits_for_a_read_is_woken() -> None:
 @pytest.fixture(scope="module")
 def lab_packets() -> dict[str, Any]:
     """Packets with right checksums, made by scapy, of several protocols."""
-    from scapy.all import (
-        ARP,
-        ICMP,
-        IP,
-        TCP,
-        UDP,
-        Dot1AD,
-        Dot1Q,
-        Ether,
+    from scapy.layers.inet import ICMP, IP, TCP, UDP, IPerror, UDPerror, fragment
+    from scapy.layers.inet6 import (
         ICMPv6EchoRequest,
-        IPerror,
         IPv6,
         IPv6ExtHdrDestOpt,
         IPv6ExtHdrFragment,
         IPv6ExtHdrHopByHop,
-        Padding,
-        Raw,
-        UDPerror,
-        fragment,
         fragment6,
     )
+    from scapy.layers.l2 import ARP, Dot1AD, Dot1Q
+    from scapy.packet import Padding, Raw
 
+    ether = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
     v4, v6 = IP(src="10.1.2.3", dst="192.0.2.77"), IPv6(src="2001:db8::17", dst="fe80::1:2")
     text = Raw(b"what a packet says, an odd number of bytes")
     first, later = fragment(v4 / UDP(sport=5, dport=6) / Raw(bytes(range(256)) * 8), 1000)[:2]
     return {
-        "tcp": Ether() / v4 / TCP(sport=1, dport=2) / text,
-        "udp": Ether() / v4 / UDP(sport=1, dport=2) / text,
-        "udp-without": Ether() / v4 / UDP(sport=1, dport=2, chksum=0) / text,
-        "icmp": Ether() / v4 / ICMP() / text,
-        "icmp-error": Ether() / v4 / ICMP(type=3) / IPerror(src="192.0.2.77", dst="10.1.2.3") / UDPerror() / text,
-        "options": Ether() / IP(src="10.1.2.3", dst="8.8.8.8", options=b"\x94\x04\x00\x00") / TCP() / text,
-        "vlan": Ether() / Dot1Q(vlan=5) / v4 / TCP() / text,
-        "vlans": Ether() / Dot1AD(vlan=5) / Dot1Q(vlan=6) / Dot1Q(vlan=7) / v6 / UDP() / text,
-        "tcp6": Ether() / v6 / TCP() / text,
-        "icmp6": Ether() / v6 / ICMPv6EchoRequest(data=b"some") / Raw(b"odd"),
-        "extensions": Ether() / v6 / IPv6ExtHdrHopByHop() / IPv6ExtHdrDestOpt() / UDP(sport=1, dport=2) / text,
-        "multicast": Ether() / IP(src="10.1.2.3", dst="224.0.0.251") / UDP() / text,
-        "multicast6": Ether() / IPv6(src="2001:db8::17", dst="ff02::fb") / UDP() / text,
-        "arp": Ether() / ARP(psrc="10.1.2.3", pdst="10.1.2.4"),
-        "padded": Ether() / v4 / UDP(sport=1, dport=2) / Raw(b"x") / Padding(bytes(range(17))),
-        "first-fragment": Ether() / first,
-        "later-fragment": Ether() / later,
-        "fragment6": Ether() / fragment6(v6 / IPv6ExtHdrFragment() / UDP() / Raw(bytes(3000)), 1000)[0],
+        "tcp": ether / v4 / TCP(sport=1, dport=2) / text,
+        "udp": ether / v4 / UDP(sport=1, dport=2) / text,
+        "udp-without": ether / v4 / UDP(sport=1, dport=2, chksum=0) / text,
+        "icmp": ether / v4 / ICMP() / text,
+        "icmp-error": ether / v4 / ICMP(type=3) / IPerror(src="192.0.2.77", dst="10.1.2.3") / UDPerror() / text,
+        "options": ether / IP(src="10.1.2.3", dst="8.8.8.8", options=b"\x94\x04\x00\x00") / TCP() / text,
+        "vlan": ether / Dot1Q(vlan=5) / v4 / TCP() / text,
+        "vlans": ether / Dot1AD(vlan=5) / Dot1Q(vlan=6) / Dot1Q(vlan=7) / v6 / UDP() / text,
+        "tcp6": ether / v6 / TCP() / text,
+        "icmp6": ether / v6 / ICMPv6EchoRequest(data=b"some") / Raw(b"odd"),
+        "extensions": ether / v6 / IPv6ExtHdrHopByHop() / IPv6ExtHdrDestOpt() / UDP(sport=1, dport=2) / text,
+        "multicast": ether / IP(src="10.1.2.3", dst="224.0.0.251") / UDP() / text,
+        "multicast6": ether / IPv6(src="2001:db8::17", dst="ff02::fb") / UDP() / text,
+        "arp": ether / ARP(psrc="10.1.2.3", pdst="10.1.2.4"),
+        "padded": ether / v4 / UDP(sport=1, dport=2) / Raw(b"x") / Padding(bytes(range(17))),
+        "first-fragment": ether / first,
+        "later-fragment": ether / later,
+        "fragment6": ether / fragment6(v6 / IPv6ExtHdrFragment() / UDP() / Raw(bytes(3000)), 1000)[0],
     }
 
 
-NAMES = [
-    "tcp",
-    "udp",
-    "udp-without",
-    "icmp",
-    "icmp-error",
-    "options",
-    "vlan",
-    "vlans",
-    "tcp6",
-    "icmp6",
-    "extensions",
-    "multicast",
-    "multicast6",
-    "padded",
-    "first-fragment",
-    "later-fragment",
-    "fragment6",
-    "arp",
-]
+NAMES = """
+    tcp udp udp-without icmp icmp-error options vlan vlans tcp6 icmp6 extensions multicast multicast6 padded
+    first-fragment later-fragment fragment6 arp
+""".split()  # noqa: SIM905  (as short as can be)
 
 
 def rewrite(data: bytes, number: int, linktype: int = ETHERNET) -> bytes:
@@ -416,7 +449,7 @@ def test_tshark_finds_right_checksums_only(lab_packets: dict[str, Any], tmp_path
     (tmp_path / "out").write_bytes(pcap([Record(one, number, len(one)) for number, one in enumerate(packets)]))
     checks = [word for layer in ("ip", "tcp", "udp") for word in ("-o", f"{layer}.check_checksum:TRUE")]
     fields = [word for layer in ("ip", "tcp", "udp", "icmpv6") for word in ("-e", f"{layer}.checksum.status")]
-    line = ["tshark", "-r", tmp_path / "out", *checks, "-T", "fields", "-E", "occurrence=f", *fields]
+    line = ["tshark", "-r", str(tmp_path / "out"), *checks, "-T", "fields", "-E", "occurrence=f", *fields]
     done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=LIMIT_S)
     rows = [row.split("\t") for row in done.stdout.splitlines()]
     assert len(rows) == len(packets)
@@ -493,7 +526,7 @@ def test_loops_have_addresses_of_their_own_and_the_capture_stays(
         assert [one.data for one in publish(source, loops=3)] == expected
 
 
-# ---- addresses, once more: a plain reference --------------------------------------------------------------------------
+# ---- addresses, once more: a plain reference ------------------------------------------------------------------------
 
 
 def reference(data: bytes, number: int) -> bytes:

@@ -150,7 +150,7 @@ def test_several_files_come_one_after_the_other_each_as_an_interface_of_its_own(
     first, second = save(pcap(records), "first.pcap"), save(pcapng(records[:2]), "second.pcapng")
     source = FileSource([first, second], limit)
     assert [(one.name, one.linktype) for one in source.interfaces] == [("first.pcap", 1), ("second.pcapng", 1)]
-    assert publish(source, loops=2) == 2 * (on_interface(records, 0) + on_interface(records[:2], 1))
+    assert publish(source, loops=2) == again(on_interface(records, 0) + on_interface(records[:2], 1), 2)
 
 
 def test_same_file_can_be_given_twice(publish: Publish, save: Callable[..., str]) -> None:
@@ -289,7 +289,7 @@ def test_standard_input_can_be_a_file(publish: Publish, save: Callable[..., str]
     with standard_input(os.open(save(pcap(records)), os.O_RDONLY)):
         source = FileSource(["-"])
     assert [one.name for one in source.interfaces] == ["-"]
-    assert publish(source, loops=2) == 2 * records
+    assert publish(source, loops=2) == again(records, 2)
 
 
 def test_standard_input_can_be_a_pipe(publish: Publish) -> None:
@@ -469,7 +469,7 @@ def test_file_cut_short_warns_once_however_often_it_is_read(
     publish: Publish, save: Callable[..., str], where: str
 ) -> None:
     source = FileSource([save(CUT[where][0])], STREAMED)
-    assert publish(source, loops=3) == sample(1000, [60, 3, 1514, 100])[:3] * 3
+    assert publish(source, loops=3) == again(sample(1000, [60, 3, 1514, 100])[:3], 3)
     assert len(source.warnings) == 1
 
 
@@ -573,7 +573,7 @@ def test_scapy_reads_files_of_every_format_alike(
         pytest.skip("scapy does not know if_tsoffset")
     records = sample(unit)
     source = ScapySource([save(make(records))])
-    assert publish(source, loops=2) == 2 * records
+    assert publish(source, loops=2) == again(records, 2)
     assert source.linktype == ETHERNET
     assert source.warnings == []
 
