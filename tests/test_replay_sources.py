@@ -25,6 +25,7 @@ from scapy.layers.l2 import Ether
 
 from zbuf.consumer import connect
 from zbuf.producer import FileSource, Producer
+from zbuf.producer.libpcap import CaptureFile
 from zbuf.producer.pump import Pump
 from zbuf.producer.readahead import ReadAhead
 from zbuf.producer.stopping import Stop, interruptibly
@@ -186,6 +187,19 @@ def test_empty_file_beside_others_is_refused_by_name(save: Callable[..., str], m
     assert done.stderr.endswith("second: the file is empty\n")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("options", [(), ("--merge",), ("--unique-ip",), ("--preload-limit", "0")])
+def test_replay_for_ever_ends_on_a_signal(
+    commands: Commands, save: Callable[..., str], producer_name: str, options: tuple[str, ...], number: signal.Signals
+) -> None:
+    paths = [save(pcap(sample(1000)), "first"), save(gzip.compress(pcap(sample(1000))), "second")]
+    process = commands.start("zbufd", "replay", *paths, "--loop", "0", "--name", producer_name, *options)
+    wait_line(process.stderr, "ready in")
+    process.send_signal(number)
+    _, said = process.communicate(timeout=SOON_S)
+    assert (process.returncode, said) == (0, "")
+
+
 # ---- merged ---------------------------------------------------------------------------------------------------------
 
 
@@ -327,7 +341,12 @@ def test_stream_of_many_blocks_comes_whole_and_in_order(
     source = FileSource([save(pcapng(records, resolutions=[9]))], STREAMED)
     producer = Producer(producer_name, lossless=True, run_dir=run_dir)
     with connect(producer_name, run_dir=run_dir) as reader:
-        publishing = threading.Thread(target=lambda: [producer.publish(source, loops=2), producer.close()])
+
+        def publish_twice() -> None:
+            producer.publish(source, loops=2)
+            producer.close()
+
+        publishing = threading.Thread(target=publish_twice)
         publishing.start()
         assert take_all(reader) == 2 * list(range(9000))
         publishing.join(LIMIT_S)
@@ -353,6 +372,24 @@ def test_error_of_the_thread_that_reads_ahead_is_raised_behind_what_it_has_read(
         ahead.finish()
         with pytest.raises(CaptureFileError, match=r"^lab\.pcap: no more$"):
             Pump().run(ahead)
+
+
+@pytest.mark.parametrize(("packets", "fits"), [(100, True), (200, False)])
+def test_thread_reads_ahead_of_the_pump_until_the_ring_is_full(
+    save: Callable[..., str], packets: int, fits: bool
+) -> None:
+    path = save(pcap([Record(bytes(60_000), number, 60_000) for number in range(packets)]))
+    pump = Pump()
+    with Stop() as stop:
+        ahead = ReadAhead(stop.fileno())
+        stop.set()  # so that nothing waits for room
+        assert ahead.fill(CaptureFile(os.open(path, os.O_RDONLY), path)) is fits
+        ahead.finish()
+        pump.interrupt()
+        assert not pump.run(ahead)
+        if fits:
+            assert pump.run(ahead)
+            assert pump.offered == packets
 
 
 def test_pump_that_waits_for_a_read_is_woken() -> None:
@@ -388,10 +425,12 @@ def lab_packets() -> dict[str, Any]:
     from scapy.layers.l2 import ARP, Dot1AD, Dot1Q
     from scapy.packet import Padding, Raw
 
+    cut: Callable[..., list[Any]] = fragment
+    cut6: Callable[..., list[Any]] = fragment6
     ether = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
     v4, v6 = IP(src="10.1.2.3", dst="192.0.2.77"), IPv6(src="2001:db8::17", dst="fe80::1:2")
     text = Raw(b"what a packet says, an odd number of bytes")
-    first, later = fragment(v4 / UDP(sport=5, dport=6) / Raw(bytes(range(256)) * 8), 1000)[:2]
+    first, later = cut(v4 / UDP(sport=5, dport=6) / Raw(bytes(range(256)) * 8), 1000)[:2]
     return {
         "tcp": ether / v4 / TCP(sport=1, dport=2) / text,
         "udp": ether / v4 / UDP(sport=1, dport=2) / text,
@@ -410,7 +449,7 @@ def lab_packets() -> dict[str, Any]:
         "padded": ether / v4 / UDP(sport=1, dport=2) / Raw(b"x") / Padding(bytes(range(17))),
         "first-fragment": ether / first,
         "later-fragment": ether / later,
-        "fragment6": ether / fragment6(v6 / IPv6ExtHdrFragment() / UDP() / Raw(bytes(3000)), 1000)[0],
+        "fragment6": ether / cut6(v6 / IPv6ExtHdrFragment() / UDP() / Raw(bytes(3000)), 1000)[0],
     }
 
 
