@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from captures import Record, pcap, received, sample
+from captures import Record, again, pcap, received, sample
 from processes import LIMIT_S, Remote, number_of, numbered, open_fds, take, take_all
 
 from zbuf.consumer import connect
@@ -100,7 +100,7 @@ def test_files_that_are_published_reach_several_processes(
         for process in readers:
             process.begin("[(bytes(one), one.time_ns, one.wirelen) for one in reader]")
     for process in readers:
-        assert process.result() == 3 * [(one.data, one.time_ns, one.wirelen) for one in records]
+        assert process.result() == [(one.data, one.time_ns, one.wirelen) for one in again(records, 3)]
 
 
 def test_everything_about_a_packet_arrives(producer_name: str) -> None:
