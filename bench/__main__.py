@@ -37,6 +37,7 @@ from bench.measure import Row, Session
 from bench.report import print_table, write_json
 from bench.stage import ROOT, BenchError
 from zbuf.shared.errors import ZbufError
+from zbuf.shared.machine import facts as this_machine
 
 _THOROUGH = {"rounds": 7, "most_rounds": 14, "shorten": 1}
 _QUICK = {"rounds": 3, "most_rounds": 3, "shorten": 4}
@@ -94,7 +95,7 @@ def main(
     """Measure zbuf against its peers."""
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # so that everything is cleaned up
     began = datetime.datetime.now().astimezone()
-    facts = machine.facts()
+    facts = this_machine()
     console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False, soft_wrap=True)
     try:
         with tempfile.TemporaryDirectory(prefix="zbuf-bench-") as directory:

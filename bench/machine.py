@@ -96,24 +96,6 @@ class CacheLine:
 # ---- facts ------------------------------------------------------------------------------------------------------
 
 
-def facts() -> dict[str, object]:
-    """The machine."""
-    return {
-        "processor": _processor(),
-        "processors": _PROCESSORS,
-        "processors_allowed": len(os.sched_getaffinity(0)),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "system": platform.platform(),
-        "load_average": os.getloadavg(),
-    }
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.machine())
-
-
 def versions() -> dict[str, str]:
     """What ran, and what it was compared with."""
     found = {package: _package_version(package) for package in _PACKAGES}

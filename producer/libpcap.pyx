@@ -16,6 +16,7 @@ from zbuf.shared.errors import CaptureFileError, FilterError
 include "../shared/abi.pxi"
 include "packets.pxi"
 include "pcap.pxi"
+include "sizes.pxi"
 include "times.pxi"
 
 cdef enum:
@@ -222,6 +223,7 @@ cdef class PacketStore:
     cdef uint64_t _passes           # to be given, this one included
     cdef uint64_t _pass
     cdef pass_times _times
+    cdef size_counts _sizes
     cdef uint64_t _shift_before     # that of the pass before, which packets from _at on still have
     cdef uint32_t _longest          # captured bytes of a packet
     cdef object _rewriting
@@ -247,6 +249,11 @@ cdef class PacketStore:
 
     def __len__(self):
         return self._count
+
+    @property
+    def sizes(self):
+        """Packets of each class of sizes.pxi, and the bytes of all on the wire."""
+        return list(self._sizes.classes), self._sizes.wire_bytes
 
     def load(self, source not None, size_t packets):
         """Read `packets` more, or somewhat more than that, from a native source; returns False at its end."""
@@ -321,6 +328,7 @@ cdef class PacketStore:
         self.captured_bytes += packet.caplen
         self._longest = max(self._longest, packet.caplen)
         note_time(&self._times, packet.time_ns)
+        note_size(&self._sizes, packet.wirelen)
         return True
 
     cdef bint grow(self) noexcept nogil:

@@ -211,6 +211,10 @@ cdef class Pace:
                 return min(highest_of(bucket), self.max_lag_ns)
         return self.max_lag_ns
 
+    def lags(self):
+        """How many packets had a lag of up to so many nanoseconds, and of more than the entry before: a histogram."""
+        return [(highest_of(at), self._lags[at]) for at in range(LAG_BUCKETS) if self._lags[at]]
+
     def next_in_s(self):
         """Seconds until the next packet is due, as far as that is known."""
         return max(0.0, (self._started + self._due - self.now()) / 1e9) if self._is_planned else 0.0

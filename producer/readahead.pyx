@@ -16,6 +16,7 @@ cimport cython
 
 include "../shared/abi.pxi"
 include "packets.pxi"
+include "sizes.pxi"
 include "times.pxi"
 
 cdef extern from "<poll.h>" nogil:
@@ -67,6 +68,7 @@ cdef class ReadAhead:
     cdef size_t _used
     cdef uint64_t _pass
     cdef pass_times _times
+    cdef size_counts _sizes
     cdef object _rewriting
     cdef packet_rewriter *_rewriter
     # the pump's
@@ -109,6 +111,11 @@ cdef class ReadAhead:
     def capsule(self):
         """Its packet_source, for a pump; valid while this object lives."""
         return PyCapsule_New(&self._source, "zbuf.packet_source", NULL)
+
+    @property
+    def sizes(self):
+        """Of what was read in the first pass: packets of each class of sizes.pxi, and the bytes of all on the wire."""
+        return list(self._sizes.classes), self._sizes.wire_bytes
 
     def check(self):
         """Raise what the thread could not go on for."""
@@ -169,6 +176,7 @@ cdef class ReadAhead:
         """Give a packet the time, and the addresses, that belong to this pass."""
         if self._pass == 0:
             note_time(&self._times, packet.time_ns)
+            note_size(&self._sizes, packet.wirelen)
             return
         if packet.time_ns <= <uint64_t>-1 - self._times.shift:  # a file may have changed since the first pass
             packet.time_ns += self._times.shift

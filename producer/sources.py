@@ -5,7 +5,8 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from zbuf.producer.libpcap import PacketStore
 from zbuf.producer.merge import Merge
@@ -22,6 +23,30 @@ if TYPE_CHECKING:
 DEFAULT_PRELOAD_LIMIT_BYTES = 1 << 30
 
 _LOAD_PACKETS = 50_000
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large packets are on the wire, in the classes of RMON's etherStats (RFC 2819), and beyond them."""
+
+    LIMITS: ClassVar = (64, 127, 255, 511, 1023, 1518, None)
+    """The largest size of each class, in bytes."""
+
+    counts: list[int]
+    """Packets of each class."""
+    wire_bytes: int
+    """Of all of them."""
+
+    @property
+    def packets(self) -> int:
+        """All of them."""
+        return sum(self.counts)
+
+    def named(self) -> dict[str, int]:
+        """The counts, by names like "65-127"."""
+        least = [0, *(limit + 1 for limit in self.LIMITS if limit is not None)]
+        names = [f"{low}+" if high is None else f"{low}-{high}" for low, high in zip(least, self.LIMITS, strict=True)]
+        return dict(zip(names, self.counts, strict=True))
 
 
 class FileSource:
@@ -57,6 +82,8 @@ class FileSource:
             raise ValueRefused("no capture files: name one at least")
         self.warnings: list[str] = []
         """Damage found in the files, once each."""
+        self.sizes = Sizes([0] * len(Sizes.LIMITS), 0)
+        """How large the packets are; of files that are not in memory, as far as the last passes() read them."""
         numbers = list(range(len(self.paths)))
         self._groups = [numbers] if merge else [[number] for number in numbers]
         self._store: PacketStore | None = None
@@ -86,6 +113,7 @@ class FileSource:
                 _load(store, _together(group), limit, progress)
             if store.captured_bytes <= limit:
                 self._store = store
+                self.sizes = Sizes(*store.sizes)
             elif pipe := next((file for file in every if file.is_pipe or file.path == "-"), None):
                 name = "standard input" if pipe.path == "-" else f"{pipe.path}: it is a pipe, and"
                 raise CaptureFileError(f"{name} has more than {limit} bytes: raise --preload-limit")
@@ -103,6 +131,7 @@ class FileSource:
             finally:
                 stop.set()
                 thread.join()
+                self.sizes = Sizes(*ahead.sizes)
                 ahead.error = None  # its traceback leads back to us
 
     def _read(self, ahead: ReadAhead, count: int, stop: Stop) -> None:

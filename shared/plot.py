@@ -1,5 +1,6 @@
-"""Plots as PNG files, by matplotlib, which is imported only for one."""
+"""Plots as PNG files, or as SVG for a page, by matplotlib, which is imported only for one."""
 
+import io
 import os
 import tempfile
 from pathlib import Path
@@ -11,8 +12,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def check_plot(path: str) -> None:
+def check_plot(path: str, option: str = "--plot") -> None:
     """See that a plot can be made and written there, which leaves no trace.
+
+    Args:
+        path: the file.
+        option: what named it, for messages.
 
     Raises:
         ZbufError: it can't, and why.
@@ -20,14 +25,14 @@ def check_plot(path: str) -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
-        raise ZbufError("--plot needs matplotlib: pip install 'zbuf[plot]'") from None
+        raise ZbufError(f"{option} needs matplotlib: pip install 'zbuf[plot]'") from None
     try:
         if os.path.exists(path) or not os.path.basename(path):
             os.close(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
         else:
             tempfile.TemporaryFile(dir=Path(path).parent).close()
     except OSError as error:
-        raise ZbufError(f"--plot {path}: {error.strerror}") from None
+        raise ZbufError(f"{option} {path}: {error.strerror}") from None
 
 
 def new_figure() -> "Figure":
@@ -35,6 +40,16 @@ def new_figure() -> "Figure":
     from matplotlib.figure import Figure
 
     return Figure(figsize=(10, 6), layout="constrained")
+
+
+def svg(figure: "Figure") -> str:
+    """A figure as an element of an HTML page; its text is text, so that it can be searched and read aloud."""
+    from matplotlib import rc_context
+
+    picture = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "zbuf"}):
+        figure.savefig(picture, format="svg", metadata={"Date": None, "Creator": None})
+    return picture.getvalue()[picture.getvalue().index("<svg") :]
 
 
 def save_plot(figure: "Figure", path: str) -> None:

@@ -2,7 +2,6 @@
 
 import signal
 import sys
-import time
 from collections.abc import Callable
 from enum import StrEnum
 from fractions import Fraction
@@ -13,13 +12,15 @@ import typer
 from zbuf.producer.capture import DEFAULT_LINGER_S
 from zbuf.producer.daemon import raise_descriptor_limit
 from zbuf.producer.packet_sources import ScapySource
-from zbuf.producer.replay.report import Report, pacing_of
+from zbuf.producer.replay.measured import Measured
+from zbuf.producer.replay.page import write_page
 from zbuf.producer.replay.schedule import FASTEST, Ramp, Schedule, Stamp, parse_rate
 from zbuf.producer.replay.stepping import step
 from zbuf.producer.service import Producer
 from zbuf.producer.sources import FileSource
 from zbuf.shared.commandline import Json, RunDir, parse_size, seconds, some_seconds, whole_number
 from zbuf.shared.errors import ValueRefused
+from zbuf.shared.plot import check_plot
 from zbuf.shared.progress import Progress
 from zbuf.shared.rundir import name_from_path
 from zbuf.shared.segment import check_space
@@ -96,8 +97,12 @@ def replay(
         typer.Option(parser=some_seconds, metavar="SECONDS", help="With -x: wait no longer from packet to packet."),
     ] = None,
     stamp: Annotated[
-        Stamp, typer.Option(help="Packets carry the file's own times, or the moment they are offered.")
-    ] = "file",
+        Stamp | None,
+        typer.Option(
+            help="Packets carry the file's own times, or the moment they are offered [file; now with --latency].",
+            show_default=False,
+        ),
+    ] = None,
     loop: Annotated[
         int | None,
         typer.Option(
@@ -136,8 +141,14 @@ def replay(
             parser=seconds, metavar="SECONDS", help="How long to wait at the end for readers to take the rest."
         ),
     ] = DEFAULT_LINGER_S,
+    latency: Annotated[
+        bool, typer.Option("--latency", help="Measure latency too, by zbuf measure: a reader more.")
+    ] = False,
     run_dir: Annotated[str | None, RunDir] = None,
     json: Annotated[bool, Json] = False,
+    report: Annotated[
+        str | None, typer.Option(metavar="FILE.html", help="Write the report as a page with plots, too.")
+    ] = None,
 ) -> None:
     """Replay capture files to the readers, at top speed or at a rate, and report what became of the packets."""
     schedule = _schedule(
@@ -149,12 +160,16 @@ def replay(
         burst=burst,
         duration_s=duration,
         max_gap_s=max_gap,
-        stamp=stamp,
+        stamp=stamp or ("now" if latency else "file"),
     )
+    if latency and schedule.stamp == "file":
+        raise typer.BadParameter("--latency is from the moment of the offer, which --stamp file does not tell")
     if topspeed and str(schedule) != "top speed":
         raise typer.BadParameter(f"--topspeed and {schedule} are two speeds: give one")
     if oneatatime and "-" in files:
         raise typer.BadParameter("--oneatatime asks on standard input, which is a capture: save that to a file")
+    if report is not None:
+        check_plot(report, "--report")
     loops = loop if loop is not None else 0 if duration is not None else 1
     buffer_bytes = parse_size("--buffer-size", buffer_size)
     check_space(buffer_bytes)
@@ -174,15 +189,18 @@ def replay(
     )
     signals.watch(producer)
     sys.stderr.write(f"zbufd: {producer.name} ready in {producer.run_dir}, link-type {source.linktype}\n")
+    measured = Measured(want_latency=latency, want_rates=report is not None)
     with producer:
-        report = _replay(producer, source, schedule, loops, wait_readers)
-    report = report.finished(producer.final_stats(), source.warnings)
+        _replay(producer, source, schedule, loops, wait_readers, measured)
+    made = measured.report(files, schedule, producer.final_stats(), source)
     for warning in source.warnings:
         sys.stderr.write(f"zbufd: {warning}\n")
     if json:
-        sys.stdout.write(report.as_json() + "\n")
+        sys.stdout.write(made.as_json() + "\n")
     else:
-        report.print()
+        made.print()
+    if report is not None:
+        write_page(made, report)
 
 
 def _schedule(**options: Any) -> Schedule:
@@ -207,28 +225,28 @@ def _open_source(
 
 
 def _replay(
-    producer: Producer, source: FileSource | ScapySource, schedule: Schedule, loops: int, wait_readers: int
-) -> Report:
+    producer: Producer,
+    source: FileSource | ScapySource,
+    schedule: Schedule,
+    loops: int,
+    wait_readers: int,
+    measured: Measured,
+) -> None:
     if wait_readers:
         with Progress(lambda: f"{producer.name}: waiting for {wait_readers} readers"):
             producer.wait_readers(wait_readers)
-    started = time.perf_counter()
     pace = schedule.pace()
     if pace is not None and schedule.one_at_a_time:
         step(pace)
 
     def describe() -> str:
-        seconds = time.perf_counter() - started
         wait_s = 0.0 if pace is None else pace.next_in_s()
-        so_far = f"{producer.name}: {producer.offered:,} packets, {producer.offered / seconds:,.0f} packets/s"
+        so_far = f"{producer.name}: {producer.offered:,} packets, {producer.offered / measured.age_s:,.0f} packets/s"
         return so_far if wait_s < 1 else f"{so_far}, the next one in {wait_s:,.0f} s"
 
-    with Progress(describe, shown=not schedule.one_at_a_time):
-        packets = 0 if producer.stopped else producer.publish(source, loops=loops, pace=pace)
-    statistics = producer.stats()
-    if pace is None:
-        return Report(packets, time.perf_counter() - started, statistics, [])
-    return Report(packets, pace.seconds, statistics, [], pacing_of(schedule, pace, statistics.waits))
+    with measured.during(producer, pace), Progress(describe, shown=not schedule.one_at_a_time):
+        if not producer.stopped:
+            producer.publish(source, loops=loops, pace=pace)
 
 
 class _Signals:

@@ -9,8 +9,10 @@ import msgspec
 
 from zbuf.producer.pacing import Pace
 from zbuf.producer.replay.schedule import Schedule
+from zbuf.producer.sources import Sizes
 from zbuf.shared.commandline import print_ledgers, print_table
 from zbuf.shared.control import Statistics
+from zbuf.shared.machine import Facts
 
 HELD_WITHIN = 0.001
 """A rate is held where what was achieved differs by no more than this share of it."""
@@ -71,10 +73,13 @@ def _reason(pace: Pace, waits: int, latest_us: float) -> str:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """What was offered, how fast, and what became of it."""
 
+    files: list[str]
+    began: str
+    """When, in ISO 8601."""
     packets: int
     """Offered to the descriptors."""
     seconds: float
@@ -83,12 +88,17 @@ class Report:
     """Of the producer when all was over."""
     warnings: list[str]
     """Damage in the files."""
-    pacing: Pacing | None = None
+    pacing: Pacing | None
     """How the schedule was kept; None at top speed."""
-
-    def finished(self, statistics: Statistics, warnings: list[str]) -> "Report":
-        """This report, with what was known only after the readers had taken everything."""
-        return replace(self, statistics=statistics, warnings=warnings)
+    sizes: Sizes | None
+    """Of the files' packets, where they are known."""
+    latency_us: dict[str, float]
+    """What a measuring reader saw, in microseconds; empty where there was none."""
+    machine: Facts
+    lags: list[tuple[int, int]]
+    """A histogram of lags: nanoseconds, and the packets that had so much, but more than the entry before."""
+    rates: list[tuple[float, float]]
+    """Seconds after the beginning, and the packets per second offered then; empty where nobody wanted them."""
 
     @property
     def packets_per_second(self) -> float:
@@ -101,13 +111,18 @@ class Report:
         """The report as one JSON object."""
         body: dict[str, Any] = {
             "producer": self.statistics.producer,
+            "began": self.began,
+            "files": self.files,
             "packets": self.packets,
             "seconds": self.seconds,
             "packets_per_second": self.packets_per_second,
             "pacing": None if self.pacing is None else asdict(self.pacing) | {"held": self.pacing.held},
+            "latency_us": self.latency_us,
             "waits": self.statistics.waits,
             "warnings": self.warnings,
             "descriptors": msgspec.to_builtins(self.statistics.descriptors),
+            "sizes": None if self.sizes is None else self.sizes.named() | {"wire_bytes": self.sizes.wire_bytes},
+            "machine": self.machine,
         }
         return json.dumps(body, indent=2)
 
@@ -117,6 +132,8 @@ class Report:
         sys.stdout.write(f"{self.packets:,} packets offered in {self.seconds:.3f} s: {rate}\n")
         if self.pacing is not None:
             _print_pacing(self.pacing)
+        if self.latency_us:
+            print_table("", ["latency µs", *self.latency_us], [["", *self.latency_us.values()]])
         if self.statistics.descriptors:
             print_ledgers(self.statistics.descriptors)
         else:

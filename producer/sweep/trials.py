@@ -1,14 +1,11 @@
 """One trial: packets at one rate for some seconds, and what became of them."""
 
 import contextlib
-import json
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 
+from zbuf.producer.latency import measured_latency
 from zbuf.producer.pacing import Pace
 from zbuf.producer.replay.schedule import Schedule
 from zbuf.producer.service import Producer
@@ -21,7 +18,6 @@ from zbuf.shared.errors import CaptureFileError, ZbufError
 _SLACK_S, _SLACK = 0.005, 0.01
 """A consumer that keeps up may be so much behind at the end: for a wake-up, and as a share of the trial."""
 _LOOK_S = 0.001
-_CONNECT_S = 20.0
 
 
 class Bench:
@@ -66,7 +62,8 @@ class Bench:
         Raises:
             ZbufError: a consumer has ended, or hangs.
         """
-        with self._measuring() as latencies:
+        with contextlib.ExitStack() as measuring:
+            latencies = measuring.enter_context(measured_latency(self._producer)) if self._latency else {}
             if self._warm_up_s:
                 self._offer(rate, self._warm_up_s)
             before = self._descriptors()
@@ -158,44 +155,6 @@ class Bench:
             for one in self._descriptors()
         ]
         return max(natural, default=0.0) + _SLACK * self._trial_s + _SLACK_S
-
-    # ---- latency ----------------------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _measuring(self) -> Iterator[dict[str, float]]:
-        """What a reader of its own measures in the block, filled in at its end."""
-        found: dict[str, float] = {}
-        if not self._latency:
-            yield found
-            return
-        with _measure(self._producer) as process:
-            yield found
-            process.send_signal(signal.SIGINT)
-            said = process.communicate(timeout=_CONNECT_S)[0]
-        if process.returncode == 0:
-            found |= json.loads(said)["latency_us"]
-
-
-@contextlib.contextmanager
-def _measure(producer: Producer) -> Iterator["subprocess.Popen[bytes]"]:
-    """Zbuf measure, connected."""
-    readers = _readers(producer)
-    program = "from zbuf.consumer.cli import main; main()"
-    arguments = ["measure", producer.name, "--json", "--duration", "1000000", "--run-dir", str(producer.run_dir)]
-    process = subprocess.Popen(  # noqa: S603  (it is our own)
-        [sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    with process:
-        try:
-            if not producer.wait_readers(readers + 1, _CONNECT_S):
-                raise ZbufError("the reader that measures latency does not connect")
-            yield process
-        finally:
-            process.kill()
-
-
-def _readers(producer: Producer) -> int:
-    return sum(len(one.readers) for one in producer.stats().descriptors)
 
 
 def _lag_us(pace: Pace) -> dict[str, float]:
