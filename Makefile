@@ -65,7 +65,7 @@ $(VENV)/build: .ci/require
 
 $(VENV)/zbuf: $(VENV)/build pyproject.toml setup.py $(NATIVE)
 	@echo "building the native modules"
-	@$(PIP) install --no-build-isolation --editable .
+	@$(PIP) install --no-build-isolation --editable '.[plot]'
 	@touch $@
 
 $(VENV)/test $(VENV)/lint $(VENV)/bench: $(VENV)/%: $(VENV)/zbuf
