@@ -171,7 +171,7 @@ def test_the_readme_s_commands_run(capture: Path, run_dir: str, tmp_path: Path) 
     replay, dump, ls, stats = (
         line.split("#")[0].split()
         for line in README.splitlines()
-        if re.match(r"(zbufd|zbuf) (replay|dump lab|ls|stats lab)", line)
+        if re.match(r"zbufd replay \S+ --name|zbuf (dump lab|ls|stats lab)", line)
     )
     environment = {**os.environ, "ZBUF_RUN_DIR": run_dir, "PATH": f"{BIN}:{os.environ['PATH']}"}
     command = [str(capture) if word.endswith(".pcap") else word for word in replay]
