@@ -63,9 +63,6 @@ cdef extern from *:
 
     static inline int bits_of(uint64_t value) { return 64 - __builtin_clzll(value); }
     """
-    void __atomic_store_n(uint64_t *place, uint64_t value, int order) nogil
-    uint64_t __atomic_load_n(const uint64_t *place, int order) nogil
-    int __ATOMIC_ACQUIRE, __ATOMIC_RELEASE
     int64_t NEVER_NS
     int64_t scaled(uint64_t count, uint64_t numerator, uint64_t denominator) nogil
     int64_t ramped(uint64_t packets, long double start, long double slope) nogil
@@ -223,7 +220,7 @@ cdef class Pace:
 
     def allow(self, uint64_t packets):
         """Let so many more packets go, where they are held; from one thread, which need not be the pump's."""
-        __atomic_store_n(&self._allowed, self._allowed + packets, __ATOMIC_RELEASE)
+        self._allowed += packets
         self.wake()
 
     def end(self):
@@ -301,7 +298,7 @@ cdef class Pace:
         if is_raised(&self._over):
             return SOURCE_ENDED
         if self._held:
-            if __atomic_load_n(&self._allowed, __ATOMIC_ACQUIRE) == self.packets:
+            if not self.is_allowed():
                 self.sleep(patience_ns)
                 return SOURCE_WOKEN
             most = 1
@@ -318,6 +315,10 @@ cdef class Pace:
                 break
             self.plan(packets + admitted)
         return admitted
+
+    cdef bint is_allowed(self) noexcept nogil:
+        with gil:  # as allow() has it
+            return self.packets < self._allowed
 
     cdef void note(self, const zbuf_packet *packet, int64_t now) noexcept nogil:
         """Count a packet that is offered now."""
