@@ -1,4 +1,4 @@
-# How large packets are on the wire: counts of the classes of RMON's etherStats (RFC 2819), and what is larger than them.
+# How large packets are on the wire: counts by the classes of the RMON etherStats (RFC 2819), and one of larger ones.
 
 cdef enum:
     SIZE_CLASSES = 7                # up to 64, 127, 255, 511, 1023, 1518 bytes, and more
