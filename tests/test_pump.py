@@ -63,7 +63,10 @@ def open_image(image: bytes, interface: int = 0) -> CaptureFile:
 def store_of(count: int, *, passes: int = 1) -> PacketStore:
     """A store of numbered packets, ready to be run."""
     store = PacketStore()
-    assert store.load(open_image(capture_image([payload(number) for number in range(count)])), count) == count
+    file = open_image(capture_image([payload(number) for number in range(count)]))
+    while store.load(file, count):
+        pass
+    assert len(store) == count
     store.rewind(passes)
     return store
 
@@ -190,12 +193,17 @@ def test_a_closed_capture_file_has_no_more_packets(make_rig: MakeRig) -> None:
     assert rig.descriptor.ledger()["received"] == 0
 
 
-def test_a_store_takes_as_many_packets_as_it_is_told_to() -> None:
-    file = open_image(capture_image([payload(number) for number in range(10)]))
+def test_a_store_loads_whole_batches_until_it_has_what_it_is_told_to() -> None:
+    file = open_image(capture_image([payload(number) for number in range(2 * BATCH + 10)]))
     store = PacketStore()
-    assert (store.load(file, 4), len(store), store.captured_bytes) == (4, 4, 4 * PACKET_BYTES)
-    assert (store.load(file, 100), len(store), store.captured_bytes) == (6, 10, 10 * PACKET_BYTES)
-    assert store.load(file, 1) == 0
+    assert (store.load(file, 4), len(store), store.captured_bytes) == (True, BATCH, BATCH * PACKET_BYTES)
+    assert (store.load(file, BATCH), len(store)) == (True, 2 * BATCH)
+    assert (store.load(file, 100), len(store), store.captured_bytes) == (
+        False,
+        2 * BATCH + 10,
+        (2 * BATCH + 10) * PACKET_BYTES,
+    )
+    assert store.load(file, 1) is False
 
 
 @pytest.mark.parametrize("count", [1, BATCH - 1, BATCH, BATCH + 1, 3 * BATCH])
