@@ -49,7 +49,7 @@ class Connection(Closing):
         with self._lock:
             if self._socket.fileno() < 0:
                 raise ControlError("this connection is closed: connect again")
-            with contextlib.suppress(BrokenPipeError):  # it may have said why before it hung up
+            with contextlib.suppress(ConnectionError):  # it may have said why before it hung up, or was killed
                 self._socket.send(control.encode(request))
             answer, fds = control.receive_answer(self._socket, descriptors)
         if isinstance(answer, control.Refusal):
