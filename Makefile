@@ -34,7 +34,7 @@ lint: $(VENV)/lint build/types
 	MYPYPATH=build/types $(BIN)/mypy examples tests bench
 
 bench: $(VENV)/bench
-	@PYTHON=$(PYTHON) .ci/require strace iproute2 netsniff-ng tcpdump tshark
+	@PYTHON=$(PYTHON) .ci/require strace iproute2 netsniff-ng tcpdump tcpreplay tshark
 	$(BIN)/python -m bench $(BENCH)
 
 bench-quick: override BENCH += --quick

@@ -22,6 +22,7 @@ from bench import (
     latency,
     live,
     machine,
+    pacing,
     plots,
     readers,
     ring,
@@ -61,6 +62,7 @@ class Measure(StrEnum):
     LATENCY = "latency"
     MESSAGES = "messages"
     DUMP = "dump"
+    PACING = "pacing"
 
 
 _MEASURES: dict[Measure, Callable[[Session], list[Row]]] = {
@@ -78,9 +80,10 @@ _MEASURES: dict[Measure, Callable[[Session], list[Row]]] = {
     Measure.LATENCY: latency.measure,
     Measure.MESSAGES: throughput.measure,
     Measure.DUMP: dump.measure,
+    Measure.PACING: pacing.measure,
 }
 
-_LONG_ROUNDS = (Measure.SCAPY_SOCKET, Measure.LIVE, Measure.LATENCY, Measure.MESSAGES)
+_LONG_ROUNDS = (Measure.SCAPY_SOCKET, Measure.LIVE, Measure.LATENCY, Measure.MESSAGES, Measure.PACING)
 """Measures whose rounds take so long that --quick leaves it at one."""
 
 

@@ -14,6 +14,12 @@ _FILE_HEADER = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262144, 1)  # pca
 _RECORD = struct.Struct("<IIII")
 _ETHERNET = bytes.fromhex("020000000002 020000000001 88b5")  # local addresses, a type for local experiments
 
+ETHERTYPE = 0x88B5
+"""Theirs."""
+NUMBER_AT = len(_ETHERNET)
+"""Where a numbered packet has its number: 4 bytes, little-endian."""
+_NUMBER_BYTES = 4
+
 _MIX_PACKETS = 40_000
 _SMALLEST, _LARGEST = 60, 1514
 
@@ -43,7 +49,7 @@ def mixed_sizes(directory: Path) -> Capture:
     """As on a real line: most packets are short, most bytes are in full-sized ones; 395 bytes on average."""
     chance = random.Random(1)  # noqa: S311  (no secrets here)
     sizes = [_mixed_size(chance) for _ in range(_MIX_PACKETS)]
-    return _write(directory / "mix.pcap", sizes, chance)
+    return _write(directory / "mix.pcap", (_frame(size, chance) for size in sizes))
 
 
 def _mixed_size(chance: random.Random) -> int:
@@ -57,20 +63,32 @@ def _mixed_size(chance: random.Random) -> int:
 
 def one_size(directory: Path, size: int) -> Capture:
     """Packets of `size` bytes, 16 MiB of them."""
-    sizes = [size] * (_ONE_SIZE_BYTES // size)
-    return _write(directory / f"{size}.pcap", sizes, random.Random(size))  # noqa: S311
+    chance = random.Random(size)  # noqa: S311
+    return _write(directory / f"{size}.pcap", (_frame(size, chance) for _ in range(_ONE_SIZE_BYTES // size)))
 
 
-def _write(path: Path, sizes: Iterable[int], chance: random.Random) -> Capture:
+def numbered(directory: Path) -> Capture:
+    """16 MiB of packets of 64 bytes, each with its number after the Ethernet header, see NUMBER_AT."""
+    chance, size = random.Random(64), 64  # noqa: S311
+    numbers = (number.to_bytes(_NUMBER_BYTES, "little") for number in range(_ONE_SIZE_BYTES // size))
+    return _write(directory / "numbered.pcap", (_frame(size, chance, number) for number in numbers))
+
+
+def _frame(size: int, chance: random.Random, beginning: bytes = b"") -> bytes:
+    header = _ETHERNET + beginning
+    return header + chance.randbytes(size - len(header))
+
+
+def _write(path: Path, frames: Iterable[bytes]) -> Capture:
     packets = captured_bytes = 0
     with path.open("wb") as file:
         file.write(_FILE_HEADER)
-        for number, size in enumerate(sizes):
-            seconds, microseconds = divmod(number * 7, 1_000_000)
-            file.write(_RECORD.pack(1_700_000_000 + seconds, microseconds, size, size))
-            file.write(_ETHERNET + chance.randbytes(size - len(_ETHERNET)))
+        for frame in frames:
+            seconds, microseconds = divmod(packets * 7, 1_000_000)
+            file.write(_RECORD.pack(1_700_000_000 + seconds, microseconds, len(frame), len(frame)))
+            file.write(frame)
             packets += 1
-            captured_bytes += size
+            captured_bytes += len(frame)
     return Capture(str(path), packets, captured_bytes)
 
 

@@ -8,12 +8,15 @@ Against: libpcap itself, in C: pcap_open_offline() and pcap_loop() over the same
 does nothing else. It is compiled with cc -O2, linked with the libpcap that zbuf is linked with, and reads the file from
 the page cache, again and again. Opening the file, some microseconds of each pass, is part of its time. It keeps
 libpcap's default of microseconds, in which the capture is written, so that it has no timestamps to convert.
+
+And pcapy-ng's loop_to_buffer(), the fastest that it has: with a walk over its records, since that is how one comes to a
+packet's place and length; and, for information, with no walk, where one has nothing but how many packets there are.
 """
 
 import tempfile
 from pathlib import Path
 
-from bench import pipeline
+from bench import pipeline, python_readers
 from bench.captures import Capture
 from bench.measure import Peer, Row, Session
 from bench.native import compile_program
@@ -23,24 +26,36 @@ from zbuf.consumer.client import Reader
 
 _PACKETS = 12_000_000
 _PEER_PACKETS = 4_000_000
+_LIBPCAP_TARGET = 3.0
+_PCAPY_TARGET = 8.0
 
 
 def measure(session: Session) -> list[Row]:
-    """The one row."""
+    """A row for each peer."""
     capture = session.capture
     loops = capture.loops(session.scaled(_PACKETS))
     with tempfile.TemporaryDirectory(prefix="zbuf-bench-") as directory:
-        peer = _peer(Path(directory), capture, capture.loops(session.scaled(_PEER_PACKETS)))
-        return session.compete("buffer.index()", lambda: _zbuf(capture, loops), [peer])
+        peer_loops = capture.loops(session.scaled(_PEER_PACKETS))
+        peers = [_libpcap(Path(directory), capture, peer_loops), *_pcapy(capture, peer_loops)]
+        return session.compete("buffer.index()", lambda: _zbuf(capture, loops), peers)
 
 
-def _peer(directory: Path, capture: Capture, loops: int) -> Peer:
+def _pcapy(capture: Capture, loops: int) -> list[Peer]:
+    why = python_readers.missing("pcapy")
+    walked, counted = python_readers.with_pcapy_buffer, python_readers.with_pcapy_buffer_counted
+    return [
+        Peer("pcapy-ng loop_to_buffer", lambda: python_readers.rate(walked, capture, loops), _PCAPY_TARGET, why),
+        Peer("pcapy-ng loop_to_buffer, no walk", lambda: python_readers.rate(counted, capture, loops), missing=why),
+    ]
+
+
+def _libpcap(directory: Path, capture: Capture, loops: int) -> Peer:
     program, missing = Path(), ""
     try:
         program = compile_program("pcap_loop", directory, "-lpcap")
     except BenchError as error:
         missing = str(error)
-    return Peer("pcap_loop in C", lambda: _pcap_loop(program, capture, loops), 3.0, missing)
+    return Peer("pcap_loop in C", lambda: _pcap_loop(program, capture, loops), _LIBPCAP_TARGET, missing)
 
 
 def _zbuf(capture: Capture, loops: int) -> float:

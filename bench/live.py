@@ -28,7 +28,7 @@ from zbuf.consumer.opening import connect
 _PACKETS = 1_000_000
 _SCAPY_PACKETS = 100_000
 _SIZES = (64, 1514)
-_KERNEL_BUFFER_KIB = 16384
+KERNEL_BUFFER_KIB = 16384
 _MOST_OF_TCPDUMP = 1.2
 _FRAME = "{{ 0x02,0,0,0,0,2, 0x02,0,0,0,0,1, 0x88,0xb5, fill(0x41,{}) }}"
 _QUIET_S = 0.5
@@ -126,15 +126,15 @@ while True:
 def _zbufd(link: Link, stage: Stage) -> list[str]:
     program = str(Path(sys.executable).with_name("zbufd"))
     place = ["--name", stage.name, "--run-dir", str(stage.directory), "--log-format", "text"]
-    return link.inside(program, "capture", "-i", "zb", "-B", str(_KERNEL_BUFFER_KIB), *place)
+    return link.inside(program, "capture", "-i", "zb", "-B", str(KERNEL_BUFFER_KIB), *place)
 
 
 def _tcpdump(link: Link, _stage: Stage) -> list[str]:
-    return link.inside("tcpdump", "-i", "zb", "-B", str(_KERNEL_BUFFER_KIB), "-Z", "root", "-w", "/dev/null")
+    return link.inside("tcpdump", "-i", "zb", "-B", str(KERNEL_BUFFER_KIB), "-Z", "root", "-w", "/dev/null")
 
 
 def _dumpcap(link: Link, _stage: Stage) -> list[str]:
-    return link.inside("dumpcap", "-i", "zb", "-B", str(_KERNEL_BUFFER_KIB >> 10), "-q", "-w", "/dev/null")
+    return link.inside("dumpcap", "-i", "zb", "-B", str(KERNEL_BUFFER_KIB >> 10), "-q", "-w", "/dev/null")
 
 
 def _scapy(link: Link, _stage: Stage) -> list[str]:
@@ -193,42 +193,46 @@ def read(name: str, run_dir: str, join: str | None) -> dict[str, float]:
 
 
 @dataclass
-class _Started:
+class Started:
+    """A program that is ready."""
+
     process: "subprocess.Popen[str]"
     said: list[str] = field(default_factory=list)
+    """On standard error until then."""
 
 
 @contextlib.contextmanager
-def _started(command: Sequence[str], ready: str) -> Iterator[_Started]:
+def started(command: Sequence[str], ready: str) -> Iterator[Started]:
+    """Start a program, and wait until it says on standard error that it is ready; it is killed at the end."""
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as one:
         try:
-            started = _Started(one)
+            running = Started(one)
             for line in one.stderr or ():
-                started.said.append(line)
+                running.said.append(line)
                 if ready in line:
                     break
             else:
-                raise BenchError(f"{' '.join(command)} ended: {''.join(started.said)}")
-            yield started
+                raise BenchError(f"{' '.join(command)} ended: {''.join(running.said)}")
+            yield running
         finally:
             one.kill()
 
 
 def _run(link: Link, contestant: Contestant, size: int, packets: int) -> Outcome:
-    with Stage() as stage, _started(contestant.command(link, stage), contestant.ready) as started:
+    with Stage() as stage, started(contestant.command(link, stage), contestant.ready) as capturing:
         readers = [stage.call(read, **stage.place, join=contestant.join) for _ in range(contestant.readers)]
         if readers:
             _wait_readers(stage, len(readers))
         pids = [one.pid for one in readers]
-        before, readers_before = _cpu_s(started.process.pid), sum(map(_cpu_s, pids))
+        before, readers_before = _cpu_s(capturing.process.pid), sum(map(_cpu_s, pids))
         sent = link.send(packets, size, stage.directory)
         time.sleep(_QUIET_S)  # what is in the kernel's buffer is taken within milliseconds
-        cpu_s = _cpu_s(started.process.pid) - before
+        cpu_s = _cpu_s(capturing.process.pid) - before
         readers_cpu_s = sum(map(_cpu_s, pids)) - readers_before
-        started.process.send_signal(signal.SIGINT)
-        _, text = started.process.communicate(timeout=TIMEOUT_S)
+        capturing.process.send_signal(signal.SIGINT)
+        _, text = capturing.process.communicate(timeout=TIMEOUT_S)
         captured, dropped = contestant.counts(text, sent)
         for one in readers:
             one.output()
@@ -254,9 +258,9 @@ def _cpu_s(pid: int) -> float:
 
 def measure(session: Session) -> list[Row]:
     """A row for each contestant and size, and what the targets say."""
-    missing = _missing()
-    if missing:
-        return [Row("live capture", missing)]
+    lacking = missing("live", ip="iproute2", trafgen="netsniff-ng", tcpdump="tcpdump")
+    if lacking:
+        return [Row("live capture", lacking)]
     link = Link()
     try:
         return [row for size in _SIZES for row in _measure_size(session, link, size)]
@@ -264,10 +268,16 @@ def measure(session: Session) -> list[Row]:
         link.close()
 
 
-def _missing() -> str:
+def missing(measure: str, **packages: str) -> str:
+    """Why a measure that needs a Link can't be run here, and what to do; empty where it can.
+
+    Args:
+        measure: its name.
+        packages: Debian's, by the program that it needs of each.
+    """
     if os.geteuid() != 0:
-        return "needs root: sudo make bench BENCH='--only live'"
-    for program, package in (("ip", "iproute2"), ("trafgen", "netsniff-ng"), ("tcpdump", "tcpdump")):
+        return f"needs root: sudo make bench BENCH='--only {measure}'"
+    for program, package in packages.items():
         if shutil.which(program) is None:
             return f"{program} is not there: install Debian's {package}"
     return ""
