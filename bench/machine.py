@@ -104,6 +104,7 @@ def versions() -> dict[str, str]:
         "libpcap": libpcap.version(),
         "cc": _first_line(["cc", "--version"]),
         "strace": _first_line(["strace", "-V"]),
+        "tcpreplay": _first_line(["tcpreplay", "-V"]),
         "commit": _first_line(["git", "-C", str(ROOT), "describe", "--always", "--dirty"]),
     }
 
@@ -117,7 +118,7 @@ def _package_version(package: str) -> str:
 
 def _first_line(command: Sequence[str]) -> str:
     try:
-        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return "not there"
-    return printed.partition("\n")[0]
+    return (done.stdout or done.stderr).partition("\n")[0]
