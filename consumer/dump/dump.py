@@ -70,6 +70,7 @@ class Dump:
         self._reader = reader
         self._left = sys.maxsize if packets is None else packets
         self._ends = None if seconds is None else time.monotonic() + seconds
+        self._ending = False
         self._came: set[int] = set()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, self._note)
@@ -115,7 +116,7 @@ class Dump:
             not self._left
             or output.finished
             or self._reader.finished
-            or not self._came.isdisjoint((signal.SIGINT, signal.SIGTERM))
+            or self._ending
             or (self._ends is not None and time.monotonic() >= self._ends)
         )
 
@@ -126,15 +127,16 @@ class Dump:
     # ---- signals ------------------------------------------------------------------------------------------------
 
     def _note(self, number: int, _frame: object) -> None:
-        self._came.add(number)
         if number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
+            self._ending = True
+        self._came.add(number)
         self._reader.interrupt()
 
     def _heed(self, output: Output) -> None:
-        if signal.SIGUSR2 in self._came:
-            self._came.discard(signal.SIGUSR2)
+        # All at once: what comes from here on is for the next time, so that no SIGUSR1 overtakes a SIGUSR2.
+        came, self._came = self._came, set()
+        if signal.SIGUSR2 in came:
             self._take_stored(output)
-        if signal.SIGUSR1 in self._came:
-            self._came.discard(signal.SIGUSR1)
+        if signal.SIGUSR1 in came:
             sys.stderr.write(counts(output.packets, final_ledger(self._reader)))
