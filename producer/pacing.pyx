@@ -118,6 +118,7 @@ cdef class Pace:
     cdef int64_t _margin_ns
     cdef int _woken, _wake_fd
     cdef int _over
+    cdef bint _timed_out            # whether it is over since the duration is
     cdef uint64_t _lags[LAG_BUCKETS]
     cdef readonly bint stamp
     cdef readonly uint64_t packets
@@ -178,25 +179,35 @@ cdef class Pace:
         """From the first packet that was offered to the last, or to the end of a duration that is over."""
         if self._started < 0:
             return 0.0
-        if is_raised(&self._over) and self._duration_ns < NEVER_NS:
-            return max(self._duration_ns, self._last - self._started) / 1e9
+        if self._timed_out:
+            return self._duration_ns / 1e9
         return (self._last - self._first) / 1e9
 
     @property
     def packets_per_second(self):
         """The rate that was achieved; 0 where there is none to tell."""
         seconds = self.seconds
-        ended = is_raised(&self._over) and self._duration_ns < NEVER_NS
-        return (<object>self.packets - (not ended)) / seconds if seconds else 0.0
+        return (<object>self.packets - (not self._timed_out)) / seconds if seconds else 0.0
 
     @property
     def pace(self):
         """The share of the asked rate that was achieved, as the span of time that the schedule had for these packets
         by the one that they took; None where there is no schedule or it says nothing yet.
+
+        A duration takes all of its time: it was to have every packet that was due in it.
         """
-        if self._kind == AT_ONCE or self._last <= self._first or self._last_due <= self._first_due:
+        if self._kind == AT_ONCE or self.packets == 0:
+            return None
+        if self._timed_out:
+            return <double>(self._duration_ns - self.missed_ns) / <double>self._duration_ns
+        if self._last <= self._first or self._last_due <= self._first_due:
             return None
         return <double>(self._last_due - self._first_due) / <double>(self._last - self._first)
+
+    @property
+    def missed_ns(self):
+        """For how long, up to the end of a duration, packets were due that were not offered any more."""
+        return max(self._duration_ns - self._due, <int64_t>0) if self._timed_out and self.timed else 0
 
     def lag_ns(self, double share):
         """The lag that so large a share of the packets did not exceed, within 3 %; 0 where there were none."""
@@ -306,6 +317,7 @@ cdef class Pace:
         if now < 0:
             return SOURCE_WOKEN
         if now - self._started >= self._duration_ns:
+            self._timed_out = True
             raise_flag(&self._over)
             return SOURCE_ENDED
         while self._started + self._due <= now and self._due < self._duration_ns:

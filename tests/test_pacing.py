@@ -206,7 +206,7 @@ def test_a_duration_ends_on_its_nanosecond() -> None:
 
 
 def test_a_rate_that_was_not_held_has_its_reason() -> None:
-    schedule = Schedule(pps=Fraction(1000), duration_s=1)
+    schedule = Schedule(pps=Fraction(1000), duration_s=1.5)
     in_pairs = schedule.pace(Clock([0, 0, *(number // 2 * 2_000_000 + 2_000_000 for number in range(2000))]))
     assert in_pairs is not None
     offered_at(in_pairs, [(0, 60)] * 2000)
@@ -219,6 +219,33 @@ def test_a_rate_that_was_not_held_has_its_reason() -> None:
     assert not pacing.held
     assert pacing.reason == "this machine did not keep up: 399 packets were late, 999.0 ms at most"
     assert "slept 3 times" in str(pacing_of(schedule, stalled, waits=3).reason)
+
+
+def test_a_rate_that_was_held_until_a_stall_at_the_end_was_not_held() -> None:
+    schedule = Schedule(pps=Fraction(1000), duration_s=1, stamp="now")
+    dues = [number * SECOND // 1000 for number in range(600)]
+    stalled = schedule.pace(Clock([*one_before_each(dues), 2 * SECOND]))
+    assert stalled is not None
+    assert offered_at(stalled, [(0, 60)] * 2000) == dues
+    assert (stalled.behind, stalled.packets_per_second, stalled.missed_ns) == (0, 600.0, 400_000_000)
+    pacing = pacing_of(schedule, stalled, waits=0)
+    assert pacing.deviation == pytest.approx(-0.4)
+    assert pacing.held is False
+    assert pacing.reason == "this machine did not keep up: what was due in the last 400.0 ms was not offered"
+
+
+def test_a_rate_is_held_where_all_that_was_due_in_a_duration_was_offered() -> None:
+    schedule = Schedule(pps=Fraction(3), duration_s=0.5)
+    pace = schedule.pace(Clock(one_before_each([0, SECOND // 3 + 1, SECOND // 2])))
+    assert pace is not None
+    offered_at(pace, [(0, 60)] * 9)
+    assert (pace.packets, pacing_of(schedule, pace, waits=0).held) == (2, True)
+
+
+def test_whether_top_speed_was_held_is_not_a_question(producer_name: str, capture: Path) -> None:
+    done = run("zbufd", "replay", capture, "--name", producer_name, "--duration", "0.01", "--json")
+    pacing = json.loads(done.stdout)["pacing"]
+    assert (pacing["asked"], pacing["deviation"], pacing["held"], pacing["reason"]) == ("top speed", None, None, None)
 
 
 # ---- through the pump ------------------------------------------------------------------------------------------------

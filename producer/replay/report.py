@@ -36,9 +36,9 @@ class Pacing:
     """Why the rate was not held; None where it was."""
 
     @property
-    def held(self) -> bool:
-        """Whether the rate was held."""
-        return self.deviation is not None and abs(self.deviation) <= HELD_WITHIN
+    def held(self) -> bool | None:
+        """Whether the rate was held; None where nothing was asked that can be told."""
+        return None if self.deviation is None else abs(self.deviation) <= HELD_WITHIN
 
 
 def pacing_of(schedule: Schedule, pace: Pace, waits: int) -> Pacing:
@@ -60,7 +60,7 @@ def pacing_of(schedule: Schedule, pace: Pace, waits: int) -> Pacing:
         behind=pace.behind,
         reason=None,
     )
-    return pacing if pacing.held or share is None else replace(pacing, reason=_reason(pace, waits, lag_us["max"]))
+    return replace(pacing, reason=_reason(pace, waits, lag_us["max"])) if pacing.held is False else pacing
 
 
 def _reason(pace: Pace, waits: int, latest_us: float) -> str:
@@ -68,6 +68,8 @@ def _reason(pace: Pace, waits: int, latest_us: float) -> str:
         return f"readers held it up: it slept {waits:,} times for them (without --lossless it would not)"
     if pace.behind:
         return f"this machine did not keep up: {pace.behind:,} packets were late, {latest_us / 1000:,.1f} ms at most"
+    if pace.missed_ns:
+        return f"this machine did not keep up: what was due in the last {pace.missed_ns / 1e6:,.1f} ms was not offered"
     return (
         f"the replay was so short that {latest_us:,.1f} µs of lag are more than 0.1 % of it: give --duration or --loop"
     )
