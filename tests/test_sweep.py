@@ -72,14 +72,14 @@ def sweep(name: str, capture: Path, *options: str) -> Done:
 # ---- the search -----------------------------------------------------------------------------------------------------
 
 
-def device(speed: float, top: float = 1e7, hiccups: float = 0.0) -> Callable[[float | None], Trial]:
-    """Trials of a made-up consumer behind a made-up producer; so many of them, by chance, go wrong."""
+def device(speed: float, top: float = 1e7, hiccups: float = 0.0, consumers: int = 1) -> Callable[[float | None], Trial]:
+    """Trials of made-up consumers behind a made-up producer; so many of them, by chance, go wrong."""
     chance = random.Random(1)
 
     def trial(rate: float | None) -> Trial:
         offered = min(top, rate or top)
-        dropped = math.ceil(max(0, offered - speed)) + 10 * (chance.random() < hiccups)
-        return Trial(rate, round(offered), 60 * round(offered), 1.0, dropped, 0, 0.0, {}, {})
+        dropped = consumers * math.ceil(max(0, offered - speed)) + 10 * (chance.random() < hiccups)
+        return Trial(rate, round(offered), 60 * round(offered), 1.0, dropped, 0, 0.0, {}, {}, consumers)
 
     return trial
 
@@ -92,6 +92,15 @@ def test_the_speed_of_a_device_is_found(speed: float, precision: float) -> None:
     assert best is not None
     assert speed * (1 - precision) - 1 <= best.rate <= speed
     assert len(trials) < 40
+
+
+def test_the_speed_of_several_consumers_is_found_though_they_lose_more_than_was_sent() -> None:
+    trials = find_throughput(device(20_000, consumers=3), 0.01)
+    assert trials[0].dropped > trials[0].packets
+    assert 0.99 < trials[0].lost_share < 1
+    best = throughput(trials)
+    assert best is not None
+    assert 19_800 <= best.rate <= 20_000
 
 
 def test_a_device_that_loses_nothing_needs_one_trial() -> None:
@@ -144,6 +153,17 @@ def test_the_speed_of_a_consumer_is_found(
     assert found["trials"][0]["dropped"] > 0
     assert all(trial["passed"] == (trial["dropped"] + trial["behind"] == 0) for trial in found["trials"])
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_several_consumers_are_swept_together(producer_name: str, capture: Path, consumer: Callable[..., str]) -> None:
+    both = ["--consumer", consumer(SPEED), "--consumer", consumer(SPEED / 2)]
+    done = sweep(producer_name, capture, *both, "--precision", "20", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {trial["descriptors"] for trial in found["trials"]} == {2}
+    assert 0 < found["throughput_pps"] < SPEED
+    assert all(0 <= trial["lost_share"] <= 1 for trial in found["trials"])
 
 
 @pytest.mark.slow

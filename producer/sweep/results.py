@@ -10,6 +10,8 @@ from zbuf.shared.commandline import print_table
 from zbuf.shared.plot import new_figure, save_plot
 
 _PERCENTILES = ("p50", "p99", "max")
+_DERIVED = ("rate", "lost", "lost_share", "passed")
+"""Of a trial, in JSON, beside its fields."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Results:
             "throughput_pps": best.rate if best else 0.0,
             "throughput_mbps": best.mbps if best else 0.0,
             "limited_by": "producer" if self.is_producers_limit else "consumer",
-            "trials": [asdict(one) | {"rate": one.rate, "lost": one.lost, "passed": one.passed} for one in self.trials],
+            "trials": [asdict(one) | {name: getattr(one, name) for name in _DERIVED} for one in self.trials],
         }
         return json.dumps(body, indent=2)
 
@@ -58,7 +60,7 @@ class Results:
 
     def _row(self, one: Trial, measured: bool) -> list[Any]:
         row: list[Any] = ["top speed" if one.asked is None else f"{one.asked:,.0f}", round(one.rate), one.packets]
-        row += [one.lost, f"{100 * one.lost / max(one.packets, 1):.3f}", f"{one.drained_s * 1000:.1f}"]
+        row += [one.lost, f"{100 * one.lost_share:.3f}", f"{one.drained_s * 1000:.1f}"]
         row += [_number(one.lag_us, name) for name in _PERCENTILES]
         row += [_number(one.latency_us, name) for name in _PERCENTILES] if measured else []
         return [*row, "throughput" if one is self.best else ""]
@@ -83,7 +85,7 @@ class Results:
         loss, times = figure.subplots(2, 1, sharex=True)
         trials = sorted(self.trials, key=lambda one: one.rate)
         rates = [one.rate for one in trials]
-        loss.plot(rates, [100 * one.lost / max(one.packets, 1) for one in trials], "o-", color="tab:red")
+        loss.plot(rates, [100 * one.lost_share for one in trials], "o-", color="tab:red")
         loss.set(title=f"{', '.join(self.consumers)}\n{self.verdict()}", ylabel="lost, % of packets")
         if self.best is not None:
             loss.axvline(self.best.rate, linestyle="--", color="tab:green")

@@ -24,7 +24,7 @@ class Trial:
     seconds: float
     """From the first to the last."""
     dropped: int
-    """For want of a buffer: of all descriptors."""
+    """For want of a buffer; the sum over all descriptors, as is `behind`."""
     behind: int
     """Packets that had not been taken in time when the trial was over, though there was room for them."""
     drained_s: float
@@ -33,6 +33,8 @@ class Trial:
     """How late packets were offered: p50, p99, max, in microseconds; empty where none were due."""
     latency_us: dict[str, float]
     """What a measuring reader saw; empty where there was none."""
+    descriptors: int = 1
+    """Of the consumers; each of them was offered all packets."""
 
     @property
     def rate(self) -> float:
@@ -50,10 +52,15 @@ class Trial:
         return self.dropped + self.behind
 
     @property
+    def lost_share(self) -> float:
+        """The lost ones among all that were offered to the descriptors, from 0 to 1: RFC 2544's frame loss rate."""
+        return self.lost / max(self.packets * self.descriptors, 1)
+
+    @property
     def taken_rate(self) -> float:
-        """Packets per second that the consumer took."""
+        """Packets per second that a consumer took, in the mean."""
         seconds = self.seconds + self.drained_s
-        return (self.packets - self.dropped) / seconds if seconds else 0.0
+        return (self.packets - self.dropped / self.descriptors) / seconds if seconds else 0.0
 
     @property
     def passed(self) -> bool:

@@ -81,6 +81,7 @@ class Bench:
             drained_s=drained_s,
             lag_us=_lag_us(pace) if rate is not None else {},
             latency_us=latencies,
+            descriptors=len(after),
         )
 
     def _offer(self, rate: float | None, seconds: float) -> Pace:
