@@ -206,6 +206,25 @@ def any_of_group(group: int) -> bool:
 
 
 @pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("sleep 1000 & echo $$ > {pid}", "ended with status 0"),
+        ("(trap '' TERM; exec sleep 1000) & (trap '' TERM; echo $$ > {pid}; exec sleep 1000)", "has not connected"),
+    ],
+    ids=["the-shell-has-ended", "deaf"],
+)
+@pytest.mark.slow
+def test_what_a_consumer_has_started_is_ended_too(
+    producer_name: str, capture: Path, tmp_path: Path, command: str, said: str
+) -> None:
+    number = tmp_path / "pid"
+    with_number = command.replace("{pid}", str(number))
+    line = error_of(sweep(producer_name, capture, "--consumer", with_number, "--wait", "0.5"))
+    assert said in line
+    assert not any_of_group(int(number.read_text()))
+
+
+@pytest.mark.parametrize(
     ("last_deed", "said"),
     [("die", "ended with status 1: consumer: enough"), ("hang", "consumer hangs"), ("leave", "has left in the middle")],
 )
@@ -222,7 +241,7 @@ def test_an_empty_capture_is_told(producer_name: str, tmp_path: Path, consumer: 
     assert error_of(sweep(producer_name, path, "--consumer", consumer())) == f"zbufd: {path}: no packets to replay"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_sweep_that_is_interrupted_takes_its_consumers_along(
     commands: Commands, producer_name: str, capture: Path, consumer: Callable[..., str], tmp_path: Path, number: int
 ) -> None:

@@ -87,7 +87,7 @@ def sweep(
     if plot is not None:
         check_plot(plot)
     raise_descriptor_limit()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _end_on_signals()
     source = FileSource(files)
     with contextlib.ExitStack() as closing:
         producer = closing.enter_context(
@@ -126,6 +126,13 @@ def sweep(
         results.print()
     if plot is not None:
         results.plot(plot)
+
+
+def _end_on_signals() -> None:
+    """Take the consumers along, also where the terminal is closed; nohup(1) has that ignored."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
 def _wait_readers(producer: Producer, consumers: Sequence[Consumer], count: int, seconds: float) -> None:

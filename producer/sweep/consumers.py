@@ -4,12 +4,14 @@ import os
 import signal
 import subprocess
 import tempfile
+import time
 from typing import IO
 
 from zbuf.shared.closing import Closing
 from zbuf.shared.errors import ZbufError
 
 _PATIENCE_S = 5.0
+_LOOK_S = 0.005
 _SAID_BYTES = 4096
 
 
@@ -53,12 +55,26 @@ class Consumer(Closing):
         return f": {lines[-1]}" if lines else ""
 
     def close(self) -> None:
-        """End it: SIGTERM, and SIGKILL where that is not enough."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            if self._process.poll() is None:
-                os.killpg(self._process.pid, number)
-                try:
-                    self._process.wait(_PATIENCE_S)
-                except subprocess.TimeoutExpired:
-                    continue
-        self._said.close()
+        """End it, and all that it has started: SIGTERM, and SIGKILL where that is not enough."""
+        self._signal(signal.SIGTERM)
+        deadline = time.monotonic() + _PATIENCE_S
+        try:
+            while self._lives() and time.monotonic() < deadline:
+                time.sleep(_LOOK_S)
+        finally:
+            self._signal(signal.SIGKILL)
+            self._process.wait()
+            self._said.close()
+
+    def _lives(self) -> bool:
+        """Whether any of its processes is there: the shell may have ended before what it had started."""
+        self._process.poll()
+        return self._signal(0)
+
+    def _signal(self, number: int) -> bool:
+        """Send a signal to all of them; False where there is none any more."""
+        try:
+            os.killpg(self._process.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
