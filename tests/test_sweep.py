@@ -6,6 +6,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from processes import LIMIT_S, Commands, numbered, run
 from rig import wait_until
 from test_commands import Done, end, error_of
 
+from zbuf.producer.sweep.results import Results
 from zbuf.producer.sweep.search import Trial, find_throughput, throughput
 
 SPEED = 20_000
@@ -130,6 +132,25 @@ def test_a_producer_that_can_not_keep_up_ends_the_search() -> None:
     trials = find_throughput(run_trial, 0.01)
     assert len(trials) == 2
     assert throughput(trials) is trials[1]
+    results = Results(files=[], consumers=[], trial_s=1.0, precision=0.01, trials=trials)
+    assert results.is_producers_limit
+    assert "nothing is lost at what the producer could offer" in results.verdict()
+
+
+def test_a_producer_that_has_a_hiccup_does_not_end_the_search() -> None:
+    consumer, hiccups = device(50_000), iter([False, True, *[False] * 100])
+
+    def run_trial(rate: float | None) -> Trial:
+        trial = consumer(rate)
+        return replace(trial, packets=trial.packets // 2, dropped=0) if next(hiccups) else trial
+
+    trials = find_throughput(run_trial, 0.01, tries=2)
+    best = throughput(trials)
+    assert best is not None
+    assert 49_500 <= best.rate <= 50_000
+    results = Results(files=[], consumers=[], trial_s=1.0, precision=0.01, trials=trials)
+    assert results.verdict().endswith("within 1 %")
+    assert json.loads(results.as_json())["limited_by"] == "consumer"
 
 
 # ---- consumers ------------------------------------------------------------------------------------------------------

@@ -31,8 +31,9 @@ class Results:
 
     @property
     def is_producers_limit(self) -> bool:
-        """Whether nothing was lost at top speed."""
-        return self.best is self.trials[0]
+        """Whether nothing was lost at the highest rate that the producer could offer."""
+        last = self.trials[-1]
+        return last.passed and not last.held(self.precision)
 
     def as_json(self) -> str:
         """All of it: rates in packets per second, times in seconds, lags and latencies in microseconds."""
@@ -72,7 +73,8 @@ class Results:
             return "throughput: none: packets were lost at every rate"
         rate = f"throughput: {best.rate:,.0f} packets/s, {best.mbps:,.1f} Mbit/s"
         if self.is_producers_limit:
-            return f"{rate}: nothing is lost at top speed, so the consumer may be faster than this"
+            fastest = "at top speed" if len(self.trials) == 1 else "at what the producer could offer"
+            return f"{rate}: nothing is lost {fastest}, so the consumer may be faster than this"
         return f"{rate}, within {100 * self.precision:g} %"
 
     def plot(self, path: str) -> None:

@@ -67,6 +67,10 @@ class Trial:
         """Whether nothing was lost."""
         return not self.lost
 
+    def held(self, precision: float) -> bool:
+        """Whether the producer offered what was asked, within `precision`, a share of it."""
+        return self.asked is not None and self.rate >= self.asked * (1 - precision)
+
 
 def find_throughput(run: Callable[[float | None], Trial], precision: float, tries: int = 1) -> list[Trial]:
     """Run trials until the throughput is known within `precision`, a share of it.
@@ -78,7 +82,8 @@ def find_throughput(run: Callable[[float | None], Trial], precision: float, trie
     Args:
         run: a trial at a rate, in packets per second, or at top speed.
         precision: from 0 to 1.
-        tries: a rate is lost when so many trials of it, one after the other, lose something: machines have hiccups.
+        tries: a rate is lost when so many trials of it, one after the other, lose something: machines have hiccups. As
+            often the producer may fail to offer it.
 
     Returns:
         All trials in order; throughput() tells what came of them.
@@ -89,11 +94,11 @@ def find_throughput(run: Callable[[float | None], Trial], precision: float, trie
     while not trials[0].passed and guess >= _SLOWEST and (not low or high / low > 1 + precision):
         for _ in range(tries):
             trials.append(run(guess))
-            if trials[-1].passed:
+            if trials[-1].passed and trials[-1].held(precision):
                 break
         if not trials[-1].passed:
             high = guess
-        elif trials[-1].rate < guess * (1 - precision):  # the producer itself can't keep up with more
+        elif not trials[-1].held(precision):  # the producer itself can't keep up with more
             break
         else:
             low = guess
