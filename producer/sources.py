@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 DEFAULT_PRELOAD_LIMIT_BYTES = 1 << 30
 
 _LOAD_PACKETS = 50_000
+_FOR_EVER = 2**63
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class FileSource:
     def passes(self, count: int) -> Iterator["NativeSource"]:
         """The native sources that give everything `count` times, each to be pumped to its end; 0 is for ever."""
         if self._store is not None:
-            self._store.rewind(count or 2**63, self._rewriter)
+            self._store.rewind(min(count or _FOR_EVER, _FOR_EVER), self._rewriter)
             yield self._store
         else:
             yield from self._stream(count)

@@ -16,6 +16,8 @@ from zbuf.shared.control import DescriptorStatistics, Ledger
 from zbuf.shared.errors import ZbufError
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_MOST_SECONDS = 1e9
+"""Thirty years: longer waits do not fit into what the system counts them in."""
 _SIZE = re.compile(r"([0-9]+)\s*([kmg]?)(?:i?b)?", re.IGNORECASE)
 
 RunDir = typer.Option("--run-dir", envvar="ZBUF_RUN_DIR", metavar="DIR", help="Where producers are found.")
@@ -102,8 +104,8 @@ def seconds(text: str | float) -> float:
         duration = float(text)
     except ValueError:
         duration = -1.0
-    if not 0 <= duration < float("inf"):
-        raise typer.BadParameter(f"{text!r} is not a number of seconds, 0 or more")
+    if not 0 <= duration <= _MOST_SECONDS:
+        raise typer.BadParameter(f"{text!r} is not a number of seconds, from 0 to {_MOST_SECONDS:g}")
     return duration
 
 

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -315,6 +316,20 @@ def test_a_duration_ends_a_loop_without_end(producer_name: str, capture: Path) -
     assert (pace.packets, pace.over) == (100, True)
 
 
+@pytest.mark.parametrize("limit", [1 << 30, 10], ids=["preloaded", "streamed"])
+def test_more_loops_and_seconds_than_there_can_be_are_for_ever(producer_name: str, capture: Path, limit: int) -> None:
+    pace = Schedule(duration_s=1e300, stamp="now").pace(SlowClock())
+    assert pace is not None
+    with Producer(producer_name, interfaces=["a"]) as producer:
+        source = FileSource([str(capture)], preload_limit_bytes=limit)
+        publishing = threading.Thread(target=producer.publish, args=(source,), kwargs={"loops": 10**30, "pace": pace})
+        publishing.start()
+        wait_until(lambda: producer.offered > 100)
+        producer.stop()
+        publishing.join(LIMIT_S)
+        assert not publishing.is_alive()
+
+
 def test_files_that_are_streamed_share_one_schedule(producer_name: str, capture: Path) -> None:
     source = FileSource([str(capture)], preload_limit_bytes=10)
     schedule = Schedule(pps=Fraction(100), duration_s=1, stamp="now")
@@ -402,6 +417,8 @@ BAD_OPTIONS = [
     (["--max-gap", "2", "--pps", "1"], "--max-gap is about recorded time"),
     (["--duration", "0"], "it must be more than 0 seconds"),
     (["--duration", "-5"], "'-5' is not a number of seconds"),
+    (["--duration", "1e300"], "'1e300' is not a number of seconds, from 0 to 1e+09"),
+    (["--max-gap", "1e10", "-x", "1"], "'1e10' is not a number of seconds"),
     (["--stamp", "never"], "never"),
 ]
 

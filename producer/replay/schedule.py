@@ -19,6 +19,7 @@ SLOWEST = Fraction(1, 10**6)
 _NUMBER = re.compile(r"(\d{1,18}(?:\.\d{0,9})?(?:e\d{1,2})?)([kmg]?)", re.IGNORECASE)
 _FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 _LONGEST_RAMP_S = 10**6
+_FOR_EVER_S = 1e11
 
 
 def parse_rate(text: str, *, least: Fraction = SLOWEST, most: int = FASTEST["pps"]) -> Fraction:
@@ -160,7 +161,7 @@ class Schedule:
 
 
 def _nanoseconds(seconds: float | None) -> int | None:
-    return None if seconds is None else round(seconds * 1e9)
+    return None if seconds is None else round(min(seconds, _FOR_EVER_S) * 1e9)
 
 
 def _fitting(ns_per: Fraction) -> Fraction:
