@@ -281,7 +281,8 @@ cdef class PacketStore:
         """
         cdef size_t at
         for at in range(self._count):
-            self._packets[at].time_ns -= self._times.shift if at < self._at else self._shift_before
+            if self._packets[at].time_ns:
+                self._packets[at].time_ns -= self._times.shift if at < self._at else self._shift_before
         self._times.shift = self._shift_before = 0
         self._at = self._pass = 0
         self._passes = passes
@@ -386,7 +387,7 @@ cdef class PacketStore:
         cdef size_t at
         if step:
             for at in range(self._at, self._at + count):
-                self._packets[at].time_ns += step
+                self._packets[at].time_ns += step if self._packets[at].time_ns else 0
 
     cdef void rewrite(self, const zbuf_packet **batch, size_t count) noexcept nogil:
         cdef uint8_t *place = self._copied

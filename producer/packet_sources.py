@@ -57,17 +57,20 @@ class ScapySource:
 
     def packets(self, count: int) -> Iterator[RawPacket]:
         """All packets, `count` times; 0 is for ever. On each pass their times go on, as those of a FileSource do."""
-        shift, earliest, latest, packets = 0, 0, 0, 0
+        shift, earliest, latest, packets, timed = 0, _LAST_NS, 0, 0, 0
         for number in range(count) if count else itertools.count():
             for packet in self._one_pass():
+                packets += 1
+                if packet.time_ns == 0:  # it has none
+                    yield packet
+                    continue
                 if number == 0:
-                    earliest = min(earliest, packet.time_ns) if packets else packet.time_ns
-                    latest, packets = max(latest, packet.time_ns), packets + 1
+                    earliest, latest, timed = min(earliest, packet.time_ns), max(latest, packet.time_ns), timed + 1
                 yield packet._replace(time_ns=packet.time_ns + shift)
-            step = latest - earliest + max(1, (latest - earliest) // max(1, packets - 1))
             if not packets:
                 return
-            if latest + shift + step <= _LAST_NS:
+            step = latest - earliest + max(1, (latest - earliest) // max(1, timed - 1))
+            if timed and latest + shift + step <= _LAST_NS:
                 shift += step
 
     def _one_pass(self) -> Iterator[RawPacket]:

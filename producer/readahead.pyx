@@ -178,7 +178,8 @@ cdef class ReadAhead:
             note_time(&self._times, packet.time_ns)
             note_size(&self._sizes, packet.wirelen)
             return
-        if packet.time_ns <= <uint64_t>-1 - self._times.shift:  # a file may have changed since the first pass
+        # A file may have changed since the first pass.
+        if packet.time_ns and packet.time_ns <= <uint64_t>-1 - self._times.shift:
             packet.time_ns += self._times.shift
         if self._rewriter != NULL:
             self._rewriter.rewrite(self._rewriter.self, data, packet.caplen, self._pass)

@@ -115,12 +115,15 @@ def ticks_per_second(resolution: int) -> int:
 
 
 def again(records: list[Record], loops: int) -> list[Record]:
-    """What a replay makes of a capture in a loop: each pass begins a mean gap after the latest packet of the last."""
-    times = [record.time_ns for record in records]
-    span = max(times) - min(times)
-    step = span + max(1, span // max(1, len(records) - 1))
+    """What a replay makes of a capture in a loop: each pass begins a mean gap after the latest packet of the last.
+
+    Packets without a time, 0, stay without.
+    """
+    times = [record.time_ns for record in records if record.time_ns]
+    span = max(times, default=0) - min(times, default=0)
+    step = span + max(1, span // max(1, len(times) - 1))
     return [
-        Record(one.data, one.time_ns + number * step, one.wirelen, one.interface)
+        Record(one.data, one.time_ns and one.time_ns + number * step, one.wirelen, one.interface)
         for number in range(loops)
         for one in records
     ]

@@ -26,6 +26,7 @@ from scapy.layers.l2 import Ether
 from zbuf.consumer import connect
 from zbuf.producer import FileSource, Producer
 from zbuf.producer.libpcap import CaptureFile
+from zbuf.producer.packet_sources import ScapySource
 from zbuf.producer.pump import Pump
 from zbuf.producer.readahead import ReadAhead
 from zbuf.producer.stopping import Stop, interruptibly
@@ -210,7 +211,7 @@ Publish = Callable[..., list[Record]]
 def publish(producer_name: str, run_dir: Path) -> Publish:
     """publish(source, loops=1): what a reader receives of it."""
 
-    def publish_and_read(source: FileSource, *, loops: int = 1) -> list[Record]:
+    def publish_and_read(source: FileSource | ScapySource, *, loops: int = 1) -> list[Record]:
         names = [one.name for one in source.interfaces]
         with (
             Producer(producer_name, linktype=source.linktype, interfaces=names, run_dir=run_dir) as producer,
@@ -297,6 +298,20 @@ def test_times_go_on_from_loop_to_loop(publish: Publish, save: Callable[..., str
     source = FileSource(saved(save, files), limit, merge=merge)
     expected = again(merged(files) if merge else files[0] + files[1], 4)
     assert publish(source, loops=4) == expected
+
+
+@BOTH
+@pytest.mark.parametrize("times", [[0, 2**60, 0, 2**60 + 7], [2**60, 0], [0, 0, 0]], ids=["some", "one", "all"])
+def test_packets_without_a_time_have_none_in_any_loop(
+    publish: Publish, save: Callable[..., str], times: list[int], limit: int
+) -> None:
+    """As if 1970 were meant, the second loop would be half a century later."""
+    source = FileSource(saved(save, [at(times)]), limit)
+    expected = again(at(times), 3)
+    assert [one.time_ns == 0 for one in expected] == [time == 0 for time in times] * 3
+    assert publish(source, loops=3) == expected
+    assert publish(source, loops=3) == expected
+    assert publish(ScapySource(source.paths), loops=3) == expected
 
 
 @BOTH
