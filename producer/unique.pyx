@@ -37,9 +37,14 @@ cdef enum:  # IP protocols
     FRAGMENT = 44
     ICMPV6 = 58
     DESTINATION_OPTIONS = 60
+    OSPF = 89
+    PIM = 103
+    VRRP = 112
+    MOBILITY = 135
     UDP_LITE = 136
 
 cdef enum:
+    HOME_ADDRESS = 0xC9             # a destination option
     NUMBERS = 0xFFFFFF              # of passes that differ
 
 LINKTYPES = frozenset((BSD_NULL, ETHERNET, RAW, LOOP, LINUX_SLL, IPV4, IPV6, LINUX_SLL2))
@@ -54,8 +59,8 @@ cdef class UniqueAddresses:
     (loopback, mapped IPv4). What is inside of a tunnel or an ICMP error stays, and so do ARP and whatever is not IP.
     After 16,777,215 passes the addresses begin again.
 
-    The checksums of IPv4, TCP, UDP, UDP-Lite, DCCP and ICMPv6 change along, where they were captured. A UDP checksum
-    of 0 stays (RFC 768: there is none).
+    The checksums of IPv4, TCP, UDP, UDP-Lite, DCCP and ICMPv6 change along, where they were captured, and over IPv6
+    those of OSPF, PIM, VRRP and Mobile IPv6. A UDP checksum of 0 stays (RFC 768: there is none).
 
     Args:
         linktype: the packets' LINKTYPE_ value.
@@ -188,15 +193,14 @@ cdef uint32_t change_ipv4(uint8_t *address, uint32_t bits) noexcept nogil:
 
 cdef void rewrite_ipv6(uint8_t *ip, uint32_t caplen, uint32_t bits) noexcept nogil:
     """RFC 8200."""
-    cdef uint32_t length, source_change, change
+    cdef uint32_t length, source_change, target_change
     if caplen < 40:
         return
-    source_change = change_ipv6(ip + 8, bits)
-    change = source_change + change_ipv6(ip + 24, bits)
+    source_change, target_change = change_ipv6(ip + 8, bits), change_ipv6(ip + 24, bits)
     length = load16(ip + 4)
     if length == 0 or length > caplen - 40:
         length = caplen - 40
-    update_behind_extensions(ip + 40, length, ip[6], source_change, change)
+    update_behind_extensions(ip + 40, length, ip[6], source_change, target_change)
 
 
 cdef uint32_t change_ipv6(uint8_t *address, uint32_t bits) noexcept nogil:
@@ -213,25 +217,38 @@ cdef uint32_t change_ipv6(uint8_t *address, uint32_t bits) noexcept nogil:
 
 
 cdef void update_behind_extensions(
-    uint8_t *data, uint32_t length, uint8_t protocol, uint32_t source_change, uint32_t change
+    uint8_t *data, uint32_t length, uint8_t protocol, uint32_t source_change, uint32_t target_change
 ) noexcept nogil:
     """Find the transport header of an IPv6 packet, if this is not a later fragment, and bring its checksum up to date.
 
-    Where a routing header has segments left, the checksum is made with the last of its addresses, which we leave.
+    Where a routing header has segments left, the checksum is made with the last of its addresses, which we leave; where
+    there is a home address (RFC 6275, 6.3), with that in place of the source.
     """
     cdef uint32_t header
     while protocol in (HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION_OPTIONS):
         if length < 8 or (protocol == FRAGMENT and load16(data + 2) >> 3):
             return
         if protocol == ROUTING and data[3]:
-            change = source_change
+            target_change = 0
         header = 8 if protocol == FRAGMENT else 8 * (data[1] + 1)
         if header > length:
             return
+        if protocol == DESTINATION_OPTIONS and has_home_address(data, header):
+            source_change = 0
         protocol = data[0]
         data += header
         length -= header
-    update_transport(data, length, protocol, change)
+    if protocol in (OSPF, PIM, VRRP, MOBILITY):
+        update_ipv6_only(data, length, protocol, source_change + target_change)
+    else:
+        update_transport(data, length, protocol, source_change + target_change)
+
+
+cdef bint has_home_address(const uint8_t *options, uint32_t length) noexcept nogil:
+    cdef uint32_t at = 2
+    while at + 1 < length and options[at] != HOME_ADDRESS:
+        at += 2 + options[at + 1] if options[at] else 1
+    return at + 18 <= length
 
 
 # ---- checksums -------------------------------------------------------------------------------------------------------
@@ -253,6 +270,13 @@ cdef void update_transport(uint8_t *data, uint32_t length, uint8_t protocol, uin
     update(data + at, change)
     if protocol == UDP and load16(data + at) == 0:
         store16(data + at, 0xFFFF)
+
+
+cdef void update_ipv6_only(uint8_t *data, uint32_t length, uint8_t protocol, uint32_t change) noexcept nogil:
+    """The same for protocols whose checksum has addresses in it over IPv6 only."""
+    cdef uint32_t at = 12 if protocol == OSPF else 2 if protocol == PIM else 6 if protocol == VRRP else 4
+    if at + 2 <= length:
+        update(data + at, change)
 
 
 cdef void update(uint8_t *checksum, uint32_t change) noexcept nogil:

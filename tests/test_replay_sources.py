@@ -430,14 +430,17 @@ def lab_packets() -> dict[str, Any]:
     """Packets with right checksums, made by scapy, of several protocols."""
     from scapy.layers.inet import ICMP, IP, TCP, UDP, IPerror, UDPerror, fragment
     from scapy.layers.inet6 import (
+        HAO,
         ICMPv6EchoRequest,
         IPv6,
         IPv6ExtHdrDestOpt,
         IPv6ExtHdrFragment,
         IPv6ExtHdrHopByHop,
+        MIP6MH_HoTI,
         fragment6,
     )
     from scapy.layers.l2 import ARP, Dot1AD, Dot1Q
+    from scapy.layers.vrrp import VRRPv3
     from scapy.packet import Padding, Raw
 
     cut: Callable[..., list[Any]] = fragment
@@ -458,6 +461,9 @@ def lab_packets() -> dict[str, Any]:
         "tcp6": ether / v6 / TCP() / text,
         "icmp6": ether / v6 / ICMPv6EchoRequest(data=b"some") / Raw(b"odd"),
         "extensions": ether / v6 / IPv6ExtHdrHopByHop() / IPv6ExtHdrDestOpt() / UDP(sport=1, dport=2) / text,
+        "home": ether / v6 / IPv6ExtHdrDestOpt(options=[HAO(hoa="2001:78::1")]) / UDP(sport=1, dport=2) / text,
+        "mobility6": ether / v6 / MIP6MH_HoTI(),
+        "vrrp6": ether / v6 / VRRPv3(addrlist=[]),
         "multicast": ether / IP(src="10.1.2.3", dst="224.0.0.251") / UDP() / text,
         "multicast6": ether / IPv6(src="2001:db8::17", dst="ff02::fb") / UDP() / text,
         "arp": ether / ARP(psrc="10.1.2.3", pdst="10.1.2.4"),
@@ -469,8 +475,8 @@ def lab_packets() -> dict[str, Any]:
 
 
 NAMES = """
-    tcp udp udp-without icmp icmp-error options vlan vlans tcp6 icmp6 extensions multicast multicast6 padded
-    first-fragment later-fragment fragment6 arp
+    tcp udp udp-without icmp icmp-error options vlan vlans tcp6 icmp6 extensions home
+    mobility6 vrrp6 multicast multicast6 padded first-fragment later-fragment fragment6 arp
 """.split()  # noqa: SIM905  (as short as can be)
 
 
@@ -623,7 +629,8 @@ def fix(found: bytearray, place: int, change: int) -> None:
 
 def transport(data: bytes, changes: list[int]) -> tuple[int, int, int] | None:
     """Where the checksum with the pseudo header is, of which protocol, and what changes it."""
-    change = sum(changes)
+    source, target = changes
+    places = {6: 16, 17: 6, 33: 6, 58: 2, 136: 6}
     if data[0] >> 4 == 4:
         total = int.from_bytes(data[2:4])
         end = total if 0 < total <= len(data) else len(data)
@@ -634,14 +641,25 @@ def transport(data: bytes, changes: list[int]) -> tuple[int, int, int] | None:
         total = int.from_bytes(data[4:6])
         end = 40 + total if 0 < total <= len(data) - 40 else len(data)
         at, protocol = 40, data[6]
+        places |= {89: 12, 103: 2, 112: 6, 135: 4}
         while protocol in (0, 43, 44, 60):
             if end - at < 8 or (protocol == 44 and int.from_bytes(data[at + 2 : at + 4]) >> 3):
                 return None
             if protocol == 43 and data[at + 3]:
-                change = changes[0]
-            protocol, at = data[at], at + (8 if protocol == 44 else 8 * (data[at + 1] + 1))
-    place = {6: 16, 17: 6, 33: 6, 58: 2, 136: 6}.get(protocol)
-    return None if place is None or at + place + 2 > end else (at + place, protocol, change)
+                target = 0
+            behind = at + (8 if protocol == 44 else 8 * (data[at + 1] + 1))
+            if protocol == 60 and behind <= end and is_at_home(data[at + 2 : behind]):
+                source = 0
+            protocol, at = data[at], behind
+    place = places.get(protocol)
+    return None if place is None or at + place + 2 > end else (at + place, protocol, source + target)
+
+
+def is_at_home(options: bytes) -> bool:
+    """Whether there is a home address among destination options."""
+    while len(options) > 1 and options[0] != 0xC9:
+        options = options[1 if options[0] == 0 else 2 + options[1] :]
+    return len(options) >= 18
 
 
 HEADERS = st.one_of(
@@ -656,13 +674,20 @@ HEADERS = st.one_of(
     st.builds(
         lambda length, protocol, tail: b"\x60\0\0\0" + length + bytes([protocol]) + tail,
         st.sampled_from([b"\0\0", b"\0\x08", b"\0\x20", b"\xff\xff"]),
-        st.sampled_from([0, 6, 17, 43, 44, 58, 60, 136]),
+        st.sampled_from([0, 6, 17, 43, 44, 58, 60, 89, 103, 112, 135, 136]),
         st.binary(max_size=33).flatmap(
             lambda head: st.lists(
-                st.builds(
-                    lambda protocol, rest: bytes([protocol, 0]) + rest,
-                    st.sampled_from([0, 6, 17, 43, 44, 58]),
-                    st.binary(min_size=6, max_size=6),
+                st.one_of(
+                    st.builds(
+                        lambda protocol, rest: bytes([protocol, 0]) + rest,
+                        st.sampled_from([0, 6, 17, 43, 44, 58, 60, 112]),
+                        st.binary(min_size=6, max_size=6),
+                    ),
+                    st.builds(
+                        lambda protocol, option: bytes([protocol, 2]) + option.ljust(22, b"\0"),
+                        st.sampled_from([6, 17, 60]),
+                        st.sampled_from([b"\xc9\x10", b"\1\2\0\0\xc9\x10", b"\0\0\0\0\0\xc9\x10", b"\xc8\x10"]),
+                    ),
                 ),
                 max_size=4,
             ).map(lambda extensions: head + b"".join(extensions))
