@@ -297,7 +297,7 @@ cdef class Pace:
 
     cdef int admit(self, const zbuf_packet *packets, int count, int64_t patience_ns) noexcept nogil:
         """Wait until the first of these packets is due; returns how many are, SOURCE_ENDED or SOURCE_WOKEN."""
-        cdef int64_t now
+        cdef int64_t now, left
         cdef int most = min(count, GROUP_PACKETS) if self.stamp else count
         cdef int admitted = 0
         if self._started < 0:
@@ -309,8 +309,9 @@ cdef class Pace:
         if is_raised(&self._over):
             return SOURCE_ENDED
         if self._held:
-            if not self.is_allowed():
-                self.sleep(patience_ns)
+            left = self._started + self._duration_ns - self.now()
+            if left > 0 and not self.is_allowed():
+                self.sleep(min(left, patience_ns))
                 return SOURCE_WOKEN
             most = 1
         now = self.wait_until(self._started + min(self._due, self._duration_ns), patience_ns)

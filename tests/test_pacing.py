@@ -377,6 +377,17 @@ def test_one_at_a_time_goes_by_what_is_said(commands: Commands, producer_name: s
     assert "zbufd: 'many' is no number of packets" in done.stderr
 
 
+def test_one_at_a_time_ends_with_its_duration_though_nobody_presses_a_key(
+    commands: Commands, producer_name: str, capture: Path
+) -> None:
+    options = ["--oneatatime", "--duration", "0.3", "--json"]
+    stepping = commands.start("zbufd", "replay", capture, "--name", producer_name, *options, stdin=subprocess.PIPE)
+    assert stepping.wait(LIMIT_S) == 0
+    assert stepping.stdout is not None
+    report = json.loads(stepping.stdout.read())
+    assert (report["packets"], report["seconds"]) == (0, 0.3)
+
+
 def test_a_replay_that_waits_for_years_serves_readers_and_ends_at_once(
     commands: Commands, producer_name: str, tmp_path: Path
 ) -> None:
