@@ -166,10 +166,28 @@ class Writer:
 
 @pytest.mark.parametrize("option", ["--merge", "--unique-ip"])
 def test_options_that_scapy_does_not_have_are_refused(save: Callable[..., str], option: str) -> None:
-    done = run("zbufd", "replay", save(pcap(sample(1000))), "--engine", "scapy", option)
+    done = run("zbufd", "replay", save(pcap(sample(1000))), "--engine", "scapy", "--loop", "2", option)
     assert (done.returncode, done.stdout) == (2, "")
     assert option in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("loop", [(), ("--loop", "1")], ids=["none", "one"])
+def test_unique_addresses_without_a_loop_are_refused(save: Callable[..., str], loop: tuple[str, ...]) -> None:
+    done = run("zbufd", "replay", save(pcap(sample(1000))), "--unique-ip", *loop)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--unique-ip is about the loops after the first: give --loop or --duration" in done.stderr
+
+
+def test_damage_that_is_known_is_told_before_the_replay(
+    commands: Commands, save: Callable[..., str], producer_name: str
+) -> None:
+    path = save(pcap(sample(1000))[:-1])
+    process = commands.start("zbufd", "replay", path, "--loop", "0", "--name", producer_name)
+    wait_line(process.stderr, f"{path}: damaged after")
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=SOON_S)
+    assert (process.returncode, said) == (0, "")
 
 
 @pytest.mark.parametrize("merge", [(), ("--merge",)], ids=["in-turn", "merged"])

@@ -171,6 +171,8 @@ def replay(
     if report is not None:
         check_plot(report, "--report")
     loops = loop if loop is not None else 0 if duration is not None else 1
+    if unique_ip and loops == 1:
+        raise typer.BadParameter("--unique-ip is about the loops after the first: give --loop or --duration")
     buffer_bytes = parse_size("--buffer-size", buffer_size)
     check_space(buffer_bytes)
     raise_descriptor_limit()
@@ -189,18 +191,25 @@ def replay(
     )
     signals.watch(producer)
     sys.stderr.write(f"zbufd: {producer.name} ready in {producer.run_dir}, link-type {source.linktype}\n")
+    known = _warn(source.warnings)
     measured = Measured(want_latency=latency, want_rates=report is not None)
     with producer:
         _replay(producer, source, schedule, loops, wait_readers, measured)
     made = measured.report(files, schedule, producer.final_stats(), source)
-    for warning in source.warnings:
-        sys.stderr.write(f"zbufd: {warning}\n")
+    _warn(source.warnings[known:])
     if json:
         sys.stdout.write(made.as_json() + "\n")
     else:
         made.print()
     if report is not None:
         write_page(made, report)
+
+
+def _warn(warnings: list[str]) -> int:
+    """Tell what is damaged; of files that are in memory that is known before the replay, of others behind."""
+    for warning in warnings:
+        sys.stderr.write(f"zbufd: {warning}\n")
+    return len(warnings)
 
 
 def _schedule(**options: Any) -> Schedule:
