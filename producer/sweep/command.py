@@ -89,7 +89,9 @@ def sweep(
     raise_descriptor_limit()
     _end_on_signals()
     source = FileSource(files)
-    with contextlib.ExitStack() as closing:
+    trials: list[Trial] = []
+    results = Results(files=files, consumers=[], trial_s=trial, precision=precision, trials=trials)
+    with results.partly_printed(not json), contextlib.ExitStack() as closing:
         producer = closing.enter_context(
             Producer(
                 name or name_from_path(files[0]),
@@ -101,6 +103,7 @@ def sweep(
             )
         )
         consumers = [closing.enter_context(Consumer(one, producer.name, producer.run_dir)) for one in consumer]
+        results.consumers.extend(one.command for one in consumers)
         _wait_readers(producer, consumers, readers or len(consumers), wait)
         bench = Bench(
             producer,
@@ -112,14 +115,7 @@ def sweep(
             patience_s=wait,
             latency=latency,
         )
-        trials = _sweep(bench, precision, tries)
-    results = Results(
-        files=files,
-        consumers=[one.command for one in consumers],
-        trial_s=trial,
-        precision=precision,
-        trials=trials,
-    )
+        _sweep(bench, precision, tries, trials)
     if json:
         sys.stdout.write(results.as_json() + "\n")
     else:
@@ -149,14 +145,18 @@ def _wait_readers(producer: Producer, consumers: Sequence[Consumer], count: int,
                 )
 
 
-def _sweep(bench: Bench, precision: float, tries: int) -> list[Trial]:
-    so_far: list[str] = ["top speed"]
+def _sweep(bench: Bench, precision: float, tries: int, trials: list[Trial]) -> None:
+    """Search for the throughput; each trial is in `trials` as soon as it is over."""
+    rate = [""]
 
-    def run(rate: float | None) -> Trial:
-        so_far[0] = "top speed" if rate is None else f"{rate:,.0f} packets/s"
-        trial = bench.run(rate)
-        so_far.append(f"{trial.rate:,.0f} packets/s lost {trial.lost:,}")
-        return trial
+    def run(asked: float | None) -> Trial:
+        rate[0] = "top speed" if asked is None else f"{asked:,.0f} packets/s"
+        trials.append(bench.run(asked))
+        return trials[-1]
 
-    with Progress(lambda: f"trial {len(so_far)}: {so_far[0]}" + (f" ({so_far[-1]})" if so_far[1:] else "")):
-        return find_throughput(run, precision, tries)
+    def describe() -> str:
+        last = f" ({trials[-1].rate:,.0f} packets/s lost {trials[-1].lost:,})" if trials else ""
+        return f"trial {len(trials) + 1}: {rate[0]}{last}"
+
+    with Progress(describe):
+        find_throughput(run, precision, tries)

@@ -1,12 +1,15 @@
 """What a sweep tells: a table, JSON, a plot."""
 
+import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from zbuf.producer.sweep.search import Trial, throughput
 from zbuf.shared.commandline import print_table
+from zbuf.shared.errors import ZbufError
 from zbuf.shared.plot import new_figure, save_plot
 
 _PERCENTILES = ("p50", "p99", "max")
@@ -52,12 +55,25 @@ class Results:
 
     def print(self) -> None:
         """A row for each trial, in their order, and the throughput."""
+        self._print_trials()
+        sys.stdout.write(f"\n{self.verdict()}\n")
+
+    @contextlib.contextmanager
+    def partly_printed(self, wanted: bool) -> Iterator[None]:
+        """Where a sweep does not come to its end, print the trials that did, without a verdict, if that is `wanted`."""
+        try:
+            yield
+        except (ZbufError, KeyboardInterrupt):
+            if self.trials and wanted:
+                self._print_trials()
+            raise
+
+    def _print_trials(self) -> None:
         measured = any(one.latency_us for one in self.trials)
         columns = ["asked packets/s", "offered packets/s", "packets", "lost", "lost %", "taken after ms"]
         columns += [f"lag {name} µs" for name in _PERCENTILES]
         columns += [f"latency {name} µs" for name in _PERCENTILES] if measured else []
         print_table("", [*columns, ""], [self._row(one, measured) for one in self.trials])
-        sys.stdout.write(f"\n{self.verdict()}\n")
 
     def _row(self, one: Trial, measured: bool) -> list[Any]:
         row: list[Any] = ["top speed" if one.asked is None else f"{one.asked:,.0f}", round(one.rate), one.packets]
