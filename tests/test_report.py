@@ -1,6 +1,7 @@
 """What a replay reports: sizes, latency, and the page with plots."""
 
 import json
+import shlex
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -93,6 +94,9 @@ def test_the_page_needs_nothing_else_and_tells_everything(
     for expected in (str(capture), producer_name, "2,000 packets/s", "len > 100", f"{told['packets']:,}", "1024-1518"):
         assert expected in text
     assert told["machine"]["processor"] in text
+    assert told["command"] == shlex.join(["zbufd", "replay", str(capture), "--name", producer_name, *options])
+    assert told["command"] in text
+    assert f"zbuf {told['version']}" in text
     assert packets <= told["packets"]
     assert set(told["latency_us"]) == {"p50", "p90", "p99", "p99.9", "max", "mean"}
     assert 0 < told["latency_us"]["p50"] <= told["latency_us"]["max"]

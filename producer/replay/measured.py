@@ -2,6 +2,8 @@
 
 import contextlib
 import datetime
+import shlex
+import sys
 import time
 from collections.abc import Iterator
 
@@ -63,6 +65,7 @@ class Measured:
         """All of it, once the readers have taken everything too."""
         pace = self._pace
         return Report(
+            command=shlex.join(["zbufd", *sys.argv[1:]]),
             files=files,
             began=self._began,
             packets=self._packets,

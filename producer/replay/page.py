@@ -5,6 +5,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from zbuf import __version__
 from zbuf.producer.replay.report import Report
 from zbuf.shared.control import Ledger
 from zbuf.shared.errors import ZbufError
@@ -37,7 +38,8 @@ def page(report: Report) -> str:
     title = f"Replay of {', '.join(report.files)}"
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f"<p>{escape(report.began)}, producer {escape(report.statistics.producer)}</p>",
+        f"<p>{escape(report.began)}, producer {escape(report.statistics.producer)}, zbuf {escape(__version__)}</p>",
+        f"<p><code>{escape(report.command)}</code></p>",
         *_result(report),
         *_over_time(report),
         *_pacing(report),

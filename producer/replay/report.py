@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from zbuf import __version__
 from zbuf.producer.pacing import Pace
 from zbuf.producer.replay.schedule import Schedule
 from zbuf.producer.sources import Sizes
@@ -79,6 +80,8 @@ def _reason(pace: Pace, waits: int, latest_us: float) -> str:
 class Report:
     """What was offered, how fast, and what became of it."""
 
+    command: str
+    """What was run, as a shell takes it."""
     files: list[str]
     began: str
     """When, in ISO 8601."""
@@ -113,6 +116,8 @@ class Report:
         """The report as one JSON object."""
         body: dict[str, Any] = {
             "producer": self.statistics.producer,
+            "command": self.command,
+            "version": __version__,
             "began": self.began,
             "files": self.files,
             "packets": self.packets,
