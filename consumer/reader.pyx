@@ -74,6 +74,7 @@ cdef struct index_row:
 
 cdef enum:
     LONGEST_POLL_MS = 250       # a signal that comes just before a poll does not end it
+    LONGEST_WAIT_S = 1 << 30    # decades; and a clock of nanoseconds has room for them
 
 cdef enum:                      # what a wait came to
     READY
@@ -163,7 +164,7 @@ cdef class SegmentReader:
         """
         cdef int found
         cdef int which = <int>(self.sequence & 1)
-        cdef int64_t timeout_ns = -1 if timeout is None else <int64_t>(max(timeout, 0) * 1e9)
+        cdef int64_t timeout_ns = -1 if timeout is None else <int64_t>(min(max(timeout, 0), LONGEST_WAIT_S) * 1e9)
         self._move_on()
         if self._finished:
             return None

@@ -439,6 +439,21 @@ def test_packets_are_written_one_by_one_where_that_is_asked_for(
             assert numbers_in(tmp_path / "out") == list(range(number + 1))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [["-a", "duration:1e300"], ["-G", "9" * 30], ["-a", f"filesize:{'9' * 30}"], ["-C", f"{'9' * 30}g"]],
+    ids=lambda options: options[0],
+)
+def test_limit_that_is_never_reached_may_be_of_any_size(
+    lab: Lab, dump: Callable[..., Process], tmp_path: Path, options: list[str]
+) -> None:
+    process = dump("-w", tmp_path / "out%H", *options)
+    sent = lab.append(3)
+    finish(lab, process)
+    (file,) = files_in(tmp_path)
+    assert numbers_in(file) == sent
+
+
 # ---- -r -------------------------------------------------------------------------------------------------------------
 
 

@@ -553,6 +553,14 @@ def test_a_wait_is_over_when_its_time_is(make_rig: MakeRig, spin_ns: int) -> Non
     assert not reader.finished
 
 
+@pytest.mark.parametrize("timeout", [10**10, 10**30, 1e300, float("inf")])
+def test_a_wait_may_be_longer_than_a_clock_has_room_for(make_rig: MakeRig, timeout: float) -> None:
+    reader = make_rig().reader()
+    reader.interrupt()
+    assert reader.next_buffer(timeout=timeout) is None
+    assert not reader.finished
+
+
 def test_a_buffer_that_is_there_is_taken_without_a_wait(make_rig: MakeRig) -> None:
     rig = make_rig()
     reader = rig.reader()

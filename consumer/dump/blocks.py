@@ -39,7 +39,8 @@ class Blocks:
 
     def fitting(self, first: int, size: int) -> int:
         """How many whole blocks from number `first` on have `size` bytes at most."""
-        return int(numpy.searchsorted(self._edges, self._edges[first] + size, side="right")) - 1 - first
+        end = int(self._edges[first]) + min(size, self.size(first, self.packets))
+        return int(numpy.searchsorted(self._edges, end, side="right")) - 1 - first
 
     def view(self, first: int, last: int) -> memoryview:
         """Those blocks in place; release it before the next buffer is taken."""
