@@ -228,7 +228,7 @@ def test_autostop_by_packets_and_count_is_the_less_of_both(
     assert numbers_in(tmp_path / "out") == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_ends_it_with_everything_that_was_stored_by_then(
     lab: Lab, dump: Callable[..., Process], tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -505,6 +505,21 @@ def test_file_that_can_not_be_read_is_one_line(saved: Path, tmp_path: Path) -> N
 
 def test_filter_that_is_refused_names_it_for_a_saved_file_too(saved: Path) -> None:
     assert "no such word" in error_of(run("zbuf", "dump", "-r", saved, "no such word"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_before_a_saved_file_has_come_leaves_nothing_behind(
+    commands: Commands, run_dir: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    del run_dir
+    reading, writing = os.pipe()
+    with os.fdopen(reading), os.fdopen(writing, "wb"):
+        environment = os.environ | {"TMPDIR": str(tmp_path)}
+        process = commands.start("zbuf", "dump", "-r", "-", "-w", tmp_path / "out", stdin=reading, env=environment)
+        wait_children(process.pid)
+        process.send_signal(number)
+        assert process.wait(LIMIT_S) == 130
+    assert files_in(tmp_path) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

@@ -105,7 +105,7 @@ def dump(
 ) -> None:
     """Dump packets to pcapng files, or print a line for each, until the producer ends.
 
-    The first SIGINT or SIGTERM ends it in good order; SIGUSR1 prints counts; SIGUSR2 writes what has come.
+    The first SIGINT, SIGTERM or SIGHUP ends it in good order; SIGUSR1 prints counts; SIGUSR2 writes what has come.
     """
     del numeric
     plan = make_plan(

@@ -15,6 +15,8 @@ from zbuf.shared.errors import ControlError
 _BUFFERS = 2
 """A descriptor has so many: what is stored at one time is in them, and what comes later is not waited for."""
 
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 class Output(Protocol):
     """Where packets go."""
@@ -54,11 +56,11 @@ def counts(captured: int, ledger: Ledger) -> str:
 
 
 class Dump:
-    """The packets of a reader, until the stream ends, so many are there, the time is over, or SIGINT or SIGTERM comes.
+    """The packets of a reader, until the stream ends, so many are there, the time is over, or a signal says so.
 
     From its making on, signals do no more than end a wait, so that no packet is lost between two steps: the first
-    SIGINT or SIGTERM ends the dump in good order, and the next one at once; SIGUSR1 prints the counts; SIGUSR2 writes
-    what is stored and not assigned yet.
+    SIGINT or SIGTERM, or SIGHUP where nohup(1) does not have it ignored, ends the dump in good order, and the next one
+    at once; SIGUSR1 prints the counts; SIGUSR2 writes what is stored and not assigned yet.
 
     Args:
         reader: whose packets.
@@ -72,8 +74,9 @@ class Dump:
         self._ends = None if seconds is None else time.monotonic() + seconds
         self._ending = False
         self._came: set[int] = set()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(number, self._note)
+        for number in (*_ENDING, signal.SIGUSR1, signal.SIGUSR2):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._note)
 
     def run(self, output: Output) -> Ledger:
         """Dump to the output, finish it, and return the descriptor's ledger as of the end."""
@@ -127,7 +130,7 @@ class Dump:
     # ---- signals ------------------------------------------------------------------------------------------------
 
     def _note(self, number: int, _frame: object) -> None:
-        if number in (signal.SIGINT, signal.SIGTERM):
+        if number in _ENDING:
             signal.signal(number, signal.SIG_DFL)
             self._ending = True
         self._came.add(number)

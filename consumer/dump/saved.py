@@ -5,6 +5,7 @@ Whoever reads packets opens no capture file: that is left to the producer side, 
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -60,7 +61,13 @@ class Saved:
 
 @contextlib.contextmanager
 def saved_capture(path: str) -> Iterator[Saved]:
-    """Replay a file, or standard input for "-", to a reader that is to connect to it."""
+    """Replay a file, or standard input for "-", to a reader that is to connect to it.
+
+    From here on, SIGTERM and SIGHUP end this process as Ctrl-C does, so that it leaves no run directory.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     command = [sys.executable, "-c", _PROGRAM, "replay", "--name", _NAME, "--lossless", "--wait-readers", "1"]
     with tempfile.TemporaryDirectory(prefix="zbuf-") as run_dir, tempfile.NamedTemporaryFile() as said:
         process = subprocess.Popen(  # noqa: S603  (a path is one word, whatever is in it)
