@@ -57,6 +57,7 @@ def make_app(name: str, purpose: str) -> typer.Typer:
 
 def run(app: typer.Typer, name: str) -> NoReturn:
     """Run a command: one line on stderr for each error, exit 1 (2 for usage), never a traceback."""
+    _fill_standard_streams()
     logging.basicConfig(format=f"{name}: %(message)s", level=logging.INFO)
     try:
         status = app(standalone_mode=False)
@@ -75,6 +76,15 @@ def run(app: typer.Typer, name: str) -> NoReturn:
         _fail(name, f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
+
+
+def _fill_standard_streams() -> None:
+    """Those that are closed become /dev/null: else the next file has their number, and gets what is written there."""
+    names = ("stdin", "stdout", "stderr")
+    while (fd := os.open(os.devnull, os.O_RDWR)) < len(names):
+        os.set_inheritable(fd, True)
+        setattr(sys, names[fd], open(fd, "w" if fd else "r", closefd=False))
+    os.close(fd)
 
 
 def _fail(name: str, message: str, status: int) -> NoReturn:

@@ -703,6 +703,28 @@ def test_table_into_a_pipe_that_is_broken_is_quiet(producer_name: str, action: l
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("action", "closed", "status"),
+    [
+        ("ls --json", ">&-", 0),
+        ("top --once", "<&- >&- 2>&-", 0),
+        ("dump -r FILE", ">&- 2>&-", 0),
+        ("dump -r FILE -w -", ">&-", 0),
+        ("dump -r - -w /dev/null", "<&-", 1),
+    ],
+)
+def test_standard_stream_that_is_closed_is_as_good_as_dev_null(
+    lab: Path, run_dir: Path, action: str, closed: str, status: int
+) -> None:
+    del run_dir
+    words = command("zbuf", *action.replace("FILE", str(lab)).split())
+    line = ["sh", "-c", f'exec "$@" {closed}', "sh", *words]
+    done = subprocess.run(line, capture_output=True, check=False, text=True, timeout=LIMIT_S)
+    assert done.returncode == status, done.stderr
+    assert len(told(done.stderr)) <= 3  # counts, or an error
+    assert done.stdout == ""
+
+
 @pytest.mark.parametrize("options", [[], ["--json"]], ids=["table", "json"])
 def test_report_into_a_pipe_that_is_broken_is_quiet(lab: Path, producer_name: str, options: list[str]) -> None:
     reading, writing = os.pipe()
