@@ -170,6 +170,15 @@ def test_size_with_a_number_of_files_is_a_ring_of_the_same_names(
     assert found == sent[-len(found) :]
 
 
+def test_ring_of_one_file_has_the_name_that_was_said(lab: Lab, dump: Callable[..., Process], tmp_path: Path) -> None:
+    process = dump("-w", tmp_path / "out", "-C", "10k", "-W", "1")
+    sent = lab.append(25, size=SIZE)
+    finish(lab, process)
+    assert [file.name for file in files_in(tmp_path)] == ["out"]
+    found = numbers_in(tmp_path / "out")
+    assert found == sent[-len(found) :]
+
+
 def test_strftime_names_the_files_and_so_many_of_them_end_it(
     lab: Lab, dump: Callable[..., Process], tmp_path: Path
 ) -> None:
@@ -569,6 +578,7 @@ def wait_gone(watch: int) -> bool:
         (["-b", "filesize:1", "-C", "1", "-w", "f"], "choose one"),
         (["-b", "filesize:1", "-a", "filesize:1", "-w", "f"], "-a filesize"),
         (["-a", "files:1", "-w", "f"], "-a files"),
+        (["-w", ""], "-w ''"),
         (["-a", "filesize:1"], "-w FILE"),
         (["-a", "interval:1", "-w", "f"], "interval:1"),
         (["-C", "0", "-w", "f"], "-C '0'"),

@@ -62,6 +62,8 @@ def make_plan(
 
 
 def _check_target(path: str | None, *, several: bool, words: Sequence[str]) -> None:
+    if path == "":
+        raise typer.BadParameter("-w '' names no file: give one, or - for standard output")
     if several and path is None:
         raise typer.BadParameter("-b, -C and -G need a file to write: -w FILE")
     if several and path == "-":

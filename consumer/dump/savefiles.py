@@ -1,6 +1,7 @@
 """A series of capture files: when one ends, what the next is called, which of them stay."""
 
 import contextlib
+import itertools
 import os
 import time
 from collections import deque
@@ -166,13 +167,17 @@ def dated_names(pattern: str | Callable[[], str]) -> Iterator[str]:
 
 
 def numbered_names(path: str, files: int | None) -> Iterator[str]:
-    """Tcpdump's for -C: with a number from the second file on; of a ring of `files`, with zeros before, and again."""
+    """Tcpdump's for -C: with a number from the second file on; of a ring of `files`, with zeros before, and again.
+
+    A ring of one file has no number.
+    """
     if files is None:
         yield from dated_names(lambda: path)
-    digits = len(str((files or 1) - 1))
-    while True:
-        for number in range(files or 1):
-            yield f"{path}{number:0{digits}}"
+    elif files == 1:
+        yield from itertools.repeat(path)
+    else:
+        digits = len(str(files - 1))
+        yield from (f"{path}{number % files:0{digits}}" for number in itertools.count())
 
 
 def ring_names(path: str) -> Iterator[str]:
