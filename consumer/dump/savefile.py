@@ -115,7 +115,8 @@ class Savefile:
                 os.ftruncate(self._fd, os.lseek(self._fd, -self._unfinished, os.SEEK_CUR))
                 os.write(self._fd, self._compressor.end())
             self.close()
-            raise ZbufError(f"{self.path}: {error.strerror}: it holds {self.packets} packets, and is whole") from None
+            left = f"it holds {self.packets} packets, and is whole" if self.size else "nothing is written"
+            raise ZbufError(f"{self.path}: {error.strerror}: {left}") from None
 
 
 def _open(path: str, *, clobber: bool) -> int:
