@@ -503,6 +503,15 @@ def test_dump_without_a_file_prints_a_line_for_each_packet(
 
 
 @pytest.mark.slow
+def test_what_dissects_is_there_before_there_is_a_descriptor(producer_name: str, run_dir: Path) -> None:
+    del run_dir
+    environment = os.environ | {"PYTHONPROFILEIMPORTTIME": "1"}
+    done = run("zbuf", "dump", producer_name, env=environment)
+    *imported, line = done.stderr.splitlines()
+    assert f"no producer {producer_name!r} runs" in line
+    assert any(one.endswith(" scapy.all") for one in imported)
+
+
 def test_packets_of_rubbish_are_a_line_each_all_the_same(
     commands: Commands, producer_name: str, tmp_path: Path
 ) -> None:

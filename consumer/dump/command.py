@@ -11,7 +11,7 @@ import typer
 from zbuf.consumer.client import Reader
 from zbuf.consumer.dump.criteria import Plan, make_plan
 from zbuf.consumer.dump.dump import Dump, Output, counts
-from zbuf.consumer.dump.lines import Lines
+from zbuf.consumer.dump.lines import Lines, load_dissectors
 from zbuf.consumer.dump.saved import Saved, saved_capture
 from zbuf.consumer.dump.savefile import Compression, Savefile
 from zbuf.consumer.dump.savefiles import Savefiles
@@ -122,6 +122,8 @@ def dump(
     name, expression = _name_and_filter(words or [], read)
     buffer_bytes = None if buffer_size is None else parse_size("--buffer-size", buffer_size)
     with _source(name, read, run_dir) as source:
+        if write is None:
+            load_dissectors()
 
         def open_reader() -> Reader:
             return connect(

@@ -52,12 +52,17 @@ def _time_of_day(seconds: int) -> str:
         return str(seconds)
 
 
-def _describer(linktype: int) -> Callable[[bytes], str]:
-    """What says in a few words what a packet is; scapy is imported only here."""
+def load_dissectors() -> None:
+    """Import scapy, which takes a second or more: do it before there is a descriptor, whose buffers fill meanwhile."""
     import logging
 
     logging.getLogger("scapy").setLevel(logging.ERROR)
     import scapy.all  # noqa: F401  (it registers the layers)
+
+
+def _describer(linktype: int) -> Callable[[bytes], str]:
+    """What says in a few words what a packet is."""
+    load_dissectors()
     from scapy.config import conf
 
     if linktype not in conf.l2types.num2layer:
