@@ -44,6 +44,14 @@ def drop(user: str | None, group: int | None = None, keep: int | None = None) ->
     _limit_capabilities(kept)
 
 
+def give(path: str, user: str) -> None:
+    """Have a file belong to a user that drop() can become; raises ConfigurationError where it can't."""
+    try:
+        os.chown(path, *_ids_of(user))
+    except OSError as error:
+        raise _may_not_become(user, error) from None
+
+
 def _become(user: str, group: int | None) -> None:
     uid, gid = _ids_of(user)
     if uid == os.geteuid():
@@ -53,7 +61,11 @@ def _become(user: str, group: int | None) -> None:
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
     except OSError as error:
-        raise ConfigurationError(f"user {user}: can't become it: {error.strerror}: start as root") from None
+        raise _may_not_become(user, error) from None
+
+
+def _may_not_become(user: str, error: OSError) -> ConfigurationError:
+    return ConfigurationError(f"user {user}: can't become it: {error.strerror}: start as root")
 
 
 def _ids_of(user: str) -> tuple[int, int]:

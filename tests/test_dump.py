@@ -484,6 +484,25 @@ def test_saved_file_is_read_filtered_and_written(saved: Path, tmp_path: Path) ->
     assert run("zbuf", "ls").stderr == "zbuf: no producer runs\n"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give it up")
+def test_saved_file_is_replayed_by_the_user_that_it_becomes(saved: Path, producer_name: str) -> None:
+    folder = Path("/tmp", f"zbuf-{producer_name}")
+    folder.mkdir()
+    try:
+        folder.chmod(0o777)
+        shutil.copy(saved, folder / "saved")
+        environment = os.environ | {"TMPDIR": str(folder)}
+        done = run("zbuf", "dump", "-r", folder / "saved", "-w", folder / "out", "-Z", "nobody", env=environment)
+        assert done.returncode == 0, done.stderr
+        assert numbers_in(folder / "out") == list(range(500))
+        assert [file.name for file in files_in(folder)] == ["out", "saved"]
+        (folder / "saved").chmod(0o600)
+        line = error_of(run("zbuf", "dump", "-r", folder / "saved", "-Z", "nobody", env=environment))
+        assert line == f"zbuf: {folder}/saved: Permission denied"
+    finally:
+        shutil.rmtree(folder)
+
+
 def test_saved_file_comes_from_standard_input_and_goes_to_tcpdump(saved: Path) -> None:
     with saved.open("rb") as file:
         dumping = subprocess.Popen(

@@ -121,7 +121,7 @@ def dump(
         raise typer.BadParameter("--compress and --no-clobber are about files: give -w FILE")
     name, expression = _name_and_filter(words or [], read)
     buffer_bytes = None if buffer_size is None else parse_size("--buffer-size", buffer_size)
-    with _source(name, read, run_dir) as source:
+    with _source(name, read, run_dir, user) as source:
         if write is None:
             load_dissectors()
 
@@ -214,11 +214,11 @@ class _Source:
 
 
 @contextlib.contextmanager
-def _source(name: str, read: str | None, run_dir: str | None) -> Iterator[_Source]:
+def _source(name: str, read: str | None, run_dir: str | None, user: str | None) -> Iterator[_Source]:
     if read is None:
         yield _Source(name, run_dir, None)
     else:
-        with saved_capture(read) as saved:
+        with saved_capture(read, user) as saved:
             yield _Source(saved.name, saved.run_dir, saved)
 
 

@@ -11,22 +11,29 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import IO
 
+from zbuf.shared import privileges
 from zbuf.shared.errors import ZbufError
 
 _NAME = "saved"
 _PATIENCE_S = 1.0
 
 # What nobody reads any more is not to wait for a reader: the replay has the kernel end it with its parent, whose number
-# is its last argument; prctl(2). It says so itself: a function that runs between fork and exec would have the forking
-# interpreter run its hooks, and a hook that is interrupted by Ctrl-C loses it.
+# is its last argument; prctl(2), which whoever becomes another user has to say again. It says so itself: a function
+# that runs between fork and exec would have the forking interpreter run its hooks, and a hook that is interrupted by
+# Ctrl-C loses it. The argument before is the user that it is to become, which an interpreter of root's may not start.
 _PROGRAM = """
-import ctypes, os, signal, sys
+import ctypes, os, signal, sys, zoneinfo  # which msgspec imports later, and the user may not read
+from zbuf.producer.cli import main
+from zbuf.shared import privileges
+parent, user = int(sys.argv.pop()), sys.argv.pop()
+if user:
+    privileges.drop(user)
 PR_SET_PDEATHSIG = 1
 ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-if os.getppid() != int(sys.argv.pop()):
+if os.getppid() != parent:
     sys.exit(1)
-from zbuf.producer.cli import main
 sys.argv[0] = "zbufd"
 main()
 """
@@ -39,7 +46,7 @@ class Saved:
     name: str
     run_dir: str
     _process: "subprocess.Popen[bytes]"
-    _said: tempfile._TemporaryFileWrapper  # type: ignore[type-arg]
+    _said: IO[bytes]
 
     def check(self) -> None:
         """Once it has ended: pass on its warnings, and raise its error; nothing while it runs."""
@@ -60,8 +67,12 @@ class Saved:
 
 
 @contextlib.contextmanager
-def saved_capture(path: str) -> Iterator[Saved]:
+def saved_capture(path: str, user: str | None = None) -> Iterator[Saved]:
     """Replay a file, or standard input for "-", to a reader that is to connect to it.
+
+    Args:
+        path: the file's.
+        user: who replays it, who may be the only one that this process is at the end; None for this process's own.
 
     From here on, SIGTERM and SIGHUP end this process as Ctrl-C does, so that it leaves no run directory.
     """
@@ -69,9 +80,11 @@ def saved_capture(path: str) -> Iterator[Saved]:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
     command = [sys.executable, "-c", _PROGRAM, "replay", "--name", _NAME, "--lossless", "--wait-readers", "1"]
-    with tempfile.TemporaryDirectory(prefix="zbuf-") as run_dir, tempfile.NamedTemporaryFile() as said:
+    with tempfile.TemporaryDirectory(prefix="zbuf-") as run_dir, tempfile.TemporaryFile() as said:
+        if user is not None:
+            privileges.give(run_dir, user)
         process = subprocess.Popen(  # noqa: S603  (a path is one word, whatever is in it)
-            [*command, "--run-dir", run_dir, "--", path, str(os.getpid())],
+            [*command, "--run-dir", run_dir, "--", path, user or "", str(os.getpid())],
             stdin=None if path == "-" else subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=said,
