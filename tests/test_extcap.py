@@ -156,6 +156,7 @@ def test_a_producer_that_takes_nobody_gives_no_verdict_on_a_filter(
     ("options", "status", "said"),
     [
         ([], 2, "say --install"),
+        (["--install", "--uninstall"], 2, "choose one"),
         (["--extcap-interface", "zbuf-none"], 2, "--extcap-interface needs --capture"),
         (["--extcap-interface", "zbuf-none", "--capture"], 2, "--capture needs --fifo"),
         (["--extcap-interface", "eth0", "--extcap-dlts"], 1, "interface 'eth0' is none of zbuf's"),

@@ -93,6 +93,8 @@ def extcap(
     immediate: Annotated[Literal["true", "false"], typer.Option("--immediate", hidden=True)] = "true",
 ) -> None:
     """Make running captures interfaces of Wireshark and tshark; they call it, once it is installed."""
+    if install and uninstall:
+        raise typer.BadParameter("--install or --uninstall: choose one")
     if install or uninstall:
         if context.args:
             raise typer.BadParameter(f"{context.args[0]!r} goes with neither --install nor --uninstall")
