@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperCommand
 
 from zbuf import __version__
 from zbuf.shared.control import DescriptorStatistics, Ledger
@@ -24,9 +25,43 @@ RunDir = typer.Option("--run-dir", envvar="ZBUF_RUN_DIR", metavar="DIR", help="W
 Json = typer.Option("--json", help="Print JSON.")
 
 
+class _Command(TyperCommand):
+    """A command whose --help says its arguments as other tools' do: NAME [FILTER...], with no types of Python's."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        """What follows the command's name in the line of usage."""
+        return [self.options_metavar or "", *(_usage(one) for one in self.params if one.param_type_name == "argument")]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """The sections below the description."""
+        sections: dict[str, list[tuple[str, str]]] = {"argument": [], "option": []}
+        for one in self.get_params(ctx):
+            if (record := one.get_help_record(ctx)) is not None:
+                said = (_metavar(one), record[1].removesuffix("  [required]"))
+                sections[one.param_type_name].append(said if one.param_type_name == "argument" else record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(f"{title.capitalize()}s"):
+                    formatter.write_dl(records)
+
+
+def _metavar(argument: Any) -> str:
+    return str(argument.metavar or argument.name.upper())
+
+
+def _usage(argument: Any) -> str:
+    said = _metavar(argument)
+    return said if argument.required or said.startswith("[") else f"[{said}]"
+
+
+class _App(typer.Typer):
+    def command(self, name: str | None = None, **settings: Any) -> Any:
+        return super().command(name, cls=_Command, **settings)
+
+
 def make_app(name: str, purpose: str) -> typer.Typer:
     """An empty command `name` with sub-commands to come, and --version."""
-    app = typer.Typer(
+    app = _App(
         name=name,
         help=purpose,
         rich_markup_mode=None,
@@ -64,7 +99,7 @@ def run(app: typer.Typer, name: str) -> NoReturn:
         sys.stdout.flush()
         sys.exit(status if isinstance(status, int) else 0)
     except typer.TyperException as error:
-        _fail(name, f"{error.format_message().rstrip('.')} (see {name} --help)", error.exit_code)
+        _fail(name, f"{error.format_message().rstrip('.')} (see {_told_by(app, name)} --help)", error.exit_code)
     except ZbufError as error:
         _fail(name, str(error), 1)
     except MemoryError:
@@ -78,12 +113,18 @@ def run(app: typer.Typer, name: str) -> NoReturn:
         sys.exit(130)
 
 
+def _told_by(app: typer.Typer, name: str) -> str:
+    """The command whose help has what was asked for, as in "zbuf dump"."""
+    known = getattr(typer.main.get_command(app), "commands", {})
+    return " ".join([name, *(word for word in sys.argv[1:2] if word in known)])
+
+
 def _fill_standard_streams() -> None:
     """Those that are closed become /dev/null: else the next file has their number, and gets what is written there."""
     names = ("stdin", "stdout", "stderr")
     while (fd := os.open(os.devnull, os.O_RDWR)) < len(names):
         os.set_inheritable(fd, True)
-        setattr(sys, names[fd], open(fd, "w" if fd else "r", closefd=False))
+        setattr(sys, names[fd], os.fdopen(fd, "w" if fd else "r", closefd=False))
     os.close(fd)
 
 

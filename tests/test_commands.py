@@ -324,7 +324,26 @@ def test_usage_that_is_wrong_is_one_line_with_the_value_and_exit_code_2(argument
     name, *rest = arguments
     line = error_of(run(name, *rest), 2)
     assert value in line
-    assert line.endswith(f"(see {name} --help)")
+    asked = [name] if rest == ["bogus"] else [name, rest[0]]
+    assert line.endswith(f"(see {' '.join(asked)} --help)")
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        "zbuf dump [OPTIONS] [NAME [FILTER...]]",
+        "zbuf top [OPTIONS] [NAME...]",
+        "zbuf stats [OPTIONS] NAME",
+        "zbuf measure [OPTIONS] NAME [FILTER...]",
+        "zbufd replay [OPTIONS] FILE...",
+    ],
+)
+def test_help_says_arguments_as_other_tools_do(usage: str) -> None:
+    name, command_name, *_ = usage.split()
+    done = run(name, command_name, "--help")
+    assert done.stdout.splitlines()[0] == f"Usage: {usage}"
+    assert "<str>" not in done.stdout
+    assert "<list" not in done.stdout
 
 
 @pytest.mark.parametrize("name", ["zbufd", "zbuf"])

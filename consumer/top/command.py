@@ -41,7 +41,7 @@ def _delay(text: str | float) -> float:
 
 def top(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME", help="These producers; by default all that run.")
+        list[str] | None, typer.Argument(metavar="NAME...", help="These producers; by default all that run.")
     ] = None,
     delay: Annotated[
         float, typer.Option("-d", "--delay", parser=_delay, metavar="SECONDS", help="Time from update to update.")
