@@ -31,7 +31,8 @@ _DEATH_S = 2.0
 class Reader(Closing, SegmentReader):
     """The packets of one descriptor, zero-copy; made by connect().
 
-    Iterate over it for packets, or over buffers(); it is a context manager. One thread at a time may use it.
+    Iterate over it for packets, or over buffers(); it is a context manager. One thread at a time may use it, and no
+    process that was forked from the one that connected.
     """
 
     def __init__(
@@ -177,8 +178,13 @@ class Reader(Closing, SegmentReader):
         self._doorbell_fd = self._segment_fd = -1
 
     def _forget(self) -> None:
-        """In a forked child: the connection is the parent's, and its end is the parent's end."""
+        """In a forked child: the connection and the buffers are the parent's, and so is their end."""
+        self._ended_as = self.end_reason or "left"
         self._closed = True
+        self._leaving = False
+        self._disown()
+        if self._watch is not None:
+            self._watch.stop()
         self._hang_up()
 
     def __del__(self) -> None:
@@ -191,7 +197,7 @@ _readers: "weakref.WeakSet[Reader]" = weakref.WeakSet()
 
 def _forget_in_child() -> None:
     for reader in list(_readers):
-        if not reader._closed:
+        if reader._segment_fd >= 0:  # it has not hung up
             reader._forget()
     _readers.clear()
 

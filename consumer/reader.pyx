@@ -23,7 +23,7 @@ from posix.unistd cimport read
 cimport cython
 
 from zbuf.consumer.copies import PacketCopy
-from zbuf.shared.errors import CorruptBuffer, StaleBuffer
+from zbuf.shared.errors import CorruptBuffer, StaleBuffer, ValueRefused
 from zbuf.shared.layout import HEADER_BYTES
 
 include "../shared/abi.pxi"
@@ -101,6 +101,8 @@ cdef class SegmentReader:
     cdef const zbuf_segment *_segment
     cdef const zbuf_header *_headers[2]
     cdef zbuf_ack *_ack
+    cdef zbuf_ack _unheard          # where a forked child acknowledges: the page is its parent's
+    cdef bint _disowned
     cdef uint32_t _capacity
     cdef uint32_t _snaplen
     cdef uint32_t _interfaces       # how many there are
@@ -161,11 +163,14 @@ cdef class SegmentReader:
         Raises:
             BufferError: the buffer whose turn it is can't come, since views of its last filling are alive.
             CorruptBuffer: the producer assigned a length that can't be.
+            ValueRefused: this process was forked from the one whose reader it is.
         """
         cdef int found
         cdef int which = <int>(self.sequence & 1)
         cdef int64_t timeout_ns = -1 if timeout is None else <int64_t>(min(max(timeout, 0), LONGEST_WAIT_S) * 1e9)
         self._move_on()
+        if self._disowned:
+            raise ValueRefused("this reader is that of the process that forked this one: connect() in each process")
         if self._finished:
             return None
         if self._views[which]:
@@ -369,6 +374,12 @@ cdef class SegmentReader:
         """Give back what is held, views permitting, and take no more."""
         self._move_on()
         self._finished = True
+
+    def _disown(self):
+        """In a forked child: whatever happens to buffers and views here, those of the parent stay the parent's."""
+        self._ack = &self._unheard
+        self._disowned = True
+        self._finish()
 
     def _views_gone(self):
         """Called when the last view of a buffer that was moved on from is gone; for subclasses."""

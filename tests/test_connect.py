@@ -647,6 +647,50 @@ def test_forked_child_of_a_reader_does_not_keep_its_buffers(lab: Lab, remote: Ca
         os.close(child)
 
 
+@pytest.mark.parametrize("before", ["reader.next_buffer()", "reader.close()"])
+def test_forked_child_never_gives_back_what_its_parent_still_looks_at(
+    lab: Lab, remote: Callable[[], Remote], before: str
+) -> None:
+    process = remote()
+    process.do("reader = connect(name, buffer_size=4096, timeout_ms=0)", name=lab.name)
+    lab.append(2 * PER_PAGE + 1)
+    process.do("view = next(iter(reader.next_buffer())).data; " + before)
+    process.do("child = os.fork()\nif child == 0:\n  view.release()\n  os._exit(0)\nos.waitpid(child, 0)")
+    lab.append(3 * PER_PAGE)
+    assert process.ask("number_of(view)") == 0
+    process.do("view.release()")
+
+
+@pytest.mark.parametrize("wait", ["sleep", "spin"])
+def test_forked_child_is_told_that_the_reader_is_its_parents(lab: Lab, remote: Callable[[], Remote], wait: str) -> None:
+    process = remote()
+    before = process.fds
+    process.do("reader = connect(name, buffer_size=4096, wait=wait)", name=lab.name, wait=wait)
+    lab.append(PER_PAGE)
+    process.do(
+        """
+        packets = iter(reader)
+        first = next(packets)
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            said = []
+            for use in (lambda: next(packets), lambda: first.data, reader.next_buffer, reader.stats):
+                try:
+                    use()
+                except Exception as error:
+                    said.append(type(error).__name__)
+            os.write(writing, repr((said, reader.end_reason, open_fds())).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        """
+    )
+    told = ["StaleBuffer", "StaleBuffer", "ValueRefused", "ControlError"]
+    assert eval(process.ask("os.read(reading, 4096)")) == (told, "left", before + 5)  # a pipe, two mappings, and the look
+    assert process.ask("number_of(bytes(first))") == 0  # the parent goes on
+    assert process.ask("number_of(bytes(next(packets)))") == 1
+
+
 # ---- an end that the producer decides on, by a minimal producer of our own -----------------------------------------
 
 
