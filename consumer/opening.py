@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from typing import Literal, Unpack, overload
+from collections.abc import Generator
+from typing import Any, Literal, Unpack, overload
 
 from zbuf.consumer.asynchronous import AsyncReader
 from zbuf.consumer.client import DEFAULT_SPIN_US, Options, Reader, Wait, open_reader
@@ -48,7 +49,7 @@ def connect(
         timeout_ms: have a buffer assigned after this time though it is not full; 0 for never.
         direction: "in", "out" or "inout".
         wait: "sleep" looks for a buffer for `spin_us` and then sleeps; "spin" never makes a system call.
-        spin_us: how long to look before sleeping, in microseconds.
+        spin_us: how long to look before sleeping, in microseconds, up to a second.
         reconnect: come back when the producer, having ended, is there again; see ReconnectingReader.
         run_dir: where the producer's socket is; see zbuf.shared.rundir.search_path().
 
@@ -92,7 +93,7 @@ class connect_async:  # noqa: N801  (it is called as a function is)
         self._options = Options(**{**options, "wait": "sleep", "spin_us": 0})
         self._reader: AsyncReader | None = None
 
-    def __await__(self):  # type: ignore[no-untyped-def]
+    def __await__(self) -> Generator[Any, None, AsyncReader]:
         return self._connect().__await__()
 
     async def _connect(self) -> AsyncReader:

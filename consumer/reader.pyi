@@ -37,9 +37,12 @@ class Packet:
 class Buffer:
     """One filling of one of the two buffers: whole packet blocks, to be given back with acknowledge()."""
 
-    packets: int
-    sequence: int
-    dropped_before: int
+    @property
+    def packets(self) -> int: ...
+    @property
+    def sequence(self) -> int: ...
+    @property
+    def dropped_before(self) -> int: ...
     @property
     def data(self) -> memoryview: ...
     @property
@@ -54,8 +57,10 @@ class Buffer:
 class SegmentReader:
     """One reader of a segment: takes its buffers strictly in turn."""
 
-    sequence: int
-    sleeps: int
+    @property
+    def sequence(self) -> int: ...
+    @property
+    def sleeps(self) -> int: ...
     def __init__(
         self,
         segment: BytesLike,

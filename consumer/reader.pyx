@@ -143,6 +143,9 @@ cdef class SegmentReader:
         self._spin_ns = spin_ns
         self.sequence = sequence
 
+    def __reduce__(self):
+        raise TypeError("a reader can't be copied or pickled: connect() in each process")
+
     def __dealloc__(self):
         if self._mapped:
             PyBuffer_Release(&self._held.segment)

@@ -113,6 +113,14 @@ def test_a_packet_has_no_attributes_but_its_own_and_none_can_be_set(make_rig: Ma
             setattr(packet, name, 1)
 
 
+def test_what_a_buffer_and_a_reader_tell_can_not_be_set(make_rig: MakeRig) -> None:
+    buffer, reader = one_buffer(make_rig(), b"abc"), make_rig().reader()
+    with pytest.raises(AttributeError):
+        buffer.packets = 1  # type: ignore[misc]
+    with pytest.raises(AttributeError):
+        reader.sequence = 1  # type: ignore[misc]
+
+
 def test_a_packets_data_can_not_be_written(make_rig: MakeRig) -> None:
     packet = one_packet(make_rig())
     for view in (packet.data, memoryview(packet)):
@@ -1188,9 +1196,12 @@ def test_objects_made_by_hand_never_crash_the_interpreter() -> None:
 
 
 @pytest.mark.parametrize("make_copy", [copy.copy, copy.deepcopy, pickle.dumps])
-def test_a_buffer_and_a_packet_can_not_be_copied_or_pickled(
+def test_a_reader_a_buffer_and_a_packet_can_not_be_copied_or_pickled(
     make_rig: MakeRig, make_copy: Callable[[object], object]
 ) -> None:
+    reader = make_rig().reader()
+    with pytest.raises(TypeError, match=r"connect\(\) in each process"):
+        make_copy(reader)
     buffer = one_buffer(make_rig(), b"abc")
     packet = next(iter(buffer))
     for thing in (buffer, packet, iter(buffer)):
