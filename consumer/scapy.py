@@ -21,6 +21,7 @@ from zbuf.consumer.reader import Packet
 from zbuf.consumer.reconnect import ReconnectingReader
 
 _NANO = EDecimal((0, (1,), -9))
+_RETRY_S = 0.05
 _DIRECTIONS = {"in": 1, "out": 2}  # as epb_flags has them
 
 
@@ -81,7 +82,10 @@ class ScapySocket(SuperSocket):
         ready = [one for one in sockets if isinstance(one, ScapySocket) and one._is_ready()]
         if ready:
             return ready
-        rung = select(sockets, [], [], remain)[0]
+        waiting = [one for one in sockets if one.fileno() >= 0]
+        if len(waiting) < len(sockets):  # nothing rings when a producer comes back
+            remain = _RETRY_S if remain is None else min(remain, _RETRY_S)
+        rung = select(waiting, [], [], remain)[0]
         return [one for one in rung if not isinstance(one, ScapySocket) or one._is_ready()]
 
     def fileno(self) -> int:

@@ -136,6 +136,25 @@ def test_lost_packets_are_a_comment(lab: Lab) -> None:
         assert [comment for comment in comments if comment] == [b"2 packets lost just before this one"]
 
 
+def test_sniffing_goes_on_with_a_producer_that_comes_back(
+    lab: Lab, remote: Callable[[], Remote], producer_name: str
+) -> None:
+    with ScapySocket(connect(lab.name, immediate=True, reconnect=True)) as socket:
+        came = threading.Semaphore(0)
+        sniffer = AsyncSniffer(opened_socket=socket, prn=lambda _: came.release())
+        sniffer.start()
+        publish(lab, dns(1))
+        assert came.acquire(timeout=LIMIT_S)
+        lab.close()
+        again = Lab(remote(), producer_name)
+        assert again.process.ask("producer.wait_readers(1, timeout_s=20)")
+        publish(again, dns(2))
+        assert came.acquire(timeout=LIMIT_S)
+        sniffer.stop()
+        assert sniffer.results is not None
+        assert [packet[DNS].id for packet in sniffer.results] == [1, 2]
+
+
 def test_recv_at_the_end_is_the_end_of_the_file(lab: Lab, socket: ScapySocket) -> None:
     lab.kill()
     with pytest.raises(EOFError, match="producer died"):
