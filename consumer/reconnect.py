@@ -114,6 +114,8 @@ class ReconnectingReader(Closing):
                 self._interrupted = False
                 return False
             time.sleep(_RETRY_S if left is None else min(left, _RETRY_S))
+        if self._interrupted:  # while it connected: what was told to stop is the reader before
+            self._reader.interrupt()
         return True
 
     def _try(self) -> bool:

@@ -2,12 +2,14 @@
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 from processes import LIMIT_S, Lab, Remote, number_of, open_fds, take
 
-from zbuf.consumer import ReconnectingReader, connect
+from zbuf.consumer import Reader, ReconnectingReader, connect
+from zbuf.consumer.client import Options, open_reader
 from zbuf.shared.errors import ProducerNotFound, Refused, ValueRefused, ZbufError
 
 
@@ -127,6 +129,23 @@ def test_interrupt_ends_a_wait_for_a_packet_and_one_for_a_producer(lab: Lab, rea
             lab.close()
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+def test_interrupt_while_it_connects_ends_the_wait_too(
+    lab: Lab, reader: ReconnectingReader, restart: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(name: str, options: Options) -> Reader:
+        reader.interrupt()
+        return open_reader(name, options)
+
+    lab.close()
+    assert reader.next_buffer(timeout=0) is None
+    restart()
+    monkeypatch.setattr("zbuf.consumer.reconnect.open_reader", interrupted)
+    started = time.monotonic()
+    assert reader.next_buffer(timeout=LIMIT_S) is None
+    assert time.monotonic() - started < LIMIT_S / 2
+    assert len(reader.returns) == 1
 
 
 def test_closing_ends_it(lab: Lab, reader: ReconnectingReader) -> None:
