@@ -98,9 +98,9 @@ class AsyncReader:
         """next_buffer(0) where it may take a while; what it finds is the next call's if this one is cancelled."""
         if self._looking is None:
             self._looking = asyncio.ensure_future(asyncio.to_thread(self.reader.next_buffer, 0))
-        buffer = await asyncio.shield(self._looking)
-        self._looking = None
-        return buffer
+        await asyncio.wait([self._looking])
+        looked, self._looking = self._looking, None
+        return looked.result()
 
     async def _rung(self, fd: int) -> None:
         loop = asyncio.get_running_loop()

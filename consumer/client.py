@@ -141,7 +141,7 @@ class Reader(Closing, SegmentReader):
         The kernel closes a dead process's files one after the other: its lock may go a moment after its doorbell.
         """
         deadline = time.monotonic() + _DEATH_S
-        while producer_lives(self._segment_fd):
+        while not self._closed and producer_lives(self._segment_fd):
             if time.monotonic() >= deadline:
                 return False
             time.sleep(0.001)

@@ -2,14 +2,16 @@
 
 import asyncio
 import gc
+import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, assert_type
 
 import pytest
 from processes import LIMIT_S, Lab, Remote, number_of, open_fds
 
 from zbuf.consumer import AsyncReader, connect_async
-from zbuf.shared.errors import ProducerNotFound, Refused, StaleBuffer, ValueRefused
+from zbuf.shared.errors import ProducerNotFound, Refused, StaleBuffer, ValueRefused, ZbufError
+from zbuf.shared.segment import producer_lives
 
 
 def run(coroutine: Any) -> Any:
@@ -48,7 +50,7 @@ def test_packets_come_in_order_to_the_end_of_the_stream(lab: Lab) -> None:
 
 def test_reader_can_be_awaited_and_closed_by_hand(lab: Lab) -> None:
     async def main() -> None:
-        reader = await connect_async(lab.name, snaplen=20)
+        reader = assert_type(await connect_async(lab.name, snaplen=20), AsyncReader)
         async with reader:
             assert (reader.name, reader.linktype, reader.interfaces[0].name) == (lab.name, 1, lab.name)
         assert reader.end_reason == "left"
@@ -242,6 +244,29 @@ def test_end_that_is_found_while_nobody_waits_any_more_is_not_lost(lab: Lab) -> 
     run(main())
 
 
+def test_closing_while_it_finds_out_how_the_stream_ended_is_no_error(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = threading.Event()
+
+    def lives(fd: int) -> bool:
+        producer_lives(fd)
+        looked.set()
+        return True
+
+    monkeypatch.setattr("zbuf.consumer.client.producer_lives", lives)
+
+    async def main() -> None:
+        reader = await connect_async(lab.name)
+        waiting = asyncio.ensure_future(numbers(reader))
+        await asyncio.sleep(0)
+        lab.kill()
+        while not looked.is_set():
+            await asyncio.sleep(0.001)
+        reader.close()
+        assert await waiting == []
+
+    run(main())
+
+
 def test_packets_are_stale_after_the_next_buffer_was_taken(lab: Lab) -> None:
     async def main() -> None:
         async with connect_async(lab.name, immediate=True) as reader:
@@ -347,5 +372,22 @@ def test_reader_comes_back_with_its_producer(lab: Lab, remote: Callable[[], Remo
             assert found == [0, 1, 2, 0, 1]
             reader.close()
             await task
+
+    run(main())
+
+
+def test_error_of_a_producer_that_came_back_is_told_once(lab: Lab, remote: Callable[[], Remote]) -> None:
+    async def main() -> None:
+        async with connect_async(lab.name, reconnect=True) as reader:
+            waiting = asyncio.ensure_future(reader.next_buffer())
+            await asyncio.sleep(0)
+            lab.close()
+            while reader.reader.fileno() >= 0:
+                await asyncio.sleep(0.001)
+            Lab(remote(), lab.name, linktype=101)
+            with pytest.raises(ZbufError, match="link type 101"):
+                await waiting
+            assert reader.finished
+            assert await reader.next_buffer() is None
 
     run(main())
