@@ -25,6 +25,7 @@ Wait = Literal["sleep", "spin"]
 EndReason = Literal["closed", "producer died", "evicted", "left"]
 
 DEFAULT_SPIN_US = 50
+_SPIN_US_MAX = 1_000_000
 _DEATH_S = 2.0
 
 
@@ -98,7 +99,9 @@ class Reader(Closing, SegmentReader):
 
         Raises:
             Refused: it does not compile, or others share the descriptor.
+            ValueRefused: no filter is like that.
         """
+        _check_filter(expression)
         self._connection.request(control.SetFilter(filter=expression, flush=flush))
 
     def flush(self) -> None:
@@ -250,6 +253,8 @@ def open_reader(name: str, options: Options) -> Reader:
     wait = options["wait"]
     if wait not in ("sleep", "spin"):
         raise ValueRefused(f"wait={wait!r}: it must be 'sleep' or 'spin'")
+    if not 0 <= options["spin_us"] <= _SPIN_US_MAX:
+        raise ValueRefused(f"spin_us={options['spin_us']}: it must be from 0 to {_SPIN_US_MAX}")
     request = control.Connect(join=options["join"], settings=_settings(options))
     connection = Connection(name, options["run_dir"])
     try:

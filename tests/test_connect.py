@@ -109,6 +109,8 @@ def test_buffer_size_is_the_readers_choice(lab: Lab) -> None:
         ({"buffer_size": (1 << 30) + PAGE}, "buffer size 1073745920 is more than the maximum"),
         ({"timeout_ms": -1}, "read timeout -1 ms"),
         ({"timeout_ms": 3_600_001}, "3600001"),
+        ({"spin_us": -1}, "spin_us=-1: it must be from 0 to 1000000"),
+        ({"spin_us": 1 << 64}, "spin_us=18446744073709551616"),
         ({"direction": "up"}, "direction 'up'"),
         ({"filter": "x" * 9000}, "filter of 9000 characters"),
         ({"filter": "foo bar"}, "filter 'foo bar': .*syntax error"),
@@ -456,6 +458,15 @@ def test_set_filter_that_does_not_compile_changes_nothing(lab: Lab) -> None:
         assert lab.descriptors()[0].settings.filter == "len > 100"
 
 
+@pytest.mark.parametrize("expression", ["x" * 9000, "tcp\0", "\udcff"])
+def test_set_filter_refuses_what_is_no_filter_and_the_reader_goes_on(lab: Lab, expression: str) -> None:
+    with connect(lab.name, immediate=True) as reader:
+        with pytest.raises(ValueRefused, match="filter"):
+            reader.set_filter(expression)
+        sent = lab.append()
+        assert take(reader, 1) == sent
+
+
 def test_shared_descriptor_refuses_one_readers_wish_for_another_filter_or_flush(lab: Lab) -> None:
     with connect(lab.name, join="ids", timeout_ms=0) as reader:
         with connect(lab.name, join="ids"):
@@ -669,6 +680,7 @@ def test_forked_child_is_told_that_the_reader_is_its_parents(lab: Lab, remote: C
     lab.append(PER_PAGE)
     process.do(
         """
+        import json
         packets = iter(reader)
         first = next(packets)
         reading, writing = os.pipe()
@@ -680,13 +692,14 @@ def test_forked_child_is_told_that_the_reader_is_its_parents(lab: Lab, remote: C
                     use()
                 except Exception as error:
                     said.append(type(error).__name__)
-            os.write(writing, repr((said, reader.end_reason, open_fds())).encode())
+            os.write(writing, json.dumps((said, reader.end_reason, open_fds())).encode())
             os._exit(0)
         os.waitpid(child, 0)
         """
     )
     told = ["StaleBuffer", "StaleBuffer", "ValueRefused", "ControlError"]
-    assert eval(process.ask("os.read(reading, 4096)")) == (told, "left", before + 5)  # a pipe, two mappings, and the look
+    opened = before + 5  # a pipe, two mappings, and the look itself
+    assert json.loads(process.ask("os.read(reading, 4096)")) == [told, "left", opened]
     assert process.ask("number_of(bytes(first))") == 0  # the parent goes on
     assert process.ask("number_of(bytes(next(packets)))") == 1
 
