@@ -1,7 +1,7 @@
 """Readers in an asyncio event loop: many of them in one thread, and nobody waits busily."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from select import POLLHUP, poll
 from types import TracebackType
 from typing import Self
@@ -36,6 +36,7 @@ class AsyncReader:
         self._ring: asyncio.Future[None] | None = None
         self._looking: asyncio.Future[Buffer | None] | None = None
         self._taking = False
+        self._packets: Iterator[Packet] = iter(())  # of the last buffer, those that an iteration has not given yet
 
     # ---- packets ------------------------------------------------------------------------------------------------
 
@@ -51,6 +52,7 @@ class AsyncReader:
         if self._taking:
             raise ValueRefused("another task waits for this reader's next buffer: connect once for each task")
         self._taking = True
+        self._packets = iter(())
         try:
             buffer = self.reader.next_buffer(0) if self._looking is None else await self._look_in_thread()
             while buffer is None and not self.reader.finished:
@@ -71,15 +73,21 @@ class AsyncReader:
             yield Batch(buffer)
 
     async def __aiter__(self) -> AsyncIterator[Packet]:
-        """Iterate over the packets, zero-copy: each is valid until its buffer is acknowledged, which moving on does."""
+        """Iterate over the packets, zero-copy: each is valid until its buffer is acknowledged, which moving on does.
+
+        It goes on where the iteration before was left, by break or by asyncio.timeout().
+        """
         turn = 0
-        async for buffer in self.buffers():
-            for packet in buffer:
+        while True:
+            for packet in self._packets:
                 yield packet
                 turn += 1
                 if turn == _PACKETS_A_TURN:
                     turn = 0
                     await asyncio.sleep(0)
+            if (buffer := await self.next_buffer()) is None:
+                return
+            self._packets = iter(buffer)
 
     # ---- waiting ------------------------------------------------------------------------------------------------
 

@@ -108,6 +108,7 @@ cdef class SegmentReader:
     cdef uint32_t _interfaces       # how many there are
     cdef uint32_t _user_gen[2]      # as acknowledged, or to be once the views of that buffer are gone
     cdef Buffer _current
+    cdef uint32_t _left_at          # how far an iteration over the reader that ended early had come in it
     cdef uint32_t _views[2]         # living views of a buffer that was moved on from
     cdef int _doorbell
     cdef int64_t _spin_ns
@@ -196,6 +197,7 @@ cdef class SegmentReader:
     cdef _move_on(self):
         cdef Buffer last = self._current
         self._current = None
+        self._left_at = 0
         if last is not None and not last._released:
             last._release()
 
@@ -388,9 +390,15 @@ cdef class SegmentReader:
         """Called when the last view of a buffer that was moved on from is gone; for subclasses."""
 
     def __iter__(self):
-        """Iterate over the packets, zero-copy: each is valid until its buffer is acknowledged, which moving on does."""
+        """Iterate over the packets, zero-copy: each is valid until its buffer is acknowledged, which moving on does.
+
+        It goes on where the iteration before was left, by break for one.
+        """
         cdef ReaderPackets packets = ReaderPackets.__new__(ReaderPackets)
         packets._reader = self
+        if self._left_at and self._current is not None and not self._current._released:
+            packets._buffer = self._current
+            packets._offset = self._left_at
         return packets
 
     def buffers(self):
@@ -670,6 +678,10 @@ cdef class ReaderPackets:
     cdef Buffer _buffer
     cdef uint32_t _offset
 
+    def __del__(self):
+        if self._buffer is not None and self._buffer is self._reader._current:
+            self._reader._left_at = self._offset
+
     def __iter__(self):
         return self
 
@@ -686,9 +698,11 @@ cdef class ReaderPackets:
 
 cdef inline Packet _next_packet(Buffer buffer, uint32_t *offset):
     cdef Packet packet = Packet.__new__(Packet)
-    cdef uint32_t following = buffer._reader._next(buffer._blocks, buffer._length, offset[0], &packet._packet)
+    cdef uint32_t at = offset[0]
+    cdef uint32_t following = buffer._reader._next(buffer._blocks, buffer._length, at, &packet._packet)
     if following == 0:
-        raise _no_packet(buffer.sequence, offset[0])
+        offset[0] = buffer._length  # no way leads past the damage: the walk is over
+        raise _no_packet(buffer.sequence, at)
     zbuf_prefetch(buffer._blocks + following)  # the next header comes from another core's cache: fetch it meanwhile
     packet._buffer = buffer
     offset[0] = following

@@ -58,6 +58,7 @@ class ReconnectingReader(Closing):
         self._refusal = ""
         self._interrupted = False
         self._closed = False
+        self._packets: Iterator[Packet] = iter(())  # of the last buffer, those that an iteration has not given yet
 
     # ---- packets ------------------------------------------------------------------------------------------------
 
@@ -75,6 +76,7 @@ class ReconnectingReader(Closing):
             ZbufError: the producer came back with packets of another link type.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
+        self._packets = iter(())
         while True:
             if self._left_s is None:
                 buffer = self._reader.next_buffer(_left(deadline))
@@ -95,9 +97,12 @@ class ReconnectingReader(Closing):
         return batches(self.buffers())
 
     def __iter__(self) -> Iterator[Packet]:
-        """Iterate over the packets, zero-copy: each is valid until its buffer is acknowledged, which moving on does."""
-        for buffer in self.buffers():
-            yield from buffer
+        """Iterate over the packets, zero-copy: see Reader."""
+        while True:
+            yield from self._packets
+            if (buffer := self.next_buffer()) is None:
+                return
+            self._packets = iter(buffer)
 
     def interrupt(self) -> None:
         """Have a wait for a buffer end without one: that which goes on, or the next; see Reader.interrupt()."""

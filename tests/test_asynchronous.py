@@ -170,6 +170,29 @@ def test_timeout_loses_nothing(lab: Lab) -> None:
     run(main())
 
 
+def test_iterating_again_goes_on_where_a_timeout_struck(lab: Lab) -> None:
+    async def collect(reader: AsyncReader, found: list[int]) -> None:
+        async with asyncio.timeout(None) as limit:
+            async for packet in reader:
+                found.append(number_of(bytes(packet)))
+                limit.reschedule(0)  # it strikes when others have their turn, in the middle of the buffer
+
+    async def main() -> None:
+        async with connect_async(lab.name) as reader:
+            sent = lab.append(600)
+            found: list[int] = []
+            with pytest.raises(TimeoutError):
+                await collect(reader, found)
+            assert 0 < len(found) < 600
+            async for packet in reader:
+                found.append(number_of(bytes(packet)))
+                if len(found) == 600:
+                    break
+            assert found == sent
+
+    run(main())
+
+
 def test_cancelled_task_leaves_the_reader_usable_and_nothing_registered(lab: Lab) -> None:
     async def main() -> None:
         async with connect_async(lab.name, immediate=True) as reader:

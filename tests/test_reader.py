@@ -4,6 +4,7 @@ import copy
 import ctypes
 import gc
 import io
+import itertools
 import mmap
 import os
 import pickle
@@ -190,6 +191,38 @@ def test_iterating_over_a_reader_gives_the_packets_of_all_buffers_and_acknowledg
     assert list(packets) == []
     assert list(packets) == []
     assert user_gens(rig) == (5, 5)
+
+
+def test_iterating_over_a_reader_again_goes_on_where_it_was_left(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    reader = rig.reader()
+    rig.descriptor.append_bytes(b"a")
+    rig.descriptor.append_bytes(b"b")
+    rig.descriptor.append_bytes(b"c")
+    rig.descriptor.rotate()
+    for packet in reader:
+        assert bytes(packet) == b"a"
+        break
+    assert bytes(next(iter(reader))) == b"b"
+    assert user_gens(rig) == (0, 0)
+    rig.descriptor.append_bytes(b"d")
+    rig.descriptor.finish()
+    rig.descriptor.close()
+    assert [bytes(packet) for packet in itertools.islice(reader, 1)] == [b"c"]
+    assert [bytes(packet) for packet in reader] == [b"d"]
+
+
+def test_iterating_over_a_reader_again_does_not_go_back_into_a_buffer_that_was_moved_on_from(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    reader = rig.reader()
+    rig.append(3)
+    rig.descriptor.rotate()
+    next(iter(reader))
+    assert take_nothing(reader)
+    rig.descriptor.append_bytes(b"the next")
+    rig.descriptor.finish()
+    rig.descriptor.close()
+    assert [bytes(packet) for packet in reader] == [b"the next"]
 
 
 def test_iterating_over_buffers_ends_with_the_stream(make_rig: MakeRig) -> None:
@@ -970,14 +1003,14 @@ def test_iterating_over_a_reader_gives_what_is_before_the_damage_then_an_error_a
     rig.descriptor.rotate()
     rig.append(1, b"the next")
     rig.descriptor.finish()
+    rig.descriptor.close()
     offset, value = BROKEN_WORDS[name]
     rig.poke(0, HEADER_BYTES + offset, struct.pack("<I", value))
     packets = iter(reader)
     assert [bytes(next(packets)) for _ in range(offset // 40)] == [b"12345678"] * (offset // 40)
-    for _ in range(2):
-        with pytest.raises(CorruptBuffer):
-            next(packets)
-    assert collect_payloads(take(reader)) == [b"the next"]
+    with pytest.raises(CorruptBuffer):
+        next(packets)
+    assert [bytes(packet) for packet in reader] == [b"the next"]
 
 
 def test_a_walk_gives_the_packets_before_the_damage(make_rig: MakeRig) -> None:
@@ -988,6 +1021,7 @@ def test_a_walk_gives_the_packets_before_the_damage(make_rig: MakeRig) -> None:
     assert bytes(next(packets)) == b"12345678"
     with pytest.raises(CorruptBuffer, match="at byte 40"):
         next(packets)
+    assert list(packets) == []
 
 
 @pytest.mark.parametrize("packets", [0, 1, 3])

@@ -101,6 +101,16 @@ def test_packets_of_all_runs_are_iterated_over_as_one(
     assert len(reader.returns) == 3
 
 
+def test_iterating_again_goes_on_where_it_was_left(lab: Lab) -> None:
+    with connect(lab.name, reconnect=True, timeout_ms=0) as reader:
+        lab.append(3)
+        reader.rotate()
+        for number in range(3):
+            for packet in reader:
+                assert number_of(bytes(packet)) == number
+                break
+
+
 def test_filter_and_the_other_options_are_those_of_before(
     lab: Lab, reader: ReconnectingReader, restart: Callable[..., Lab]
 ) -> None:
