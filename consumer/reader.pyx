@@ -108,7 +108,7 @@ cdef class SegmentReader:
     cdef uint32_t _interfaces       # how many there are
     cdef uint32_t _user_gen[2]      # as acknowledged, or to be once the views of that buffer are gone
     cdef Buffer _current
-    cdef uint32_t _left_at          # how far an iteration over the reader that ended early had come in it
+    cdef uint32_t _cursor           # where in it the next iteration over the reader begins
     cdef uint32_t _views[2]         # living views of a buffer that was moved on from
     cdef int _doorbell
     cdef int64_t _spin_ns
@@ -197,7 +197,6 @@ cdef class SegmentReader:
     cdef _move_on(self):
         cdef Buffer last = self._current
         self._current = None
-        self._left_at = 0
         if last is not None and not last._released:
             last._release()
 
@@ -226,6 +225,7 @@ cdef class SegmentReader:
         buffer.sequence = self.sequence
         buffer.dropped_before = self._headers[which].dropped_before
         self._current = buffer
+        self._cursor = length  # who takes a buffer takes its packets
         self.sequence += 1
         return buffer
 
@@ -396,9 +396,8 @@ cdef class SegmentReader:
         """
         cdef ReaderPackets packets = ReaderPackets.__new__(ReaderPackets)
         packets._reader = self
-        if self._left_at and self._current is not None and not self._current._released:
-            packets._buffer = self._current
-            packets._offset = self._left_at
+        if self._current is not None and not self._current._released:
+            packets._buffer, packets._offset = self._current, self._cursor
         return packets
 
     def buffers(self):
@@ -678,10 +677,6 @@ cdef class ReaderPackets:
     cdef Buffer _buffer
     cdef uint32_t _offset
 
-    def __del__(self):
-        if self._buffer is not None and self._buffer is self._reader._current:
-            self._reader._left_at = self._offset
-
     def __iter__(self):
         return self
 
@@ -693,7 +688,10 @@ cdef class ReaderPackets:
                 raise StopIteration
         if self._buffer._released:
             self._buffer._check()
-        return _next_packet(self._buffer, &self._offset)
+        try:
+            return _next_packet(self._buffer, &self._offset)
+        finally:
+            self._reader._cursor = self._offset
 
 
 cdef inline Packet _next_packet(Buffer buffer, uint32_t *offset):
