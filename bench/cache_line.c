@@ -77,9 +77,9 @@ int main(void)
         first++;
     while (!CPU_ISSET(last, &allowed))
         last--;
-    move_to(first);
     if (pthread_create(&other, NULL, answer, &last) != 0)
         return 1;
+    move_to(first);
     trips = ask();
     pthread_join(other, NULL);
     qsort(taken_ns, (size_t)trips, sizeof taken_ns[0], compare);
