@@ -322,6 +322,7 @@ cdef class SegmentReader:
         cdef pollfd bell
         bell.fd = self._doorbell
         bell.events = POLLIN
+        self._silence()
         zbuf_sleep(self._ack)
         if not self._look(which):
             found = self._ended(which)
@@ -337,15 +338,17 @@ cdef class SegmentReader:
         return found
 
     cdef int _answer(self, int which, int rung, short events) noexcept nogil:
-        cdef char rings[64]
         if rung < 0 and errno != EINTR:
             return DIED
-        if rung > 0 and events & POLLIN:
-            while read(self._doorbell, rings, sizeof(rings)) == sizeof(rings):
-                pass
         if rung > 0 and events & (POLLHUP | POLLERR | POLLNVAL):
             raise_flag(&self._hung_up)
         return READY if self._look(which) else self._ended(which)
+
+    cdef void _silence(self) noexcept nogil:
+        """Take off the doorbell what has rung; before a sleep, not after it, where it would delay the packet."""
+        cdef char rings[64]
+        while read(self._doorbell, rings, sizeof(rings)) == sizeof(rings):
+            pass
 
     def interrupt(self):
         """Have a wait for a buffer end without one: that which goes on, or the next; from any thread or signal handler.

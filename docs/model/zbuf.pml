@@ -47,7 +47,7 @@ mtype = { never_overwritten, exactly_once_in_order, all_and_no_more, ledger_adds
 #define NO_FENCE_READER               1 /* nobody_waits_for_ever: zbuf_sleep() without its fence */
 #define NO_FENCE_PRODUCER             2 /* nobody_waits_for_ever: wake() without its fence */
 #define NO_LOOK_AGAIN                 3 /* nobody_waits_for_ever: a reader polls without a look after sleeping := 1 */
-#define LOOK_BEFORE_BELL              4 /* nobody_waits_for_ever: it looks, and then empties the doorbell */
+#define LOOK_BEFORE_BELL              4 /* nobody_waits_for_ever: it looks, and empties the doorbell only then */
 #define GIVE_UP_UNANNOUNCED           5 /* nobody_waits_for_ever: a reader comes back empty-handed with sleeping = 0 */
 #define NO_WAKE_WHEN_FULL             6 /* nobody_waits_for_ever: buffer_full() assigns and rings for nobody */
 #define ROTATE_WITHOUT_RECLAIM        7 /* nobody_waits_for_ever: rotate_store() does not reclaim first */
@@ -448,6 +448,7 @@ proctype reader(bit r)
     bit b;                      /* whose turn it is */
     bool holds[2];              /* it has taken that buffer, and not given it back */
     byte taken[2];              /* as which generation */
+    bool ready;                 /* the doorbell is empty, it has announced itself, and looks once more */
 end_joining:
     listed[r] && !gone[r];
     {
@@ -472,35 +473,30 @@ look:
     fi;
 #endif
     if
-    :: !announced[r] -> goto look /* it spins */
-    :: !announced[r] ->
-        announced[r] = true;
+    :: !ready && !announced[r] -> goto look /* it spins */
+    :: !ready ->
+        d_step { ready = true; bell[r] = wrong(LOOK_BEFORE_BELL) && bell[r]; announced[r] = true }
         reader_drained(r) || wrong(NO_FENCE_READER);
         if
         :: wrong(NO_LOOK_AGAIN) -> blocked[r] = true
         :: else -> goto look
         fi
-    :: d_step { announced[r] -> blocked[r] = true }
+    :: d_step { ready -> blocked[r] = true; bell[r] = !wrong(LOOK_BEFORE_BELL) && bell[r] }
     fi;
+    ready = false;
 poll:
     if
-    :: d_step { bell[r] -> blocked[r] = false; bell[r] = wrong(LOOK_BEFORE_BELL) }
-    :: d_step { bell[r] -> blocked[r] = false } /* an event loop saw it: it is emptied later */
+    :: d_step { bell[r] -> blocked[r] = false } /* it is emptied before the next poll, or by an event loop */
     :: d_step { hung_up -> blocked[r] = false }
     :: d_step { holds[other(b)] -> give_back(other(b)) }; goto poll
     :: quiet && expected[r] == last + 1 -> goto done
     fi;
-#if MUTATE == LOOK_BEFORE_BELL
-    if
-    :: assigned_to_me -> goto take
-    :: else -> d_step { bell[r] = false; blocked[r] = true }; goto poll
-    fi;
-#endif
     if
     :: announced[r] = false
     :: true /* it comes back without a buffer, and stays announced: an event loop polls for it */
     fi;
 #if MUTATE == GIVE_UP_UNANNOUNCED
+    bell[r] = false;
     if
     :: assigned_to_me
     :: else -> blocked[r] = true; goto poll
@@ -519,8 +515,8 @@ wait:
 #endif
 take:
     if
-    :: d_step { DOORBELL -> announced[r] = false }
-    :: true /* it was announced by a wait that came back without a buffer */
+    :: d_step { DOORBELL -> ready = false; announced[r] = false }
+    :: ready = false /* it was announced by a wait that came back without a buffer */
     fi;
 #if MUTATE == ACKNOWLEDGE_UNREAD
     d_step { user_gen[at(r, b)] = kernel_gen[b]; given_back[b] = true }
@@ -558,7 +554,7 @@ over:
             dies[r] ->
             dies[r] = false;
             gone[r] = true;
-            b = 0; holds[0] = false; holds[1] = false; taken[0] = 0; taken[1] = 0
+            b = 0; ready = false; holds[0] = false; holds[1] = false; taken[0] = 0; taken[1] = 0
         }
     };
     goto end_joining;
