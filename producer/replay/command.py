@@ -56,7 +56,7 @@ class Engine(StrEnum):
 
 
 def replay(
-    files: Annotated[list[str], typer.Argument(metavar="FILE", help="Capture files, gzipped or not; - is stdin.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Capture files, gzipped or not; - is stdin.")],
     name: Annotated[
         str | None, typer.Option(metavar="N", help="What readers connect to [the first file's stem].")
     ] = None,

@@ -37,7 +37,7 @@ def _percent(text: str | float) -> float:
 
 
 def sweep(
-    files: Annotated[list[str], typer.Argument(metavar="FILE", help="Capture files, gzipped or not.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Capture files, gzipped or not.")],
     consumer: Annotated[
         list[str],
         typer.Option(metavar="COMMAND", help="A shell command that reads {name}, the producer. Repeatable."),
