@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 import typer
 
-from zbuf.shared.commandline import print_table
 from zbuf.shared.errors import SegmentError, ZbufError
 from zbuf.shared.leftovers import Found, find_segments
 from zbuf.shared.rundir import check_name
 from zbuf.shared.salvage import Salvaged, salvage
+from zbuf.shared.tables import print_table
 
 
 def list_remains(*, json: bool) -> None:

@@ -1,19 +1,16 @@
-"""What both commands share: how errors leave them, how sizes are written, how tables look."""
+"""What both commands share: how errors leave them, how numbers, times and sizes are written."""
 
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from typer.core import TyperCommand
 
 from zbuf import __version__
-from zbuf.shared.control import DescriptorStatistics, Ledger
 from zbuf.shared.errors import ZbufError
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -180,35 +177,3 @@ def parse_size(option: str, text: str) -> int:
     if size is None:
         raise typer.BadParameter(f"{option} {text!r} is no size: write bytes, or a number with k, M or G")
     return size
-
-
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table on stdout; numbers to the right, with thousands apart."""
-    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, title_style="bold")
-    for number, column in enumerate(columns):
-        numeric = bool(rows) and isinstance(rows[0][number], int | float)
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row))
-    natural = Console(width=1000).measure(table).maximum
-    width = max(natural, Console().width)  # a terminal that is too narrow wraps a line, which loses nothing
-    Console(width=width, highlight=False, markup=False).print(table)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
-
-
-def print_ledgers(descriptors: Sequence[DescriptorStatistics]) -> None:
-    """A table of ledgers on stdout, one row for each descriptor."""
-    rows = [
-        [
-            f"{one.descriptor}" + (f" ({one.join})" if one.join else ""),
-            one.settings.filter or "-",
-            *(getattr(one, count) for count in Ledger.__struct_fields__),
-        ]
-        for one in descriptors
-    ]
-    print_table("", ["descriptor", "filter", *Ledger.__struct_fields__], rows)

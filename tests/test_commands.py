@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pwd
 import re
 import select
 import shutil
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 from captures import Record, again, pcap, pcapng, read_capture, sample
 from processes import LIMIT_S, Commands, command, number_of, numbered, run, take_all, wait_line
+from rig import wait_until
 
 from zbuf.consumer import connect
 from zbuf.consumer.client import Reader
@@ -832,6 +834,26 @@ def test_statistics_for_people_show_the_same_counts(producer_name: str) -> None:
     assert lines[0].endswith("link-type 1, " + producer_name + ": 3 packets offered")
     assert lines[1].split() == ["descriptor", "filter", *LEDGER]
     assert lines[2].split()[-8:] == ["3", "1", "2", "0", "0", "0", "2", "0"]
+    assert lines[4].split()[-5:] == [pwd.getpwuid(os.getuid()).pw_name, "0", "0", "0", "0"]
+
+
+def test_statistics_for_people_have_the_sums_of_readers_that_have_left(producer_name: str) -> None:
+    with Producer(producer_name, linger_s=0) as producer:
+        with connect(producer_name):
+            producer.append(b"packet")
+        wait_until(lambda: not producer.stats().descriptors)
+        lines = run("zbuf", "stats", producer_name).stdout.splitlines()
+    assert lines[1].split() == ["descriptor", "filter", *LEDGER]
+    assert lines[2].split() == ["closed", "1", "0", "1", "0", "0", "1", "0", "0"]
+    assert lines[3:] == ["no reader is connected"]
+
+
+def test_a_filter_that_somebody_else_made_up_is_shown_in_one_line_with_nothing_that_a_terminal_obeys(
+    producer_name: str,
+) -> None:
+    with Producer(producer_name, linger_s=0), connect(producer_name, filter="ip\nor ip6"):
+        done = run("zbuf", "stats", producer_name)
+    assert r"ip\nor ip6" in done.stdout.splitlines()[2]
 
 
 def test_ls_lists_the_producers_and_none_that_is_dead(commands: Commands, producer_name: str, lab: Path) -> None:

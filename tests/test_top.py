@@ -25,11 +25,12 @@ from zbuf.consumer import connect
 from zbuf.consumer.client import Reader
 from zbuf.consumer.connection import Connection
 from zbuf.consumer.top import watch
-from zbuf.consumer.top.cells import ASCII, BLOCKS, bar, duration, per_second, printable, sparkline
+from zbuf.consumer.top.cells import ASCII, BLOCKS, bar, per_second, sparkline
 from zbuf.consumer.top.layout import Column, allot, compose, fit
 from zbuf.consumer.top.rates import HISTORY, Compared, History, compare, is_slow
 from zbuf.consumer.top.view import heading, json_line, report, sections
 from zbuf.consumer.top.watch import Captures, Seen
+from zbuf.consumer.words import duration
 from zbuf.producer import Producer
 from zbuf.shared.control import (
     DescriptorStatistics,
@@ -40,6 +41,7 @@ from zbuf.shared.control import (
     Statistics,
 )
 from zbuf.shared.errors import Refused, ValueRefused
+from zbuf.shared.tables import printable
 
 PAGE = 4096
 

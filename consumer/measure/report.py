@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 
 from zbuf.consumer.measure.latencies import Measured
-from zbuf.shared.commandline import print_table
 from zbuf.shared.plot import new_figure, save_plot
+from zbuf.shared.tables import print_table
 
 _PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 _STEPS_PER_HALVING = 5

@@ -1,15 +1,13 @@
 """How zbuf top writes a value: a rate, a name that a producer made up, a share as a bar."""
 
-import functools
 import math
-import pwd
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.text import Text
 
 from zbuf.consumer.top.rates import RatedDescriptor, Rates
+from zbuf.shared.tables import printable
 
 _BAR_CELLS = 10
 
@@ -25,11 +23,6 @@ class Glyphs:
 
 BLOCKS = Glyphs("▁▂▃▄▅▆▇█", "█", "░")
 ASCII = Glyphs("_.:-=+*#", "#", "-")
-
-
-def printable(text: str) -> str:
-    """The text with whatever a terminal might obey, or hide, written as Python writes it."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def text(text: str) -> Text:
@@ -65,14 +58,6 @@ def per_second(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 10 or rate == int(rate) else f"{rate:.1f}"
 
 
-def duration(seconds: float) -> str:
-    """As long as something has run, as ps(1) writes it."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    return (f"{days}-" if days else "") + f"{hours:02d}:{minutes:02d}:{rest:02d}"
-
-
 def fill(one: RatedDescriptor) -> float | None:
     """How full the two buffers of a descriptor are, from 0 to 1."""
     size = one.now.settings.buffer_bytes
@@ -90,20 +75,3 @@ def sparkline(history: Sequence[float | None], glyphs: Glyphs) -> str:
     highest = max((rate for rate in history if rate is not None), default=0) or 1
     steps = len(glyphs.levels) - 1
     return "".join(" " if rate is None else glyphs.levels[math.ceil(rate / highest * steps)] for rate in history)
-
-
-def process_name(pid: int) -> str:
-    """What a process is called, where that can be read."""
-    try:
-        return Path(f"/proc/{pid}/comm").read_text(errors="backslashreplace").rstrip("\n")
-    except OSError:
-        return "-"
-
-
-@functools.cache
-def user_name(number: int) -> str:
-    """A user, by name where it has one; asked once, since it may be a directory server that knows."""
-    try:
-        return pwd.getpwuid(number).pw_name
-    except (KeyError, OverflowError):
-        return str(number)

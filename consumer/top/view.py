@@ -9,6 +9,7 @@ import msgspec
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from zbuf.consumer import words
 from zbuf.consumer.top import cells as cell
 from zbuf.consumer.top.cells import ASCII, BLOCKS, Glyphs
 from zbuf.consumer.top.layout import Column, Section, compose
@@ -115,7 +116,7 @@ def _sources(seen: Sequence[Seen]) -> Section:
 
 def _sources_of(found: Compared) -> list[list[Text]]:
     now = found.now
-    own = [cell.text(now.producer), Text(str(now.pid)), Text(cell.duration(now.uptime_s))]
+    own = [cell.text(now.producer), Text(str(now.pid)), Text(words.duration(now.uptime_s))]
     if not now.live:
         none = Text("-")
         return [[*own, cell.text(",".join(now.interfaces)), none, cell.rate(found.rates, "offered"), none, none, none]]
@@ -198,8 +199,8 @@ def _reader(producer: Compared, descriptor: RatedDescriptor, reader: Rated[Reade
         Text(str(descriptor.now.descriptor)),
         Text(str(now.reader)),
         Text(str(now.pid)),
-        cell.text(cell.process_name(now.pid)),
-        cell.text(cell.user_name(now.user)),
+        cell.text(words.process_name(now.pid)),
+        cell.text(words.user_name(now.user)),
         cell.rate(reader.rates, "delivered"),
         Text(str(now.holding)),
         cell.number(now.stalls),

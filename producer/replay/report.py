@@ -11,9 +11,9 @@ from zbuf import __version__
 from zbuf.producer.pacing import Pace
 from zbuf.producer.replay.schedule import Schedule
 from zbuf.producer.sources import Sizes
-from zbuf.shared.commandline import print_ledgers, print_table
 from zbuf.shared.control import Statistics
 from zbuf.shared.machine import Facts
+from zbuf.shared.tables import print_ledgers, print_table
 
 HELD_WITHIN = 0.001
 """A rate is held where what was achieved differs by no more than this share of it."""

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from zbuf.producer.sweep.search import Trial, throughput
-from zbuf.shared.commandline import print_table
 from zbuf.shared.errors import ZbufError
 from zbuf.shared.plot import new_figure, save_plot
+from zbuf.shared.tables import print_table
 
 _PERCENTILES = ("p50", "p99", "max")
 _DERIVED = ("rate", "lost", "lost_share", "passed")

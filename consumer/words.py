@@ -1,0 +1,30 @@
+"""How the tools write what they tell people: how long something has run, whose process it is."""
+
+import functools
+import pwd
+from pathlib import Path
+
+
+def duration(seconds: float) -> str:
+    """As long as something has run, as ps(1) writes it."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    return (f"{days}-" if days else "") + f"{hours:02d}:{minutes:02d}:{rest:02d}"
+
+
+def process_name(pid: int) -> str:
+    """What a process is called, where that can be read."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(errors="backslashreplace").rstrip("\n")
+    except OSError:
+        return "-"
+
+
+@functools.cache
+def user_name(number: int) -> str:
+    """A user, by name where it has one; asked once, since it may be a directory server that knows."""
+    try:
+        return pwd.getpwuid(number).pw_name
+    except (KeyError, OverflowError):
+        return str(number)
