@@ -26,7 +26,7 @@ from zbuf.consumer.client import Reader
 
 _PACKETS = 12_000_000
 _PEER_PACKETS = 4_000_000
-_LIBPCAP_TARGET = 3.0
+_LIBPCAP_TARGET = 4.0
 _PCAPY_TARGET = 8.0
 
 
