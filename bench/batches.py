@@ -20,7 +20,7 @@ from bench.pipeline import Times, packets_per_second
 from bench.stage import BenchError
 from zbuf.consumer.client import Reader
 
-_PACKETS = 24_000_000
+_PACKETS = 48_000_000
 _PEER_PACKETS = 2_000_000
 _BATCHES_PEER_PACKETS = 8_000_000
 _SLOW_PEER_PACKETS = 400_000

@@ -21,7 +21,7 @@ _SIZES = {
     "16 MiB": 16 << 20,
     "64 MiB": 64 << 20,
 }
-_PACKETS = 12_000_000
+_PACKETS = 24_000_000
 _MEMORY = "/dev/shm"  # noqa: S108  (where posix_ipc's segments are)
 
 

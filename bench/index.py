@@ -24,8 +24,8 @@ from bench.pipeline import Times, packets_per_second
 from bench.stage import BenchError, Stage
 from zbuf.consumer.client import Reader
 
-_PACKETS = 12_000_000
-_PEER_PACKETS = 4_000_000
+_PACKETS = 48_000_000
+_PEER_PACKETS = 8_000_000
 _LIBPCAP_TARGET = 4.0
 _PCAPY_TARGET = 8.0
 

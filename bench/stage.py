@@ -24,6 +24,9 @@ ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT_S = 300.0
 """For broken code only: no run takes nearly as long."""
 
+_ENVIRONMENT = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+"""NumPy's BLAS, which nobody here uses, would have threads look for work on all processors for a tenth of a second."""
+
 _numbers = itertools.count()
 
 
@@ -59,6 +62,7 @@ class Stage:
             subprocess.Popen(
                 command,
                 cwd=ROOT,
+                env=_ENVIRONMENT,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -33,7 +33,7 @@ from zbuf.consumer.client import Reader
 
 _BATCHES, _ITERATE = "zbuf batches", "zbuf iterate"
 _TARGETS: Mapping[int, Mapping[str, float]] = {64: {_BATCHES: 50, _ITERATE: 8}, 1514: {_BATCHES: 15}}
-_PACKETS = {64: {_BATCHES: 40_000_000, _ITERATE: 16_000_000}, 1514: {_BATCHES: 8_000_000, _ITERATE: 8_000_000}}
+_PACKETS = {64: {_BATCHES: 80_000_000, _ITERATE: 16_000_000}, 1514: {_BATCHES: 8_000_000, _ITERATE: 8_000_000}}
 _PEER_PACKETS = {64: 500_000, 1514: 250_000}
 
 Rounds = Sequence[Round[float]]
