@@ -22,9 +22,9 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
         table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
-    natural = Console(width=1000).measure(table).maximum
+    natural = Console(width=1000, markup=False, emoji=False).measure(table).maximum
     width = max(natural, Console().width)  # a terminal that is too narrow wraps a line, which loses nothing
-    Console(width=width, highlight=False, markup=False).print(table)
+    Console(width=width, highlight=False, markup=False, emoji=False).print(table)
 
 
 def _cell(value: Any) -> str:

@@ -851,9 +851,9 @@ def test_statistics_for_people_have_the_sums_of_readers_that_have_left(producer_
 def test_a_filter_that_somebody_else_made_up_is_shown_in_one_line_with_nothing_that_a_terminal_obeys(
     producer_name: str,
 ) -> None:
-    with Producer(producer_name, linger_s=0), connect(producer_name, filter="ip\nor ip6"):
+    with Producer(producer_name, linger_s=0), connect(producer_name, filter="ether host 0:a:b:c:d:e\nor ip6"):
         done = run("zbuf", "stats", producer_name)
-    assert r"ip\nor ip6" in done.stdout.splitlines()[2]
+    assert r"ether host 0:a:b:c:d:e\nor ip6" in done.stdout.splitlines()[2]
 
 
 def test_ls_lists_the_producers_and_none_that_is_dead(commands: Commands, producer_name: str, lab: Path) -> None:
