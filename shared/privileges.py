@@ -8,6 +8,7 @@ them.
 """
 
 import ctypes
+import importlib
 import os
 import pwd
 import struct
@@ -35,6 +36,7 @@ def drop(user: str | None, group: int | None = None, keep: int | None = None) ->
     Raises:
         ConfigurationError: we may not become that user.
     """
+    importlib.import_module("zoneinfo")  # which msgspec imports later, from where the user may not be able to read
     kept = 0 if keep is None else 1 << keep
     _drop_bounding_set(kept)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)

@@ -19,24 +19,7 @@ from zbuf.shared.errors import ZbufError
 _NAME = "saved"
 _PATIENCE_S = 1.0
 
-# What nobody reads any more is not to wait for a reader: the replay has the kernel end it with its parent, whose number
-# is its last argument; prctl(2), which whoever becomes another user has to say again. It says so itself: a function
-# that runs between fork and exec would have the forking interpreter run its hooks, and a hook that is interrupted by
-# Ctrl-C loses it. The argument before is the user that it is to become, which an interpreter of root's may not start.
-_PROGRAM = """
-import ctypes, os, signal, sys, zoneinfo  # which msgspec imports later, and the user may not read
-from zbuf.producer.cli import main
-from zbuf.shared import privileges
-parent, user = int(sys.argv.pop()), sys.argv.pop()
-if user:
-    privileges.drop(user)
-PR_SET_PDEATHSIG = 1
-ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-if os.getppid() != parent:
-    sys.exit(1)
-sys.argv[0] = "zbufd"
-main()
-"""
+_PROGRAM = "from zbuf.producer.cli import main; main()"
 
 
 @dataclass
@@ -80,11 +63,13 @@ def saved_capture(path: str, user: str | None = None) -> Iterator[Saved]:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
     command = [sys.executable, "-c", _PROGRAM, "replay", "--name", _NAME, "--lossless", "--wait-readers", "1"]
+    command += ["--end-with", str(os.getpid())]  # what nobody reads any more is not to wait for a reader
     with tempfile.TemporaryDirectory(prefix="zbuf-") as run_dir, tempfile.TemporaryFile() as said:
         if user is not None:
             privileges.give(run_dir, user)
+            command += ["--user", user]
         process = subprocess.Popen(  # noqa: S603  (a path is one word, whatever is in it)
-            [*command, "--run-dir", run_dir, "--", path, user or "", str(os.getpid())],
+            [*command, "--run-dir", run_dir, "--", path],
             stdin=None if path == "-" else subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=said,

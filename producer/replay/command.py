@@ -1,5 +1,7 @@
 """zbufd replay."""
 
+import ctypes
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from zbuf.producer.replay.schedule import FASTEST, Ramp, Schedule, Stamp, parse_
 from zbuf.producer.replay.stepping import step
 from zbuf.producer.service import Producer
 from zbuf.producer.sources import FileSource
+from zbuf.shared import privileges
 from zbuf.shared.commandline import Json, RunDir, parse_size, seconds, some_seconds, whole_number
 from zbuf.shared.errors import ValueRefused
 from zbuf.shared.plot import check_plot
@@ -28,6 +31,7 @@ from zbuf.shared.segment import check_space
 T = TypeVar("T")
 
 _BURST_MAX = 10**9
+_PR_SET_PDEATHSIG = 1
 
 
 def _parsed(parse: Callable[[str], T]) -> Callable[[str | T], T]:
@@ -132,6 +136,9 @@ def replay(
     buffer_size: Annotated[
         str, typer.Option(metavar="S", help="Size of a buffer, for readers that do not say.")
     ] = "2M",
+    user: Annotated[
+        str | None, typer.Option("-Z", "--user", metavar="USER", help="Become USER before files are opened.")
+    ] = None,
     preload_limit: Annotated[
         str, typer.Option(metavar="S", help="Stream what is larger, in place of loading it.")
     ] = "1G",
@@ -149,6 +156,7 @@ def replay(
     report: Annotated[
         str | None, typer.Option(metavar="FILE.html", help="Write the report as a page with plots, too.")
     ] = None,
+    parent: Annotated[int | None, typer.Option("--end-with", metavar="PID", hidden=True)] = None,
 ) -> None:
     """Replay capture files to the readers, at top speed or at a rate, and report what became of the packets."""
     schedule = _schedule(
@@ -168,6 +176,11 @@ def replay(
         raise typer.BadParameter(f"--topspeed and {schedule} are two speeds: give one")
     if oneatatime and "-" in files:
         raise typer.BadParameter("--oneatatime asks on standard input, which is a capture: save that to a file")
+    raise_descriptor_limit()
+    if user is not None:
+        privileges.drop(user)
+    if parent is not None:
+        _end_with(parent)
     if report is not None:
         check_plot(report, "--report")
     loops = loop if loop is not None else 0 if duration is not None else 1
@@ -175,7 +188,6 @@ def replay(
         raise typer.BadParameter("--unique-ip is about the loops after the first: give --loop or --duration")
     buffer_bytes = parse_size("--buffer-size", buffer_size)
     check_space(buffer_bytes)
-    raise_descriptor_limit()
     if engine is Engine.SCAPY and (merge or unique_ip):
         raise typer.BadParameter("--merge and --unique-ip: --engine scapy has neither, leave it out")
     source = _open_source(files, engine, parse_size("--preload-limit", preload_limit), merge, unique_ip)
@@ -256,6 +268,13 @@ def _replay(
     with measured.during(producer, pace), Progress(describe, shown=not schedule.one_at_a_time):
         if not producer.stopped:
             producer.publish(source, loops=loops, pace=pace)
+
+
+def _end_with(parent: int) -> None:
+    """Have the kernel end this process with the one that started it: prctl(2); to become another user undoes that."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        sys.exit(1)
 
 
 class _Signals:
