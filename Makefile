@@ -75,6 +75,6 @@ $(VENV)/test $(VENV)/lint $(VENV)/bench: $(VENV)/%: $(VENV)/zbuf
 # The packages under their names, for the type checker, which does not follow an editable install.
 build/types:
 	@mkdir -p $@/zbuf
-	@ln -sfn ../../../shared/_root/__init__.py $@/zbuf/__init__.py
+	@for module in __init__ __main__; do ln -sfn ../../../shared/_root/$$module.py $@/zbuf/$$module.py; done
 	@ln -sfn ../../../shared/_root/py.typed $@/zbuf/py.typed
 	@for package in shared producer consumer; do ln -sfn ../../../$$package $@/zbuf/$$package; done

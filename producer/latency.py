@@ -11,7 +11,7 @@ from zbuf.producer.service import Producer
 from zbuf.shared.errors import ZbufError
 
 _PATIENCE_S = 20.0
-_PROGRAM = "from zbuf.consumer.cli import main; main()"
+_PROGRAM = "from zbuf.__main__ import main; main()"
 
 
 @contextlib.contextmanager

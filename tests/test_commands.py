@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -866,6 +867,13 @@ def test_ls_lists_the_producers_and_none_that_is_dead(commands: Commands, produc
     heading, *rows = done.stdout.splitlines()
     assert heading.split() == ["name", "pid", "up", "interfaces", "descriptors", "readers", "offered", "dropped"]
     assert [row.split()[0] for row in rows] == [f"{producer_name}a", f"{producer_name}b"]
+
+
+def test_the_command_has_one_thread_though_numpy_would_have_one_for_each_processor() -> None:
+    program = "import os, zbuf.__main__; print(len(os.listdir('/proc/self/task')))"
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
 
 
 def test_ls_without_producers_says_so_and_is_an_empty_list_in_json() -> None:
