@@ -18,7 +18,6 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject, PyObject_GenericGetAttr
 from libc.errno cimport EINTR, errno
-from posix.unistd cimport read
 
 cimport cython
 
@@ -40,6 +39,11 @@ cdef extern from "<poll.h>" nogil:
         short events
         short revents
     int c_poll "poll"(pollfd *fds, unsigned long count, int timeout_ms)
+
+cdef extern from "<sys/socket.h>" nogil:
+    enum:
+        MSG_DONTWAIT
+    ssize_t recv(int fd, void *into, size_t length, int flags)
 
 cdef extern from *:
     """
@@ -90,7 +94,7 @@ cdef class SegmentReader:
         segment: a read-only mapping of the segment.
         layout: what read_layout() said of it.
         ack_page: a writable mapping of this reader's ack page.
-        doorbell: the reader's end of its doorbell, non-blocking; the caller closes it.
+        doorbell: the reader's end of its doorbell; the caller closes it.
         sequence: the number of the first buffer that it will be assigned.
         spin_ns: how long to look for a buffer before going to sleep; negative for never to sleep.
         interfaces: those that packets may come from; None where that is not known.
@@ -347,7 +351,8 @@ cdef class SegmentReader:
     cdef void _silence(self) noexcept nogil:
         """Take off the doorbell what has rung; before a sleep, not after it, where it would delay the packet."""
         cdef char rings[64]
-        while read(self._doorbell, rings, sizeof(rings)) == sizeof(rings):
+        # The producer has this end too, and could make it a blocking one: so it is said each time.
+        while recv(self._doorbell, rings, sizeof(rings), MSG_DONTWAIT) == sizeof(rings):
             pass
 
     def interrupt(self):

@@ -639,6 +639,15 @@ def test_a_look_that_finds_nothing_drains_the_doorbell(make_rig: MakeRig) -> Non
     assert not readable(seat.doorbell)
 
 
+def test_a_doorbell_that_the_producer_made_a_blocking_one_holds_no_look_up(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    reader, seat = rig.reader(), rig.seats[1]
+    os.set_blocking(seat.doorbell, True)
+    for rings in (b"", b"!" * 64):
+        os.write(seat.bell, rings)
+        assert reader.next_buffer(timeout=0) is None
+
+
 def test_a_reader_that_takes_a_buffer_is_no_longer_announced_and_nobody_rings(make_rig: MakeRig) -> None:
     rig = make_rig()
     reader, seat = rig.reader(), rig.seats[1]
