@@ -1,6 +1,7 @@
 """Plots as PNG files, or as SVG for a page, by matplotlib, which is imported only for one."""
 
 import io
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -22,6 +23,7 @@ def check_plot(path: str, option: str = "--plot") -> None:
     Raises:
         ZbufError: it can't, and why.
     """
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # that it has looked for fonts is no news
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:

@@ -318,6 +318,18 @@ def test_plot_of_one_packet_is_a_png(commands: Commands, lab: Lab, tmp_path: Pat
     assert image.endswith(b"IEND\xae\x42\x60\x82")
 
 
+@pytest.mark.slow
+def test_first_plot_of_a_user_says_nothing_of_fonts(commands: Commands, lab: Lab, tmp_path: Path) -> None:
+    environment = {**os.environ, "MPLCONFIGDIR": str(tmp_path / "matplotlib")}
+    measure = commands.start(
+        "zbuf", "measure", lab.name, "-c", "1", "--plot", str(tmp_path / "latency.png"), env=environment
+    )
+    lab.wait_descriptors(1)
+    append(lab, 1)
+    done = end(measure)
+    assert (done.returncode, [line for line in done.stderr.splitlines() if "font" in line]) == (0, [])
+
+
 @pytest.mark.parametrize(
     ("path", "said"),
     [
