@@ -83,7 +83,14 @@ _MEASURES: dict[Measure, Callable[[Session], list[Row]]] = {
     Measure.PACING: pacing.measure,
 }
 
-_LONG_ROUNDS = (Measure.SCAPY_SOCKET, Measure.LIVE, Measure.LATENCY, Measure.MESSAGES, Measure.PACING)
+_LONG_ROUNDS = (
+    Measure.SCAPY_SOCKET,
+    Measure.READERS,
+    Measure.LIVE,
+    Measure.LATENCY,
+    Measure.MESSAGES,
+    Measure.PACING,
+)
 """Measures whose rounds take so long that --quick leaves it at one."""
 
 
