@@ -41,7 +41,7 @@ from zbuf.shared.errors import ZbufError
 from zbuf.shared.machine import facts as this_machine
 
 _THOROUGH = {"rounds": 7, "most_rounds": 14, "shorten": 1}
-_QUICK = {"rounds": 3, "most_rounds": 3, "shorten": 4}
+_QUICK = {"rounds": 2, "most_rounds": 2, "shorten": 4}
 _WIDTH = 120  # of the table, where there is no terminal to tell
 
 
@@ -84,6 +84,8 @@ _MEASURES: dict[Measure, Callable[[Session], list[Row]]] = {
 }
 
 _LONG_ROUNDS = (
+    Measure.RING,
+    Measure.ITERATE,
     Measure.SCAPY_SOCKET,
     Measure.READERS,
     Measure.LIVE,
