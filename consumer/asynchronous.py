@@ -9,15 +9,13 @@ from typing import Self
 from zbuf.consumer.batches import Batch
 from zbuf.consumer.client import EndReason, Reader
 from zbuf.consumer.reader import Buffer, Packet
-from zbuf.consumer.reconnect import ReconnectingReader
+from zbuf.consumer.reconnect import RETRY_S, ReconnectingReader
 from zbuf.shared import control
 from zbuf.shared.errors import ValueRefused
 from zbuf.shared.pcapng import Interface
 
 _PACKETS_A_TURN = 256
 """After so many packets of a buffer, others in the event loop have their turn."""
-
-_RETRY_S = 0.05
 
 
 class AsyncReader:
@@ -95,7 +93,7 @@ class AsyncReader:
         """Wait for the doorbell, and look again."""
         fd = self.reader.fileno()
         if fd < 0:  # there is no producer now
-            await asyncio.sleep(_RETRY_S)
+            await asyncio.sleep(RETRY_S)
             return await self._look_in_thread()
         await self._rung(fd)
         if self._hung_up(fd):  # to tell death from eviction may take a moment

@@ -15,7 +15,8 @@ from zbuf.shared.pcapng import Interface
 
 log = logging.getLogger("zbuf")
 
-_RETRY_S = 0.05
+RETRY_S = 0.05
+"""How often to look for a producer that is away, in seconds: nothing rings when it comes back."""
 
 
 @dataclass(frozen=True)
@@ -118,17 +119,17 @@ class ReconnectingReader(Closing):
             if self._interrupted or self._closed or left == 0:
                 self._interrupted = False
                 return False
-            time.sleep(_RETRY_S if left is None else min(left, _RETRY_S))
+            time.sleep(RETRY_S if left is None else min(left, RETRY_S))
         if self._interrupted:  # while it connected: what was told to stop is the reader before
             self._reader.interrupt()
         return True
 
     def _try(self) -> bool:
-        """Look for the producer, not more often than every _RETRY_S."""
+        """Look for the producer, not more often than every RETRY_S."""
         now = time.monotonic()
         if now < self._retry_s:
             return False
-        self._retry_s = now + _RETRY_S
+        self._retry_s = now + RETRY_S
         try:
             reader = open_reader(self.name, self._options)
         except (ProducerNotFound, ControlError) as error:  # not there, ending, or not ready yet

@@ -1,7 +1,6 @@
 """zbuf salvage: what killed producers left unread, listed or written to files."""
 
 import os
-import pwd
 import sys
 import time
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from typing import Any
 import msgspec
 import typer
 
+from zbuf.consumer.words import user_name
 from zbuf.shared.errors import SegmentError, ZbufError
 from zbuf.shared.leftovers import Found, find_segments
 from zbuf.shared.rundir import check_name
@@ -26,7 +26,8 @@ def list_remains(*, json: bool) -> None:
     elif left:
         columns = ["name", "descriptor", "packets unread", "bytes", "owner", "damage"]
         rows = [
-            [o.producer, str(o.descriptor), o.packets, o.length_bytes, _user(o.owner), o.damage or "-"] for o in left
+            [o.producer, str(o.descriptor), o.packets, o.length_bytes, user_name(o.owner), o.damage or "-"]
+            for o in left
         ]
         print_table("", columns, rows)
     _tell_foreign(found)
@@ -100,7 +101,7 @@ def _files(path: str, wanted: Sequence[Found]) -> list[str]:
 
 
 def _foreign(found: Found) -> str:
-    user = _user(found.owner)
+    user = user_name(found.owner)
     return f"{found.path} belongs to user {user}: salvage it as {user} or as root"
 
 
@@ -108,13 +109,6 @@ def _tell_foreign(found: Sequence[Found]) -> None:
     for one in found:
         if one.state == "foreign":
             sys.stderr.write(f"zbuf: {_foreign(one)}\n")
-
-
-def _user(number: int) -> str:
-    try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return str(number)
 
 
 def _print_written(one: Salvaged) -> None:
@@ -144,7 +138,7 @@ def _plain(one: Found | Salvaged) -> dict[str, object]:
     if isinstance(one, Salvaged):
         return plain | {"path": _printable(one.path)}
     del plain["state"]
-    return plain | {"owner": _user(one.owner)}
+    return plain | {"owner": user_name(one.owner)}
 
 
 def _print_json(stream: Any, plain: list[dict[str, object]]) -> None:

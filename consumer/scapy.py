@@ -18,10 +18,9 @@ from scapy.utils import EDecimal
 
 from zbuf.consumer.client import Reader
 from zbuf.consumer.reader import Packet
-from zbuf.consumer.reconnect import ReconnectingReader
+from zbuf.consumer.reconnect import RETRY_S, ReconnectingReader
 
 _NANO = EDecimal((0, (1,), -9))
-_RETRY_S = 0.05
 _DIRECTIONS = {"in": 1, "out": 2}  # as epb_flags has them
 
 
@@ -84,7 +83,7 @@ class ScapySocket(SuperSocket):
             return ready
         waiting = [one for one in sockets if one.fileno() >= 0]
         if len(waiting) < len(sockets):  # nothing rings when a producer comes back
-            remain = _RETRY_S if remain is None else min(remain, _RETRY_S)
+            remain = RETRY_S if remain is None else min(remain, RETRY_S)
         rung = select(waiting, [], [], remain)[0]
         return [one for one in rung if not isinstance(one, ScapySocket) or one._is_ready()]
 
