@@ -13,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-NATIVE := $(wildcard shared/*.pyx shared/*.pxi shared/*.h producer/*.pyx producer/*.pxi consumer/*.pyx)
+NATIVE := $(shell find shared producer consumer -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
 
 .PHONY: demo test lint bench bench-quick model soak clean
 .DELETE_ON_ERROR:
@@ -26,12 +26,12 @@ test: $(VENV)/test
 	@PYTHON=$(PYTHON) .ci/require strace tcpdump tcpreplay tshark iproute2 spin zstd
 	$(BIN)/pytest
 
-lint: $(VENV)/lint build/types
+lint: $(VENV)/lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint shared producer consumer  # it calls pycodestyle by that name
-	MYPYPATH=build/types $(BIN)/mypy -p zbuf
-	MYPYPATH=build/types $(BIN)/mypy examples tests bench
+	$(BIN)/mypy -p zbuf
+	$(BIN)/mypy examples tests bench
 
 bench: $(VENV)/bench
 	@PYTHON=$(PYTHON) .ci/require strace iproute2 netsniff-ng tcpdump tcpreplay tshark
@@ -71,10 +71,3 @@ $(VENV)/zbuf: $(VENV)/build pyproject.toml setup.py $(NATIVE)
 $(VENV)/test $(VENV)/lint $(VENV)/bench: $(VENV)/%: $(VENV)/zbuf
 	@$(PIP) install --no-build-isolation --editable '.[$*]'
 	@touch $@
-
-# The packages under their names, for the type checker, which does not follow an editable install.
-build/types:
-	@mkdir -p $@/zbuf
-	@for module in __init__ __main__; do ln -sfn ../../../shared/_root/$$module.py $@/zbuf/$$module.py; done
-	@ln -sfn ../../../shared/_root/py.typed $@/zbuf/py.typed
-	@for package in shared producer consumer; do ln -sfn ../../../$$package $@/zbuf/$$package; done

@@ -1,41 +1,55 @@
-"""The native modules. Everything else about the package is in pyproject.toml.
+"""The native modules: every .pyx file below src/zbuf.  Everything else about the package is in pyproject.toml."""
 
-The table of extension modules that pyproject.toml offers would leave generated C files beside the sources;
-cythonize() puts them into build/.
-"""
+import os
+from collections.abc import Iterator
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-ABI = ["shared/zbuf.h", "shared/abi.pxi", "shared/spin.pxi"]
-PACKETS = ["producer/packets.pxi", "producer/pcap.pxi", "producer/times.pxi"]
+SOURCES = Path("src/zbuf")
+LIBRARIES = {
+    "zbuf.producer.filters": ["pcap"],
+    "zbuf.producer.ring.descriptor": ["pcap"],
+    "zbuf.producer.sources.files.libpcap_file": ["pcap"],
+    "zbuf.producer.sources.live.libpcap_live": ["pcap"],
+    "zbuf.producer.sources.pace": ["m"],
+}
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,
+    "wraparound": False,
+    "cdivision": True,
+    "initializedcheck": False,
+}
 
 
-def extension(folder: str, module: str, depends: list[str], libraries: list[str]) -> Extension:
+def find(*endings: str) -> Iterator[str]:
+    """Files below src/zbuf, whose packages are links."""
+    for folder, _, files in os.walk(SOURCES, followlinks=True):
+        yield from (str(Path(folder) / file) for file in sorted(files) if file.endswith(endings))
+
+
+def extension(path: str) -> Extension:
+    """The module of a .pyx file."""
+    name = ".".join(Path(path).with_suffix("").parts[1:])
     return Extension(
-        f"zbuf.{folder}.{module}",
-        [f"{folder}/{module}.pyx"],
-        include_dirs=["shared", "producer"],
-        libraries=libraries,
-        depends=depends,
+        name,
+        [path],
+        include_dirs=["src"],
+        libraries=LIBRARIES.get(name, []),
+        depends=list(find(".h", ".pxd")),
         extra_compile_args=["-O3", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wno-unused-parameter"],
     )
 
 
 setup(
     ext_modules=cythonize(
-        [
-            extension("shared", "layout", ABI, []),
-            extension("producer", "descriptor", ABI + PACKETS, ["pcap"]),
-            extension("producer", "libpcap", ABI + PACKETS, ["pcap"]),
-            extension("producer", "live", ABI + PACKETS + ["producer/ring.h"], ["pcap"]),
-            extension("producer", "merge", ABI + PACKETS, []),
-            extension("producer", "pacing", ABI + PACKETS, ["m"]),
-            extension("producer", "pump", ABI + PACKETS, []),
-            extension("producer", "readahead", ABI + PACKETS, []),
-            extension("producer", "unique", ABI + PACKETS, []),
-            extension("consumer", "reader", ABI, []),
-        ],
-        build_dir="build",
-    )
+        [extension(path) for path in find(".pyx")],
+        build_dir="build",  # generated C stays out of the sources
+        include_path=["src"],
+        compiler_directives=DIRECTIVES,
+        nthreads=os.cpu_count() or 1,
+    ),
+    options={"build_ext": {"parallel": os.cpu_count()}},
 )

@@ -37,8 +37,8 @@ from bench.machine import CacheLine
 from bench.measure import Row, Session
 from bench.report import print_table, write_json
 from bench.stage import ROOT, BenchError
+from zbuf.shared.cli.machine import facts as this_machine
 from zbuf.shared.errors import ZbufError
-from zbuf.shared.machine import facts as this_machine
 
 _THOROUGH = {"rounds": 7, "most_rounds": 14, "shorten": 1}
 _QUICK = {"rounds": 2, "most_rounds": 2, "shorten": 4}

@@ -18,7 +18,7 @@ from bench import pipeline, python_readers
 from bench.measure import Peer, Row, Session
 from bench.pipeline import Times, packets_per_second
 from bench.stage import BenchError
-from zbuf.consumer.client import Reader
+from zbuf.consumer.reading.reader import Reader
 
 _PACKETS = 48_000_000
 _PEER_PACKETS = 2_000_000

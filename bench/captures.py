@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from zbuf.producer.libpcap import CaptureFile, PacketStore
+from zbuf.producer.sources.files.libpcap_file import CaptureFile
+from zbuf.producer.sources.files.store import PacketStore
 from zbuf.shared.errors import CaptureFileError
 
 _FILE_HEADER = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262144, 1)  # pcap, microseconds, Ethernet

@@ -22,7 +22,7 @@ from bench.measure import Peer, Row, Session
 from bench.native import compile_program
 from bench.pipeline import Times, packets_per_second
 from bench.stage import BenchError, Stage
-from zbuf.consumer.client import Reader
+from zbuf.consumer.reading.reader import Reader
 
 _PACKETS = 48_000_000
 _PEER_PACKETS = 8_000_000

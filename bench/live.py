@@ -22,8 +22,8 @@ from pathlib import Path
 
 from bench.measure import Row, Session
 from bench.stage import TIMEOUT_S, BenchError, Stage
-from zbuf.consumer.connection import Connection
-from zbuf.consumer.opening import connect
+from zbuf.consumer.reading.connection import Connection
+from zbuf.consumer.reading.opening import connect
 
 _PACKETS = 1_000_000
 _SCAPY_PACKETS = 100_000

@@ -14,7 +14,7 @@ from typing import Self
 
 from bench.native import compile_program
 from bench.stage import ROOT, BenchError
-from zbuf.producer import libpcap
+from zbuf.producer import filters
 
 _PACKAGES = ("zbuf", "cypcap", "pcapy-ng", "dpkt", "scapy", "pyzmq", "iceoryx2", "numpy", "Cython", "msgspec")
 _IDLE = slice(3, 5)  # idle and iowait, of the counters in /proc/stat
@@ -101,7 +101,7 @@ def versions() -> dict[str, str]:
     found = {package: _package_version(package) for package in _PACKAGES}
     return found | {
         "python": platform.python_version(),
-        "libpcap": libpcap.version(),
+        "libpcap": filters.version(),
         "cc": _first_line(["cc", "--version"]),
         "strace": _first_line(["strace", "-V"]),
         "tcpreplay": _first_line(["tcpreplay", "-V"]),

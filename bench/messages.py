@@ -19,9 +19,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from typing import Any, Literal, TypeVar
 
-from zbuf.consumer.client import Wait
-from zbuf.consumer.opening import connect
-from zbuf.producer.service import Producer
+from zbuf.consumer.reading.opening import connect
+from zbuf.consumer.reading.reader import Wait
+from zbuf.producer.producer import Producer
 
 MESSAGE_BYTES = 64
 

@@ -36,7 +36,7 @@ from bench.measure import Round, Row, Session, conditions, rate_in_words
 from bench.pipeline import Times
 from bench.stage import BenchError, Running, Stage
 from bench.tcpreplay import Arrivals
-from zbuf.consumer.client import Reader
+from zbuf.consumer.reading.reader import Reader
 
 _MOST_ROUNDS = 5
 _TRIAL_S = 1.0

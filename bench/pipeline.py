@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 
 from bench.captures import Capture
 from bench.stage import BenchError, Stage
-from zbuf.consumer.client import Reader
-from zbuf.consumer.opening import connect
-from zbuf.producer.service import Producer
-from zbuf.producer.sources import FileSource
+from zbuf.consumer.reading.opening import connect
+from zbuf.consumer.reading.reader import Reader
+from zbuf.producer.producer import Producer
+from zbuf.producer.sources.files.file_source import FileSource
 from zbuf.shared.errors import ProducerNotFound
-from zbuf.shared.layout import DEFAULT_BUFFER_BYTES
+from zbuf.shared.memory.layout import DEFAULT_BUFFER_BYTES
 
 _PATIENCE_S = 60.0
 """For the other process to come up."""

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
+from zbuf.shared.cli.plot import new_figure, save_plot
 from zbuf.shared.errors import ZbufError
-from zbuf.shared.plot import new_figure, save_plot
 
 Rows = Sequence[Mapping[str, Any]]
 """Of the JSON file."""

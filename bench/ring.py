@@ -24,11 +24,12 @@ from bench.captures import Capture, one_size
 from bench.measure import Peer, Row, Session
 from bench.pipeline import Times, packets_per_second
 from bench.stage import Stage
-from zbuf.consumer.client import Reader
-from zbuf.producer.descriptor import Descriptor
-from zbuf.producer.libpcap import CaptureFile, PacketStore
-from zbuf.producer.pump import Pump
-from zbuf.shared.layout import DEFAULT_BUFFER_BYTES
+from zbuf.consumer.reading.reader import Reader
+from zbuf.producer.ring.descriptor import Descriptor
+from zbuf.producer.ring.pump import Pump
+from zbuf.producer.sources.files.libpcap_file import CaptureFile
+from zbuf.producer.sources.files.store import PacketStore
+from zbuf.shared.memory.layout import DEFAULT_BUFFER_BYTES
 
 _TARGETS = {64: 0.8, 512: 0.8, 1514: 0.9}
 _BYTES = 32 << 30

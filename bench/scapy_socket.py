@@ -19,7 +19,7 @@ from typing import Any
 from bench import pipeline, python_readers
 from bench.measure import Peer, Row, Session
 from bench.pipeline import Times, packets_per_second
-from zbuf.consumer.client import Reader
+from zbuf.consumer.reading.reader import Reader
 from zbuf.consumer.scapy import ScapySocket
 
 _PACKETS = 80_000

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from zbuf.shared.leftovers import leftovers
+from zbuf.shared.memory.leftovers import leftovers
 
 ROOT = Path(__file__).resolve().parents[1]
 """The top of the repository, from where ``bench`` can be imported."""

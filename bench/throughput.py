@@ -29,7 +29,7 @@ from bench.measure import Round, Row, Session, conditions, rate_in_words
 from bench.messages import STREAMS, ZBUF_APPEND, Receive, Send
 from bench.pipeline import Times, packets_per_second
 from bench.stage import BenchError, Stage
-from zbuf.consumer.client import Reader
+from zbuf.consumer.reading.reader import Reader
 
 _BATCHES, _ITERATE = "zbuf batches", "zbuf iterate"
 _TARGETS: Mapping[int, Mapping[str, float]] = {64: {_BATCHES: 50, _ITERATE: 8}, 1514: {_BATCHES: 15}}

@@ -7,14 +7,14 @@
             print(packet.time_ns, packet.caplen, bytes(packet))
 """
 
-from zbuf.consumer.asynchronous import AsyncReader
-from zbuf.consumer.batches import Batch
-from zbuf.consumer.client import Reader
-from zbuf.consumer.connection import Connection, producers
-from zbuf.consumer.copies import PacketCopy
-from zbuf.consumer.opening import connect, connect_async
-from zbuf.consumer.reader import INDEX_DTYPE, Buffer, Packet
-from zbuf.consumer.reconnect import ReconnectingReader
+from zbuf.consumer.reading.asynchronous import AsyncReader
+from zbuf.consumer.reading.batches import Batch
+from zbuf.consumer.reading.connection import Connection, producers
+from zbuf.consumer.reading.copies import PacketCopy
+from zbuf.consumer.reading.opening import connect, connect_async
+from zbuf.consumer.reading.reader import Reader
+from zbuf.consumer.reading.reconnecting import ReconnectingReader
+from zbuf.consumer.reading.segment_reader import INDEX_DTYPE, Buffer, Packet
 
 __all__ = [
     "INDEX_DTYPE",

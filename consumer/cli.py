@@ -4,13 +4,13 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from zbuf.consumer.dump.command import dump
-from zbuf.consumer.extcap.command import TOLERANT, extcap
-from zbuf.consumer.listing import ls, stats
-from zbuf.consumer.measure.command import measure
-from zbuf.consumer.salvage import list_remains, salvage_to_files
-from zbuf.consumer.top.command import top
-from zbuf.shared.commandline import (
+from zbuf.consumer.tools.dump.command import dump
+from zbuf.consumer.tools.extcap.command import TOLERANT, extcap
+from zbuf.consumer.tools.listing import ls, stats
+from zbuf.consumer.tools.measure.command import measure
+from zbuf.consumer.tools.salvage import list_remains, salvage_to_files
+from zbuf.consumer.tools.top.command import top
+from zbuf.shared.cli.commandline import (
     Json,
     make_app,
     run,

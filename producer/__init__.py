@@ -7,8 +7,8 @@ Three lines make any Python program a producer::
             producer.append(data)
 """
 
-from zbuf.producer.packet_sources import RawPacket, ScapySource
-from zbuf.producer.service import Producer
-from zbuf.producer.sources import FileSource
+from zbuf.producer.producer import Producer
+from zbuf.producer.sources.files.file_source import FileSource
+from zbuf.producer.sources.python import RawPacket, ScapySource
 
 __all__ = ["FileSource", "Producer", "RawPacket", "ScapySource"]

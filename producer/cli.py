@@ -2,10 +2,10 @@
 
 from typing import NoReturn
 
-from zbuf.producer.daemon_cli import capture, check_config, interfaces
-from zbuf.producer.replay.command import replay
-from zbuf.producer.sweep.command import sweep
-from zbuf.shared.commandline import make_app, run
+from zbuf.producer.daemon.command import capture, check_config, interfaces
+from zbuf.producer.load.replay.command import replay
+from zbuf.producer.load.sweep.command import sweep
+from zbuf.shared.cli.commandline import make_app, run
 
 app = make_app("zbufd", "Read packets, and publish them to any number of processes through shared memory.")
 for command in (capture, replay, sweep, check_config, interfaces):

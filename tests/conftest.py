@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # rig.py and its like are modules of the tests' own
+sys.path.insert(0, str(Path(__file__).parent))  # so that "support" is a package of the tests' own
 
-from network import Network, network
-from processes import Commands, Lab, Nursery, Remote
-from rig import Rig
+from support.commands import Commands
+from support.network import Network, network
+from support.processes import Lab, Nursery, Remote
+from support.rig import Rig
 
 _READY_WITHIN_SECONDS = 30  # a limit for broken code only: what works says so at once
 _numbers = itertools.count()

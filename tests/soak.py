@@ -20,11 +20,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent))  # so that "support" is found
 
-from live_lab import LiveLab, frame, send
-from network import network
-from processes import Commands, open_fds
+from support.commands import Commands
+from support.live_lab import LiveLab, frame, send
+from support.network import network
+from support.processes import open_fds
 
 ALLOWED = {"memory_kib": 2048, "file_descriptors": 2, "threads": 4, "segments": 0}
 """Python's allocator keeps some; a file descriptor may be open for a moment; up to four threads compile filters."""

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * zbuf.pml: the protocol of shared/zbuf.h, producer/descriptor.pyx and consumer/reader.pyx, for Spin.
+ * zbuf.pml: the protocol of shared/zbuf.h, producer/ring/descriptor.pyx and consumer/reading/segment_reader.pyx, for Spin.
  *
  * A producer appends packets, which are the numbers 1, 2, 3, ..., to two buffers for the readers of one descriptor.
  * Readers come and go, and anybody is killed, at any moment.  README.md tells what is left out, and why it may be.

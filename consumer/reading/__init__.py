@@ -1,0 +1,1 @@
+"""Reading: buffers and packets in place, with and without asyncio, across restarts of the producer."""

@@ -1,0 +1,49 @@
+"""Buffers as NumPy sees them."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy
+from numpy.typing import NDArray
+
+from zbuf.consumer.reading.segment_reader import Buffer
+
+
+class Batch:
+    """The packets of one buffer: where each is, and all of their bytes.
+
+    A filter over all of them is an array expression, and copies what it keeps::
+
+        for batch in reader.index_batches():
+            long = batch.index[batch.index["caplen"] > 36]
+            ports = batch.data[long["offset"] + 36].astype(int) << 8 | batch.data[long["offset"] + 37]
+
+    Args:
+        buffer: whose packets these are.
+    """
+
+    __slots__ = ("_buffer", "index")
+
+    def __init__(self, buffer: Buffer) -> None:
+        self._buffer = buffer
+        self.index: NDArray[numpy.void] = buffer.index()
+        """A row of INDEX_DTYPE for each packet; it outlives the buffer."""
+
+    @property
+    def data(self) -> NDArray[numpy.uint8]:
+        """The buffer's bytes, read-only and in place: a packet's begin at its row's `offset`.
+
+        Each call makes a new view. While one lives, the buffer is not given back, and the producer has one buffer less
+        to fill: so use it in expressions, and keep it in no variable, or `del` that at the end of the loop's body.
+
+        Raises:
+            StaleBuffer: the next batch was taken already.
+        """
+        return numpy.asarray(self._buffer.data)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+def batches(buffers: Iterable[Buffer]) -> Iterator[Batch]:
+    """A Batch of each buffer."""
+    return map(Batch, buffers)

@@ -1,0 +1,120 @@
+"""A connection to a producer's control socket, and which producers there are."""
+
+import contextlib
+import os
+import socket
+import struct
+import threading
+from pathlib import Path
+from typing import cast
+
+from zbuf.shared import control
+from zbuf.shared.closing import Closing
+from zbuf.shared.control.rundir import producer_names, search_path, socket_path
+from zbuf.shared.errors import ControlError, ProducerNotFound, Refused, RunDirectoryError, ValueRefused
+
+_ANSWER_S = 30
+
+
+class Connection(Closing):
+    """A control connection to the producer `name`.
+
+    Args:
+        name: the producer's.
+        run_dir: where its socket is; see zbuf.shared.control.rundir.search_path().
+
+    Raises:
+        ProducerNotFound: there is none of that name, or it does not answer.
+    """
+
+    def __init__(self, name: str, run_dir: str | os.PathLike[str] | None = None) -> None:
+        directory = _directory_of(name, search_path(run_dir))
+        self._socket = _connect(socket_path(directory, name), name, directory)
+        self._lock = threading.Lock()
+
+    def request(self, request: control.Request, descriptors: int = 0) -> tuple[control.Answer, list[int]]:
+        """Send a request and wait for its answer.
+
+        Args:
+            request: what to ask.
+            descriptors: how many file descriptors come with the answer.
+
+        Returns:
+            The answer, and those descriptors, the caller's to close.
+
+        Raises:
+            Refused: with the producer's reason.
+            ControlError: it went away, or sent something else.
+        """
+        with self._lock:
+            if self._socket.fileno() < 0:
+                raise ControlError("this connection is closed: connect again")
+            with contextlib.suppress(ConnectionError):  # it may have said why before it hung up, or was killed
+                self._socket.send(control.encode(request))
+            answer, fds = control.receive_answer(self._socket, descriptors)
+        if isinstance(answer, control.Refusal):
+            for fd in fds:
+                os.close(fd)
+            raise Refused(answer.reason)
+        return answer, fds
+
+    def stats(self) -> control.Statistics:
+        """What the producer says of itself, its descriptors and their readers; each ledger adds up."""
+        return cast(control.Statistics, self.request(control.Stats())[0])
+
+    def fileno(self) -> int:
+        """The socket's file descriptor."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()
+
+
+def _directory_of(name: str, directories: list[Path]) -> Path:
+    """The first directory with a socket of that name, or that we may not look into; else the first of all."""
+    for directory in directories:
+        try:
+            socket_path(directory, name).stat()
+        except PermissionError:
+            return directory
+        except OSError:
+            continue
+        return directory
+    return directories[0]
+
+
+def _connect(path: Path, name: str, directory: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    # The kernel's own timeouts: Python's would make it non-blocking, and a connect to a busy producer fail at once.
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", _ANSWER_S, 0))
+    try:
+        connection.connect(str(path))
+    except OSError as error:
+        connection.close()
+        raise ProducerNotFound(_not_found(name, directory, error)) from None
+    return connection
+
+
+def _not_found(name: str, directory: Path, error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return f"producer {name!r}: no permission to use its socket in {directory}: ls -ld tells whose group may"
+    others = ", ".join(other for other in producer_names(directory) if other != name)
+    return f"no producer {name!r} runs in {directory}" + (
+        f" (there is: {others})" if others else ": start it with zbufd"
+    )
+
+
+def producers(run_dir: str | os.PathLike[str] | None = None) -> list[control.Statistics]:
+    """The producers that run, each with its statistics, sorted by name; dead ones are left out."""
+    found = []
+    directories = search_path(run_dir)
+    names: set[str] = set()
+    for directory in directories:
+        with contextlib.suppress(*([RunDirectoryError] if len(directories) > 1 else [])):
+            names.update(producer_names(directory))
+    for name in sorted(names):
+        with contextlib.suppress(ProducerNotFound, ControlError, ValueRefused), Connection(name, run_dir) as connection:
+            found.append(connection.stats())
+    return found

@@ -1,0 +1,261 @@
+"""A reader that outlives its producer: it comes back when a producer of that name is there again."""
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from zbuf.consumer.reading.batches import Batch, batches
+from zbuf.consumer.reading.reader import EndReason, Options, Reader, open_reader
+from zbuf.consumer.reading.segment_reader import Buffer, Packet
+from zbuf.shared import control
+from zbuf.shared.closing import Closing
+from zbuf.shared.errors import ControlError, ProducerNotFound, Refused, ZbufError
+from zbuf.shared.memory.pcapng import Interface
+
+log = logging.getLogger("zbuf")
+
+RETRY_S = 0.05
+"""How often to look for a producer that is away, in seconds: nothing rings when it comes back."""
+
+
+@dataclass(frozen=True)
+class Return:
+    """A time that a reader came back."""
+
+    ended_as: EndReason
+    """How the producer had ended."""
+    away_s: float
+    """How long there was none, or none that let this reader in."""
+    unaccounted: int
+    """Packets that the new producer had offered before this reader was let in: nobody can say which of them the filter
+    would have passed. What was on the wire while no producer was there, nobody has counted."""
+
+
+class ReconnectingReader(Closing):
+    """The packets of one capture after the other, all of producers of one name; made by connect(..., reconnect=True).
+
+    Everything that a producer had appended is read before the next one is looked for. It does as Reader does, with
+    these differences: it ends where close() is called, or the producer takes it off; `returns` tells when it came back,
+    and what it can't account for, and so does the log, as a warning of the logger "zbuf"; the interfaces and the
+    descriptor may be others then, and so is fileno().
+
+    Args:
+        name: the producer's.
+        options: those of connect().
+
+    Raises:
+        as connect() does, where there is no producer to begin with.
+    """
+
+    def __init__(self, name: str, options: Options) -> None:
+        self.name = name
+        self.returns: list[Return] = []
+        """One for each time that it came back."""
+        self._options = options
+        self._reader = open_reader(name, options)
+        self._left_s: float | None = None
+        self._retry_s = 0.0
+        self._refusal = ""
+        self._interrupted = False
+        self._closed = False
+        self._packets: Iterator[Packet] = iter(())  # of the last buffer, those that an iteration has not given yet
+
+    # ---- packets ------------------------------------------------------------------------------------------------
+
+    def next_buffer(self, timeout: float | None = None) -> Buffer | None:
+        """Acknowledge the last buffer and wait for the next, of this producer or the one after it.
+
+        Args:
+            timeout: how long to wait, in seconds; None for as long as it takes, 0 to look once.
+
+        Returns:
+            A Buffer; None when the time is over or interrupt() was called, or at the end, which `finished` tells.
+
+        Raises:
+            as Reader.next_buffer() does.
+            ZbufError: the producer came back with packets of another link type.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._packets = iter(())
+        while True:
+            if self._left_s is None:
+                buffer = self._reader.next_buffer(_left(deadline))
+                if buffer is not None or not self._reader.finished or self.finished:
+                    self._interrupted = False
+                    return buffer
+                self._left_s = time.monotonic()
+            if not self._wait_for_return(deadline):
+                return None
+
+    def buffers(self) -> Iterator[Buffer]:
+        """Iterate over the buffers, each valid until the next is taken."""
+        while (buffer := self.next_buffer()) is not None:
+            yield buffer
+
+    def index_batches(self) -> Iterator[Batch]:
+        """Iterate over the buffers as NumPy sees them, each valid until the next is taken: see Batch."""
+        return batches(self.buffers())
+
+    def __iter__(self) -> Iterator[Packet]:
+        """Iterate over the packets, zero-copy: see Reader."""
+        while True:
+            yield from self._packets
+            if (buffer := self.next_buffer()) is None:
+                return
+            self._packets = iter(buffer)
+
+    def interrupt(self) -> None:
+        """Have a wait for a buffer end without one: that which goes on, or the next; see Reader.interrupt()."""
+        self._interrupted = True
+        self._reader.interrupt()
+
+    # ---- coming back --------------------------------------------------------------------------------------------
+
+    def _wait_for_return(self, deadline: float | None) -> bool:
+        """Whether the producer is back before the deadline, or an interrupt()."""
+        while not self._try():
+            left = _left(deadline)
+            if self._interrupted or self._closed or left == 0:
+                self._interrupted = False
+                return False
+            time.sleep(RETRY_S if left is None else min(left, RETRY_S))
+        if self._interrupted:  # while it connected: what was told to stop is the reader before
+            self._reader.interrupt()
+        return True
+
+    def _try(self) -> bool:
+        """Look for the producer, not more often than every RETRY_S."""
+        now = time.monotonic()
+        if now < self._retry_s:
+            return False
+        self._retry_s = now + RETRY_S
+        try:
+            reader = open_reader(self.name, self._options)
+        except (ProducerNotFound, ControlError) as error:  # not there, ending, or not ready yet
+            self._note_refusal(error)
+            return False
+        self._check_same(reader)
+        self._note_return(reader)
+        return True
+
+    def _note_refusal(self, error: ZbufError) -> None:
+        """Log why it is not let in, each reason once."""
+        reason = str(error) if isinstance(error, Refused) else self._refusal
+        if reason != self._refusal:
+            self._refusal = reason
+            log.warning("%s: is back, but refuses this reader, which goes on trying: %s", self.name, reason)
+
+    def _check_same(self, reader: Reader) -> None:
+        if self._closed:  # by another thread
+            reader.close()
+        elif reader.linktype != self._reader.linktype:
+            reader.close()
+            self.close()
+            raise ZbufError(
+                f"producer {self.name!r} came back with link type {reader.linktype}, it had {self._reader.linktype}: "
+                "connect anew"
+            )
+
+    def _note_return(self, reader: Reader) -> None:
+        last, self._reader = self._reader, reader
+        away_s = time.monotonic() - (self._left_s or 0)
+        self._left_s = None
+        back = Return(last.end_reason or "closed", away_s, reader.offered_before)
+        self.returns.append(back)
+        last.close()
+        log.warning(
+            "%s: %s, and is back after %.1f s: %d packets before this reader came are not accounted for",
+            self.name,
+            "its producer died" if back.ended_as == "producer died" else "its producer ended",
+            away_s,
+            back.unaccounted,
+        )
+
+    @property
+    def unaccounted(self) -> int:
+        """Packets that producers had offered before this reader came back to them, all in all."""
+        return sum(back.unaccounted for back in self.returns)
+
+    @property
+    def is_away(self) -> bool:
+        """Whether it waits for its producer to return."""
+        return self._left_s is not None and not self._closed
+
+    # ---- what it says of itself ---------------------------------------------------------------------------------
+
+    @property
+    def linktype(self) -> int:
+        """LINKTYPE_ value of the packets."""
+        return self._reader.linktype
+
+    @property
+    def descriptor(self) -> int:
+        """The number of the descriptor that this reader shares or has for itself."""
+        return self._reader.descriptor
+
+    @property
+    def snaplen(self) -> int:
+        """Bytes kept of each packet."""
+        return self._reader.snaplen
+
+    @property
+    def prologue(self) -> bytes:
+        """The pcapng blocks that make a capture file with the buffers' data after them; another after a return."""
+        return self._reader.prologue
+
+    @property
+    def interfaces(self) -> list[Interface]:
+        """The interfaces that packets come from, in the order of Packet.interface."""
+        return self._reader.interfaces
+
+    @property
+    def finished(self) -> bool:
+        """Whether no more buffers will come: it left, or was taken off."""
+        return self._closed or (self._reader.finished and self._reader.end_reason in ("evicted", "left"))
+
+    @property
+    def end_reason(self) -> EndReason | None:
+        """Why there are no more buffers: "evicted" or "left"; None while there may be."""
+        return self._reader.end_reason if self.finished else None
+
+    @property
+    def holds_views(self) -> bool:
+        """Whether any view (memoryview, NumPy array) of a buffer is alive."""
+        return self._reader.holds_views
+
+    def fileno(self) -> int:
+        """A file descriptor for select() and the like, as that of Reader; -1 while there is no producer."""
+        return -1 if self.is_away else self._reader.fileno()
+
+    # ---- requests -----------------------------------------------------------------------------------------------
+
+    def stats(self) -> control.Statistics:
+        """What the producer says of itself; ControlError while there is none."""
+        return self._reader.stats()
+
+    def ledger(self) -> control.Ledger:
+        """The descriptor's ledger, of this producer's time; see Reader.ledger()."""
+        return self._reader.ledger()
+
+    def rotate(self) -> bool:
+        """Have what is stored assigned though the buffer is not full; see Reader.rotate()."""
+        return self._reader.rotate()
+
+    def flush(self) -> None:
+        """Discard what is stored and not assigned yet, and begin the ledger anew."""
+        self._reader.flush()
+
+    def set_filter(self, expression: str, *, flush: bool = True) -> None:
+        """Change the filter for packets to come, those of later producers too; see Reader.set_filter()."""
+        self._reader.set_filter(expression, flush=flush)
+        self._options = Options(**{**self._options, "filter": expression})
+
+    def close(self) -> None:
+        """Leave; see Reader.close()."""
+        self._closed = True
+        self._reader.close()
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())

@@ -1,0 +1,51 @@
+"""The packets of a buffer as what they are, pcapng blocks, to be written as they lie, or cut between packets."""
+
+from functools import cached_property
+
+import numpy
+from numpy.typing import NDArray
+
+from zbuf.consumer.reading.segment_reader import Buffer
+
+_HEAD_BYTES = 28  # of an Enhanced Packet Block, before its data
+
+
+class Blocks:
+    """A buffer's blocks, all of which have been looked at.
+
+    Args:
+        buffer: where they are; it must be held for as long as this is used.
+
+    Raises:
+        CorruptBuffer: they are not whole packet blocks.
+    """
+
+    def __init__(self, buffer: Buffer) -> None:
+        buffer.totals()
+        self.buffer = buffer
+        self.packets = len(buffer)
+        """How many there are."""
+
+    @cached_property
+    def _edges(self) -> NDArray[numpy.int64]:
+        """Where each block begins, and the end of the last."""
+        begins = self.buffer.index()["offset"].astype(numpy.int64) - _HEAD_BYTES
+        with self.buffer.data as data:
+            return numpy.append(begins, len(data))
+
+    def size(self, first: int, last: int) -> int:
+        """The bytes of the blocks from number `first` to the one before `last`."""
+        return int(self._edges[last] - self._edges[first])
+
+    def fitting(self, first: int, size: int) -> int:
+        """How many whole blocks from number `first` on have `size` bytes at most."""
+        end = int(self._edges[first]) + min(size, self.size(first, self.packets))
+        return int(numpy.searchsorted(self._edges, end, side="right")) - 1 - first
+
+    def view(self, first: int, last: int) -> memoryview:
+        """Those blocks in place; release it before the next buffer is taken."""
+        data = self.buffer.data
+        if (first, last) == (0, self.packets):
+            return data
+        with data:
+            return data[int(self._edges[first]) : int(self._edges[last])]

@@ -1,0 +1,234 @@
+"""zbuf dump."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Annotated
+
+import typer
+
+from zbuf.consumer.reading.opening import connect
+from zbuf.consumer.reading.reader import Reader
+from zbuf.consumer.tools.dump.criteria import Plan, make_plan
+from zbuf.consumer.tools.dump.dump import Dump, Output, counts
+from zbuf.consumer.tools.dump.lines import Lines, load_dissectors
+from zbuf.consumer.tools.dump.saved import Saved, saved_capture
+from zbuf.consumer.tools.dump.savefile import Compression, Savefile
+from zbuf.consumer.tools.dump.savefiles import Savefiles
+from zbuf.consumer.tools.dump.statistics import final_ledger
+from zbuf.shared.cli import privileges
+from zbuf.shared.cli.commandline import RunDir, parse_size, seconds, whole_number
+from zbuf.shared.cli.progress import Progress
+from zbuf.shared.control.settings import Direction
+from zbuf.shared.errors import ProducerNotFound, ZbufError
+from zbuf.shared.memory.layout import MAX_CAPLEN
+
+_RETRY_S = 0.05
+_READY_S = 60.0
+
+
+def dump(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME [FILTER...]", help="The producer's name, but with -r; then a pcap-filter(7)."),
+    ] = None,
+    write: Annotated[str | None, typer.Option("-w", metavar="FILE", help="Write pcapng to FILE; - is stdout.")] = None,
+    read: Annotated[
+        str | None, typer.Option("-r", metavar="FILE", help="Read a capture file, not a producer; - is stdin.")
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option("-c", parser=whole_number(1), metavar="N", help="End after N packets.")
+    ] = None,
+    snaplen: Annotated[
+        int,
+        typer.Option(
+            "-s",
+            "--snapshot-length",
+            parser=whole_number(0, MAX_CAPLEN),
+            metavar="SNAPLEN",
+            help="Bytes of each packet.",
+        ),
+    ] = MAX_CAPLEN,
+    direction: Annotated[
+        Direction, typer.Option("-Q", "--direction", help="Packets that come in, that go out, or both.")
+    ] = "inout",
+    numeric: Annotated[bool, typer.Option("-n", help="Leave numbers as they are: it always does.")] = False,
+    packet_buffered: Annotated[
+        bool, typer.Option("-U", "--packet-buffered", help="Write each packet at once: --immediate-mode.")
+    ] = False,
+    rotate_size: Annotated[
+        str | None, typer.Option("-C", metavar="SIZE", help="Begin a new file after SIZE million bytes.")
+    ] = None,
+    rotate_seconds: Annotated[
+        int | None,
+        typer.Option(
+            "-G",
+            parser=whole_number(1),
+            metavar="SECONDS",
+            help="Begin a new file after so long; FILE is for strftime(3).",
+        ),
+    ] = None,
+    files: Annotated[
+        int | None,
+        typer.Option("-W", parser=whole_number(1), metavar="N", help="With -C a ring of N files; with -G end after N."),
+    ] = None,
+    ring: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-b",
+            "--ring-buffer",
+            metavar="NAME:VALUE",
+            help="Begin a new file at filesize:KB, duration:S, interval:S or packets:N; keep files:N. Repeatable.",
+        ),
+    ] = None,
+    autostop: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-a",
+            "--autostop",
+            metavar="NAME:VALUE",
+            help="End at duration:S, filesize:KB, packets:N or files:N. Repeatable.",
+        ),
+    ] = None,
+    compress: Annotated[Compression | None, typer.Option("--compress", help="Compress what is written.")] = None,
+    no_clobber: Annotated[bool, typer.Option("--no-clobber", help="Write over no file.")] = False,
+    user: Annotated[
+        str | None,
+        typer.Option("-Z", "--relinquish-privileges", metavar="USER", help="Become USER before files are opened."),
+    ] = None,
+    join: Annotated[str | None, typer.Option(metavar="GROUP", help="Share a descriptor with all who name it.")] = None,
+    buffer_size: Annotated[str | None, typer.Option(metavar="S", help="Size of a buffer, such as 8M.")] = None,
+    immediate: Annotated[bool, typer.Option("--immediate-mode", help="Hand over each packet at once.")] = False,
+    wait_producer: Annotated[float, typer.Option(parser=seconds, metavar="SECONDS", help="Wait for it to start.")] = 0,
+    run_dir: Annotated[str | None, RunDir] = None,
+) -> None:
+    """Dump packets to pcapng files, or print a line for each, until the producer ends.
+
+    The first SIGINT, SIGTERM or SIGHUP ends it in good order; SIGUSR1 prints counts; SIGUSR2 writes what has come.
+    """
+    del numeric
+    plan = make_plan(
+        write,
+        autostop=autostop or [],
+        ring=ring or [],
+        rotate_size=rotate_size,
+        rotate_seconds=rotate_seconds,
+        files=files,
+        clobber=not no_clobber,
+    )
+    if write is None and (compress is not None or no_clobber):
+        raise typer.BadParameter("--compress and --no-clobber are about files: give -w FILE")
+    name, expression = _name_and_filter(words or [], read)
+    buffer_bytes = None if buffer_size is None else parse_size("--buffer-size", buffer_size)
+    with _source(name, read, run_dir, user) as source:
+        if write is None:
+            load_dissectors()
+
+        def open_reader() -> Reader:
+            return connect(
+                source.name,
+                filter=expression,
+                join=join,
+                snaplen=snaplen or MAX_CAPLEN,
+                buffer_size=buffer_bytes,
+                immediate=immediate or packet_buffered,
+                direction=direction,
+                run_dir=source.run_dir,
+            )
+
+        with _retried(open_reader, source, wait_producer) as reader:
+            if user is not None:
+                privileges.drop(user)
+            packets = min((one for one in (count, plan.stop_packets) if one is not None), default=None)
+            dumping = Dump(reader, packets, plan.stop_seconds)
+            sys.stderr.write(
+                f"zbuf: reading {read or name}, link-type {reader.linktype}, snapshot length {reader.snaplen} bytes\n"
+            )
+            _dump(dumping, reader, plan, write is not None, compress, not no_clobber)
+            source.finish(reader)
+
+
+def _name_and_filter(words: list[str], read: str | None) -> tuple[str, str]:
+    if read is not None:
+        return "", " ".join(words)
+    if not words:
+        raise typer.BadParameter("say whose packets: a producer's NAME, as zbuf ls tells them, or -r FILE")
+    return words[0], " ".join(words[1:])
+
+
+def _dump(
+    dumping: Dump, reader: Reader, plan: Plan, to_files: bool, compress: Compression | None, clobber: bool
+) -> None:
+    output = _output(reader, plan, compress, clobber) if to_files else Lines(reader)
+    with contextlib.closing(output), Progress(lambda: f"{reader.name}: {output.packets:,} packets", shown=to_files):
+        try:
+            ledger = dumping.run(output)
+        except ZbufError:
+            sys.stderr.write(counts(output.packets, final_ledger(reader)))
+            raise
+    if reader.end_reason == "producer died":
+        sys.stderr.write("zbuf: the producer died; everything that it had appended is here\n")
+    sys.stderr.write(counts(output.packets, ledger))
+    if reader.end_reason == "evicted":
+        raise ZbufError(f"{reader.name} took this reader off: it was too slow for others, or is not allowed any more")
+
+
+def _output(reader: Reader, plan: Plan, compress: Compression | None, clobber: bool) -> Output:
+    def open_file(path: str) -> Savefile:
+        return Savefile(path, reader, compression=compress, clobber=clobber)
+
+    def tell(path: str) -> None:
+        if plan.several:
+            sys.stderr.write(f"zbuf: writing {path}\n")
+
+    return Savefiles(reader, open_file, plan.names, plan.limits, plan.keep, tell)
+
+
+# ---- where packets come from ----------------------------------------------------------------------------------------
+
+
+class _Source:
+    """A producer that runs, or one that replays a file for this dump alone."""
+
+    def __init__(self, name: str, run_dir: str | None, saved: Saved | None) -> None:
+        self.name = name
+        self.run_dir = run_dir
+        self._saved = saved
+
+    @property
+    def patience_s(self) -> float:
+        """How long it may take to come up, where nothing else is said."""
+        return 0.0 if self._saved is None else _READY_S
+
+    def check(self) -> None:
+        """Raise the error of a replay that failed."""
+        if self._saved is not None:
+            self._saved.check()
+
+    def finish(self, reader: Reader) -> None:
+        """After the last packet: a replay's warnings, or its error."""
+        if self._saved is not None and reader.finished:
+            reader.close()
+            self._saved.finish()
+
+
+@contextlib.contextmanager
+def _source(name: str, read: str | None, run_dir: str | None, user: str | None) -> Iterator[_Source]:
+    if read is None:
+        yield _Source(name, run_dir, None)
+    else:
+        with saved_capture(read, user) as saved:
+            yield _Source(saved.name, saved.run_dir, saved)
+
+
+def _retried(open_reader: Callable[[], Reader], source: _Source, wait_s: float) -> Reader:
+    deadline = time.monotonic() + max(wait_s, source.patience_s)
+    while True:
+        try:
+            return open_reader()
+        except ProducerNotFound:
+            source.check()
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_RETRY_S)

@@ -1,0 +1,145 @@
+"""Packets of a reader into an output, until somebody or something ends it."""
+
+import contextlib
+import signal
+import sys
+import time
+from typing import Protocol
+
+from zbuf.consumer.reading.reader import Reader
+from zbuf.consumer.tools.dump.blocks import Blocks
+from zbuf.consumer.tools.dump.statistics import final_ledger
+from zbuf.shared.control.statistics import Ledger
+from zbuf.shared.errors import ControlError
+
+_BUFFERS = 2
+"""A descriptor has so many: what is stored at one time is in them, and what comes later is not waited for."""
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Output(Protocol):
+    """Where packets go."""
+
+    @property
+    def packets(self) -> int:
+        """How many it has taken."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether it takes no more."""
+
+    @property
+    def deadline(self) -> float | None:
+        """When tick() has something to do, in seconds of time.monotonic()."""
+
+    def take(self, blocks: Blocks, last: int) -> int:
+        """Take the packets of a buffer before number `last`; returns how many were taken."""
+
+    def tick(self) -> None:
+        """Do what is due."""
+
+    def finish(self, ledger: Ledger) -> None:
+        """Write what belongs at the end."""
+
+    def close(self) -> None:
+        """Let go of files, finished or not."""
+
+
+def counts(captured: int, ledger: Ledger) -> str:
+    """Tcpdump's closing words."""
+    return (
+        f"{captured} packets captured\n"
+        f"{ledger.received} packets received by filter\n"
+        f"{ledger.dropped} packets dropped by zbuf\n"
+    )
+
+
+class Dump:
+    """The packets of a reader, until the stream ends, so many are there, the time is over, or a signal says so.
+
+    From its making on, signals do no more than end a wait, so that no packet is lost between two steps: the first
+    SIGINT or SIGTERM, or SIGHUP where nohup(1) does not have it ignored, ends the dump in good order, and the next one
+    at once; SIGUSR1 prints the counts; SIGUSR2 writes what is stored and not assigned yet.
+
+    Args:
+        reader: whose packets.
+        packets: end after so many; None for as many as come.
+        seconds: end after this time.
+    """
+
+    def __init__(self, reader: Reader, packets: int | None = None, seconds: float | None = None) -> None:
+        self._reader = reader
+        self._left = sys.maxsize if packets is None else packets
+        self._ends = None if seconds is None else time.monotonic() + seconds
+        self._ending = False
+        self._came: set[int] = set()
+        for number in (*_ENDING, signal.SIGUSR1, signal.SIGUSR2):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._note)
+
+    def run(self, output: Output) -> Ledger:
+        """Dump to the output, finish it, and return the descriptor's ledger as of the end."""
+        while not self._is_over(output):
+            self._take_next(output, self._patience(output))
+            self._heed(output)
+            if output.deadline is not None and time.monotonic() >= output.deadline:
+                self._take_stored(output)
+                output.tick()
+        self._take_stored(output)
+        ledger = final_ledger(self._reader)
+        output.finish(ledger)
+        return ledger
+
+    # ---- packets ------------------------------------------------------------------------------------------------
+
+    def _take_next(self, output: Output, timeout: float | None) -> bool:
+        """Wait for a buffer; whether one came."""
+        buffer = self._reader.next_buffer(timeout)
+        if buffer is None:
+            return False
+        blocks = Blocks(buffer)
+        taken = output.take(blocks, min(blocks.packets, self._left))
+        self._left -= taken
+        return True
+
+    def _take_stored(self, output: Output) -> None:
+        """What has come by now, in a buffer that is full or in one that is not."""
+        for _ in range(_BUFFERS):
+            if not self._left or output.finished or self._reader.finished:
+                return
+            if not self._take_next(output, 0):  # which has given back the one before
+                with contextlib.suppress(ControlError):  # it is about to end, and assigns everything then
+                    self._reader.rotate()
+                self._take_next(output, 0)
+                return
+
+    def _is_over(self, output: Output) -> bool:
+        return (
+            not self._left
+            or output.finished
+            or self._reader.finished
+            or self._ending
+            or (self._ends is not None and time.monotonic() >= self._ends)
+        )
+
+    def _patience(self, output: Output) -> float | None:
+        deadlines = [deadline for deadline in (self._ends, output.deadline) if deadline is not None]
+        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+
+    # ---- signals ------------------------------------------------------------------------------------------------
+
+    def _note(self, number: int, _frame: object) -> None:
+        if number in _ENDING:
+            signal.signal(number, signal.SIG_DFL)
+            self._ending = True
+        self._came.add(number)
+        self._reader.interrupt()
+
+    def _heed(self, output: Output) -> None:
+        # All at once: what comes from here on is for the next time, so that no SIGUSR1 overtakes a SIGUSR2.
+        came, self._came = self._came, set()
+        if signal.SIGUSR2 in came:
+            self._take_stored(output)
+        if signal.SIGUSR1 in came:
+            sys.stderr.write(counts(output.packets, final_ledger(self._reader)))

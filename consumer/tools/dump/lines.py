@@ -1,0 +1,78 @@
+"""A line for each packet, as tcpdump prints them, dissected by scapy."""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from zbuf.consumer.reading.reader import Reader
+from zbuf.consumer.tools.dump.blocks import Blocks
+from zbuf.shared.control.statistics import Ledger
+
+
+class Lines:
+    """A line for each packet, on standard output: the time of day, what scapy says it is, and its length.
+
+    Args:
+        reader: whose packets will be shown.
+    """
+
+    finished = False
+    deadline = None
+
+    def __init__(self, reader: Reader) -> None:
+        self.packets = 0
+        self._describe = _describer(reader.linktype)
+
+    def take(self, blocks: Blocks, last: int) -> int:
+        """Print the packets before number `last`."""
+        for _, packet in zip(range(last), blocks.buffer, strict=False):
+            seconds, nanoseconds = divmod(packet.time_ns, 1_000_000_000)
+            sys.stdout.write(
+                f"{_time_of_day(seconds)}.{nanoseconds:09d} {self._describe(bytes(packet))}, length {packet.wirelen}\n"
+            )
+        sys.stdout.flush()
+        self.packets += last
+        return last
+
+    def tick(self) -> None:
+        """Nothing to do at any time."""
+
+    def finish(self, ledger: Ledger) -> None:
+        """Nothing more to print."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def _time_of_day(seconds: int) -> str:
+    try:
+        return time.strftime("%H:%M:%S", time.localtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return str(seconds)
+
+
+def load_dissectors() -> None:
+    """Import scapy, which takes a second or more: do it before there is a descriptor, whose buffers fill meanwhile."""
+    import logging
+
+    logging.getLogger("scapy").setLevel(logging.ERROR)
+    import scapy.all  # noqa: F401  (it registers the layers)
+
+
+def _describer(linktype: int) -> Callable[[bytes], str]:
+    """What says in a few words what a packet is."""
+    load_dissectors()
+    from scapy.config import conf
+
+    if linktype not in conf.l2types.num2layer:
+        return lambda data: f"link type {linktype}: {data[:32].hex()}"
+    layer: Any = conf.l2types.num2layer[linktype]
+
+    def describe(data: bytes) -> str:
+        try:
+            return str(layer(data).summary())
+        except Exception as error:  # a dissector that meets a malformed packet may raise anything
+            return f"malformed ({type(error).__name__}): {data[:32].hex()}"
+
+    return describe

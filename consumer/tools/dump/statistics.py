@@ -1,0 +1,30 @@
+"""What became of all packets, for the end of a capture file."""
+
+import time
+
+from zbuf.consumer.reading.reader import Reader
+from zbuf.shared.control.statistics import Ledger
+from zbuf.shared.errors import ControlError
+from zbuf.shared.memory.pcapng import statistics
+
+
+def closing_blocks(interfaces: int, started_ns: int, ledger: Ledger) -> bytes:
+    """The statistics for the end of a file of packets from as many interfaces, begun at that time; empty for several.
+
+    The ledger is the descriptor's: of several interfaces it can't be told apart.
+    """
+    if interfaces != 1:
+        return b""
+    counts = {name: getattr(ledger, name) for name in Ledger.__struct_fields__}
+    return statistics(0, started_ns, time.time_ns(), counts)
+
+
+def final_ledger(reader: Reader) -> Ledger:
+    """The ledger of a reader's descriptor, as of now, or as of the end of the stream."""
+    if reader.finished:
+        return reader.ledger()
+    try:
+        found = reader.stats().descriptors
+    except ControlError:
+        return reader.ledger()
+    return next((one for one in found if one.descriptor == reader.descriptor), Ledger())

@@ -1,0 +1,139 @@
+"""A capture into Wireshark's fifo: pcapng, straight from shared memory, until either side has enough.
+
+Wireshark ends a capture by closing the fifo, by SIGTERM, or both: neither is an error, and Wireshark shows whatever an
+extcap program says on standard error, so that nothing is said then. It waits for ever for a fifo that is never opened:
+so that is opened first of all, and Wireshark sees its end whatever fails after that.
+"""
+
+import errno
+import os
+import select
+import signal
+import stat
+import time
+from collections.abc import Callable, Iterator
+
+from zbuf.consumer import Buffer, Reader
+from zbuf.consumer.tools.dump.statistics import closing_blocks, final_ledger
+from zbuf.shared.closing import Closing
+from zbuf.shared.errors import ZbufError
+
+_OPENED_WITHIN_S = 30
+_LOOK_S = 0.01
+_WAIT_S = 0.25
+"""How long it may take to see that the fifo was closed, while no packets come."""
+
+
+def capture_into(path: str, open_reader: Callable[[], Reader]) -> None:
+    """Write packets to a fifo until its other end is closed, SIGINT or SIGTERM comes, or the stream ends.
+
+    Args:
+        path: the fifo's; whoever reads it may open it later.
+        open_reader: makes the reader whose packets they are.
+
+    Raises:
+        ZbufError: it is no fifo, or nobody opens it; or the producer died, or took the reader off.
+    """
+    with Feed() as feed:
+        try:
+            feed.open(path)
+            with open_reader() as reader:
+                feed.run(reader)
+                _check_end(reader)
+        except _Enough:
+            pass
+
+
+def _check_end(reader: Reader) -> None:
+    if reader.end_reason == "producer died":
+        raise ZbufError(f"{reader.name} died; everything that it had appended is here")
+    if reader.end_reason == "evicted":
+        raise ZbufError(f"{reader.name} took this reader off: it was too slow for others, or is not allowed any more")
+
+
+class _Enough(Exception):
+    """Nobody reads the fifo any more, or a signal came while nobody did."""
+
+
+class Feed(Closing):
+    """What goes into a fifo; from its making on, SIGINT and SIGTERM end it in good order.
+
+    It never waits for the fifo in an open(2) or write(2), which Python would begin again after a signal.
+    """
+
+    def __init__(self) -> None:
+        self._fd = -1
+        self._poll = select.poll()
+        self._reader: Reader | None = None
+        self._stopping = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+
+    def _stop(self, _number: int, _frame: object) -> None:
+        self._stopping = True
+        if self._reader is not None:
+            self._reader.interrupt()
+
+    def open(self, path: str) -> None:
+        """Open the fifo as soon as somebody reads it, which nothing tells but an attempt."""
+        if not stat.S_ISFIFO(os.stat(path).st_mode):
+            raise ZbufError(f"{path} is no fifo: write a file with zbuf dump -w")
+        deadline = time.monotonic() + _OPENED_WITHIN_S
+        while (fd := _open_if_read(path)) is None:
+            if self._stopping:
+                raise _Enough
+            if time.monotonic() >= deadline:
+                raise ZbufError(f"{path}: nobody has opened it for {_OPENED_WITHIN_S} seconds")
+            time.sleep(_LOOK_S)
+        self._fd = fd
+        self._poll.register(fd, select.POLLOUT)
+
+    def run(self, reader: Reader) -> None:
+        """Write everything that comes, and what belongs before and after it."""
+        self._reader = reader
+        started_ns = time.time_ns()
+        self._write(memoryview(reader.prologue))
+        for buffer in self._buffers(reader):
+            with buffer.data as blocks:
+                self._write(blocks)
+        self._write(memoryview(closing_blocks(len(reader.interfaces), started_ns, final_ledger(reader))))
+
+    def close(self) -> None:
+        """Let whoever reads the fifo see its end."""
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def _buffers(self, reader: Reader) -> Iterator[Buffer]:
+        while not (self._stopping or reader.finished):
+            buffer = reader.next_buffer(timeout=_WAIT_S)
+            if buffer is not None:
+                yield buffer
+            else:
+                self._events(0)
+
+    def _write(self, data: memoryview) -> None:
+        written = 0
+        while written < len(data):
+            try:
+                written += os.write(self._fd, data[written:])
+            except BlockingIOError:
+                if not self._events(_WAIT_S) and self._stopping:
+                    raise _Enough from None
+            except BrokenPipeError:
+                raise _Enough from None
+
+    def _events(self, seconds: float) -> int:
+        """Wait for room in the fifo, or its end, which raises _Enough."""
+        events = sum(found for _, found in self._poll.poll(seconds * 1000))
+        if events & select.POLLERR:
+            raise _Enough
+        return events
+
+
+def _open_if_read(path: str) -> int | None:
+    try:
+        return os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return None

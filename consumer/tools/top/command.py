@@ -1,0 +1,207 @@
+"""zbuf top: what all captures do, second by second, on a terminal, in a file, or for a program."""
+
+import contextlib
+import io
+import itertools
+import os
+import select
+import signal
+import sys
+import termios
+import time
+import tty
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from zbuf.consumer.tools.top.view import Screenful, json_line, report
+from zbuf.consumer.tools.top.watch import Captures, Seen
+from zbuf.shared.cli.commandline import RunDir, whole_number
+from zbuf.shared.closing import Closing
+from zbuf.shared.errors import ProducerNotFound
+
+_DELAY_MIN_S, _DELAY_MAX_S = 0.1, 86_400.0
+
+Event = Literal["due", "resized", "suspended", "over"]
+
+
+def _delay(text: str | float) -> float:
+    """A parser of --delay: a producer is not to be asked all the time."""
+    try:
+        delay = float(text)
+    except ValueError:
+        delay = 0.0
+    if not _DELAY_MIN_S <= delay <= _DELAY_MAX_S:
+        raise typer.BadParameter(f"{text!r} is not a number of seconds, from {_DELAY_MIN_S} to {_DELAY_MAX_S:.0f}")
+    return delay
+
+
+def top(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME...", help="These producers; by default all that run.")
+    ] = None,
+    delay: Annotated[
+        float, typer.Option("-d", "--delay", parser=_delay, metavar="SECONDS", help="Time from update to update.")
+    ] = 1,
+    count: Annotated[
+        int | None, typer.Option("-n", "--count", parser=whole_number(1), metavar="N", help="End after N updates.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Print one update, after a delay to measure, and end.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each update.")] = False,
+    run_dir: Annotated[str | None, RunDir] = None,
+) -> None:
+    """Watch captures: packets, drops and buffers, and which reader is slow; q quits.
+
+    A "!" marks packets that are being lost, and who loses them. Off a terminal, tables are printed, one after another.
+    """
+    if once and count is not None:
+        raise typer.BadParameter("--once prints one update: leave out --count")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a process may be called what this terminal can't write
+        sys.stdout.reconfigure(errors="backslashreplace")
+    with Captures(names or [], run_dir) as captures:
+        if not (once or json) and sys.stdout.isatty() and not Console().is_dumb_terminal:
+            _show(captures, delay, count)
+        else:
+            sample = (lambda: _all_there(captures.update())) if once else captures.update
+            _print(sample, _write_json if json else _write_report, delay, 1 if once else count)
+
+
+def _updates(count: int | None) -> Iterator[int]:
+    return itertools.count() if count is None else iter(range(count))
+
+
+def _all_there(seen: Sequence[Seen]) -> Sequence[Seen]:
+    """Raise ProducerNotFound where one that was named does not run."""
+    for one in seen:
+        if one.missing:
+            raise ProducerNotFound(one.problem)
+    return seen
+
+
+# ---- printed --------------------------------------------------------------------------------------------------------
+
+
+def _print(
+    sample: Callable[[], Sequence[Seen]], write: Callable[[Sequence[Seen]], None], delay: float, count: int | None
+) -> None:
+    """Print updates; an earlier sample, which is not printed, gives the first one its rates."""
+    with Waiting() as waiting:
+        due = time.monotonic() + delay
+        sample()
+        for _ in _updates(count):
+            if waiting.wait(due) == "over":
+                return
+            due = time.monotonic() + delay
+            write(sample())
+            sys.stdout.flush()
+
+
+def _write_json(seen: Sequence[Seen]) -> None:
+    sys.stdout.write(json_line(seen))
+
+
+def _write_report(seen: Sequence[Seen]) -> None:
+    """Lines that a terminal may wrap, which loses nothing."""
+    if not sys.stdout.isatty():
+        sys.stdout.writelines(f"{line.plain}\n" for line in [*report(seen), Text()])
+        return
+    console = Console(highlight=False, markup=False)
+    for line in report(seen):
+        console.print(line, soft_wrap=True)
+
+
+# ---- on a terminal --------------------------------------------------------------------------------------------------
+
+
+def _show(captures: Captures, delay: float, count: int | None) -> None:
+    """Show updates on the terminal's other screen, each for as long as `delay`."""
+    updates = _updates(count)
+    while _show_until_suspended(captures, delay, updates):
+        signal.raise_signal(signal.SIGSTOP)  # and go on from here
+
+
+def _show_until_suspended(captures: Captures, delay: float, updates: Iterator[int]) -> bool:
+    """Whether it was suspended; the terminal is as it was before, either way."""
+    from rich.live import Live
+
+    console = Console(highlight=False, markup=False)
+    with (
+        Waiting(signal.SIGWINCH, signal.SIGTSTP) as waiting,
+        _keys() as keys,
+        Live(console=console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as live,
+    ):
+        for _ in updates:
+            due = time.monotonic() + delay
+            live.update(Screenful(captures.update(), delay), refresh=True)
+            while (event := waiting.wait(due, keys)) == "resized":
+                live.refresh()
+            if event != "due":
+                return event == "suspended"
+    return False
+
+
+@contextlib.contextmanager
+def _keys() -> Iterator[int | None]:
+    """Where keys come from, one by one and unseen, Ctrl-C excepted; None where standard input is no terminal."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        yield None
+        return
+    fd = sys.stdin.fileno()
+    before = termios.tcgetattr(fd)
+    try:
+        tty.setcbreak(fd)
+        yield fd
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+class Waiting(Closing):
+    """Waits that keys and signals end. From its making on, signals do nothing but that: not even to end a wait twice.
+
+    Args:
+        numbers: more signals than SIGINT and SIGTERM.
+    """
+
+    def __init__(self, *numbers: signal.Signals) -> None:
+        self._reading, self._writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+        for number in (signal.SIGINT, signal.SIGTERM, *numbers):
+            signal.signal(number, lambda *_: None)
+
+    def close(self) -> None:
+        """Forget signals; they still do nothing."""
+        signal.set_wakeup_fd(-1)
+        os.close(self._reading)
+        os.close(self._writing)
+
+    def wait(self, until_s: float, keys: int | None = None) -> Event:
+        """Wait until a time of time.monotonic(), a signal, or q among the keys."""
+        sources = [self._reading] if keys is None else [self._reading, keys]
+        while True:
+            left = until_s - time.monotonic()
+            ready, _, _ = select.select(sources, [], [], max(0.0, left))
+            if self._reading in ready:
+                return _event(os.read(self._reading, 4096))
+            if not ready:
+                return "due"
+            typed = _typed(keys)
+            if not typed or b"q" in typed.lower():
+                return "over"
+
+
+def _event(numbers: bytes) -> Event:
+    """What signals ask for, the gravest of them."""
+    if signal.SIGINT in numbers or signal.SIGTERM in numbers:
+        return "over"
+    return "suspended" if signal.SIGTSTP in numbers else "resized"
+
+
+def _typed(keys: int | None) -> bytes:
+    """What was typed; nothing where the terminal has hung up."""
+    try:
+        return os.read(keys, 4096) if keys is not None else b""
+    except OSError:
+        return b""

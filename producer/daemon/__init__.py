@@ -1,0 +1,1 @@
+"""The capture daemon: zbufd capture as a service."""

@@ -1,0 +1,325 @@
+"""What `zbufd capture` is told: by a TOML file, by flags, or by both; a flag comes before the file.
+
+The keys of the file are the long flags without their dashes. Everything is checked here, before anything is opened.
+"""
+
+import difflib
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from zbuf.producer.filters import compile_filter
+from zbuf.producer.serving.access import Rule, group_id, user_id
+from zbuf.producer.serving.capture import DEFAULT_LINGER_S, Limits
+from zbuf.producer.sources.live.live_source import DEFAULT_KERNEL_BUFFER_BYTES, Engine, LiveOptions
+from zbuf.shared.cli.commandline import size_in_bytes
+from zbuf.shared.control.rundir import check_name, directory_mode
+from zbuf.shared.control.settings import FILTER_LENGTH_MAX, Direction
+from zbuf.shared.errors import ConfigurationError, FilterError, ValueRefused
+from zbuf.shared.memory.layout import MAX_CAPLEN, check_buffer_bytes
+
+_LINKTYPES = (1, 113, 101, 127)  # Ethernet, cooked, raw IP, Wi-Fi: a filter that fits none of them is wrong
+
+_Seconds = Annotated[float, Meta(ge=0, le=1e9, description="a number of seconds, 0 or more")]
+_Count = Annotated[int, Meta(ge=1, le=65536, description="a whole number from 1 to 65536")]
+_Switch = Annotated[bool, Meta(description="true or false")]
+_Size = Annotated[str, Meta(description='a size such as "2M": bytes, or a number with k, M or G')]
+_Text = Annotated[str, Meta(description="a string")]
+_Names = Annotated[list[str], Meta(description="a list of strings")]
+
+
+class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """Everything about a capture; the flags of `zbufd capture --help` say what each is for."""
+
+    interface: _Names = []
+    engine: Annotated[Engine, Meta(description="auto, pcap or scapy")] = "auto"
+    name: _Text | None = None
+    filter: _Text = ""
+    snapshot_length: Annotated[int, Meta(ge=0, le=MAX_CAPLEN, description=f"0 to {MAX_CAPLEN} bytes")] = MAX_CAPLEN
+    no_promiscuous_mode: _Switch = False
+    kernel_buffer: Annotated[int, Meta(ge=1, le=2**21 - 1, description=f"1 to {2**21 - 1} KiB")] = (
+        DEFAULT_KERNEL_BUFFER_BYTES >> 10
+    )
+    direction: Annotated[Direction, Meta(description="in, out or inout")] = "inout"
+    immediate_mode: _Switch = False
+    buffer_size: _Size = "8M"
+    linger: _Seconds = DEFAULT_LINGER_S
+    slow_readers: Annotated[Literal["drop", "evict"], Meta(description="drop or evict")] = "drop"
+    evict_after: _Seconds = 5.0
+    run_dir: _Text | None = None
+    user: _Text | None = None
+    group: _Text | None = None
+    mode: Annotated[str, Meta(pattern="^0?[0-7]{3}$", description='permissions such as "0660"')] | None = None
+    max_descriptors: _Count = Limits.descriptors
+    max_readers: _Count = Limits.readers
+    max_connections: _Count = Limits.connections
+    max_descriptors_per_user: _Count | None = None
+    max_memory_per_user: _Size | None = None
+    salvage: _Text | None = None
+    metrics: (
+        Annotated[str, Meta(pattern=r"^.+:[0-9]{1,5}$", description='an address such as "127.0.0.1:9477"')] | None
+    ) = None
+    log_format: Annotated[Literal["auto", "text", "json"], Meta(description="auto, text or json")] = "auto"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="debug, info, warning or error")
+    ] = "info"
+    allow: Annotated[list[Rule], Meta(description="[[allow]] tables with users, groups, filter and interfaces")] = []
+
+    @property
+    def buffer_bytes(self) -> int:
+        """The size of a buffer, for readers that do not say."""
+        return size_in_bytes(self.buffer_size) or 0
+
+    @property
+    def socket_mode(self) -> int:
+        """The permissions of the control socket: as said, else its group's where there is one, else its owner's."""
+        return int(self.mode, 8) if self.mode else 0o660 if self.group else 0o600
+
+    @property
+    def run_directory_mode(self) -> int:
+        """The permissions of the run directory."""
+        return directory_mode(self.socket_mode)
+
+    @property
+    def uid(self) -> int | None:
+        """The user to become."""
+        return None if self.user is None else user_id(self.user)
+
+    @property
+    def gid(self) -> int | None:
+        """The group of the socket."""
+        return None if self.group is None else group_id(self.group)
+
+    @property
+    def limits(self) -> Limits:
+        """How much readers may ask for."""
+        memory = self.max_memory_per_user
+        return Limits(
+            descriptors=self.max_descriptors,
+            readers=self.max_readers,
+            connections=self.max_connections,
+            descriptors_per_user=self.max_descriptors_per_user,
+            memory_per_user=None if memory is None else size_in_bytes(memory),
+            evict_after_s=self.evict_after if self.slow_readers == "evict" else None,
+        )
+
+    @property
+    def live_options(self) -> LiveOptions:
+        """How to open the interfaces."""
+        return LiveOptions(
+            snaplen=self.snapshot_length or MAX_CAPLEN,
+            promiscuous=not self.no_promiscuous_mode,
+            kernel_buffer_bytes=self.kernel_buffer << 10,
+            immediate=self.immediate_mode,
+            direction=self.direction,
+            expression=self.filter,
+        )
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Where metrics are served: a host and a port."""
+        if self.metrics is None:
+            return None
+        host, _, port = self.metrics.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+CHANGEABLE = frozenset(
+    {
+        "allow",
+        "evict-after",
+        "linger",
+        "log-level",
+        "max-connections",
+        "max-descriptors",
+        "max-descriptors-per-user",
+        "max-memory-per-user",
+        "max-readers",
+        "slow-readers",
+    }
+)
+"""The keys that a reload applies; the others need a new start."""
+
+
+def load(path: str | None, flags: dict[str, Any] | None = None) -> Configuration:
+    """The configuration of a file and of flags.
+
+    Args:
+        path: of a TOML file; None for no file.
+        flags: values by key, where they were given.
+
+    Raises:
+        ConfigurationError: one line with the file, the line in it, the key, and what is allowed.
+    """
+    text = "" if path is None else _read(path)
+    from_file = _parse(path, text)
+    try:
+        configuration = msgspec.convert(from_file, Configuration)
+        _check(configuration)
+    except (msgspec.ValidationError, _Wrong) as error:
+        raise ConfigurationError(_message(f"{path}: ", text, error, "")) from None
+    try:
+        configuration = msgspec.convert(from_file | (flags or {}), Configuration)
+        _check(configuration)
+    except (msgspec.ValidationError, _Wrong) as error:
+        raise ConfigurationError(_message("", "", error, "--")) from None
+    return configuration
+
+
+def differences(old: Configuration, new: Configuration) -> set[str]:
+    """The keys that have other values in `new`."""
+    before, after = (msgspec.to_builtins(one) for one in (old, new))
+    return {key for key in before if before[key] != after[key]}
+
+
+class _Wrong(Exception):
+    """A value of the right type that can't be used; its path, as msgspec gives it, and why."""
+
+    def __init__(self, path: str, why: object) -> None:
+        super().__init__(f"{why} - at `$.{path}`")
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text("utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: not UTF-8 at byte {error.start}: is this a TOML file?") from None
+
+
+def _parse(path: str | None, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        what, _, where = str(error).partition(" (at line ")
+        line = f"line {where.split(',')[0]}: " if where.split(",")[0].isdecimal() else ""
+        raise ConfigurationError(f"{path}: {line}{what}: not TOML, https://toml.io") from None
+
+
+# ---- what types can't say -------------------------------------------------------------------------------------------
+
+
+def _check(configuration: Configuration) -> None:
+    """Raise _Wrong for the first value that can't be used."""
+    checks: list[tuple[str, Any]] = [
+        ("name", lambda: configuration.name is None or check_name(configuration.name)),
+        ("filter", lambda: check_filter(configuration.filter)),
+        ("buffer-size", lambda: check_buffer_bytes(_size(configuration.buffer_size))),
+        (
+            "max-memory-per-user",
+            lambda: configuration.max_memory_per_user is None or _size(configuration.max_memory_per_user),
+        ),
+        ("user", lambda: configuration.uid),
+        ("group", lambda: configuration.gid),
+        ("metrics", lambda: _check_port(configuration)),
+    ]
+    for number, rule in enumerate(configuration.allow):
+        path = f"allow[{number}]"
+        checks += [
+            (f"{path}.users", lambda rule=rule: list(map(user_id, rule.users))),
+            (f"{path}.groups", lambda rule=rule: list(map(group_id, rule.groups))),
+            (f"{path}.filter", lambda rule=rule: check_filter(rule.filter)),
+            (f"{path}.interfaces", lambda rule=rule: _check_interfaces(rule, configuration)),
+            (path, lambda rule=rule: _check_rule(rule)),
+        ]
+    for path, check in checks:
+        try:
+            check()
+        except ValueRefused as error:
+            raise _Wrong(path, error) from None
+
+
+def check_filter(expression: str) -> None:
+    """Raise FilterError where a filter compiles for none of the usual link types."""
+    if len(expression) > FILTER_LENGTH_MAX:
+        raise FilterError(f"filter of {len(expression)} characters: use at most {FILTER_LENGTH_MAX}")
+    for linktype in _LINKTYPES:
+        try:
+            compile_filter(expression, linktype)
+        except FilterError as error:
+            if linktype == _LINKTYPES[0]:
+                first = error
+        else:
+            return
+    raise first
+
+
+def _size(text: str) -> int:
+    size = size_in_bytes(text)
+    if size is None:
+        raise ValueRefused(f"{text!r} is no size")
+    return size
+
+
+def _check_port(configuration: Configuration) -> None:
+    if configuration.address is not None and not 0 <= configuration.address[1] <= 65535:
+        raise ValueRefused(f"port {configuration.address[1]} is more than 65535")
+
+
+def _check_interfaces(rule: Rule, configuration: Configuration) -> None:
+    for name in rule.interfaces:
+        if configuration.interface and name not in configuration.interface:
+            raise ValueRefused(f"interface {name!r} is none of this capture's, {', '.join(configuration.interface)}")
+
+
+def _check_rule(rule: Rule) -> None:
+    if not rule.users and not rule.groups:
+        raise ValueRefused("an allow rule without users and groups allows nobody")
+
+
+# ---- messages -------------------------------------------------------------------------------------------------------
+
+_AT = re.compile(r"(?s)(.*) - at `\$\.?(.*)`")
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`")
+
+
+def _message(where: str, text: str, error: Exception, dashes: str) -> str:
+    """One line: file, line, key, what is wrong, what is allowed."""
+    match = _AT.fullmatch(str(error))
+    what, path = (match[1], match[2]) if match else (str(error), "")
+    unknown = _UNKNOWN.fullmatch(what)
+    if unknown:
+        path = f"{path}.{unknown[1]}" if path else unknown[1]
+        keys = (
+            list(Rule.__struct_fields__) if path.startswith("allow[") else list(Configuration.__struct_encode_fields__)
+        )
+        close = difflib.get_close_matches(unknown[1], keys, 1)
+        what = f"no such key: {'do you mean ' + close[0] + '?' if close else 'there are ' + ', '.join(sorted(keys))}"
+    elif not isinstance(error, _Wrong):
+        what = f"{what[0].lower()}{what[1:]}: it must be {_allowed(path)}"
+    line = _line_of(text, path)
+    return f"{where}{f'line {line}: ' if line else ''}{dashes}{path}: {what}"
+
+
+def _allowed(path: str) -> str:
+    """What a key can be, in the words of its description."""
+    if re.fullmatch(r"allow\[\d+\]\..*", path):
+        return "a string" if path.endswith("filter") else "a list of strings"
+    key = re.split(r"[.\[]", path)[0].replace("-", "_")
+    hint = get_type_hints(Configuration, include_extras=True).get(key)
+    for one in [hint, *getattr(hint, "__args__", ())]:
+        for meta in getattr(one, "__metadata__", ()):
+            return str(meta.description)
+    return "something else"
+
+
+def _line_of(text: str, path: str) -> int | None:
+    """The line of a key in a TOML file, from 1; that of its table where the key is not found."""
+    table = re.fullmatch(r"allow\[(\d+)\]\.?(.*)", path)
+    wanted = int(table[1]) if table else -1
+    key = re.split(r"[.\[]", table[2] if table else path)[0]
+    current, found = -1, None
+    for number, line in enumerate(text.splitlines(), 1):
+        if re.match(r"\s*\[", line):
+            current += bool(re.match(r"\s*\[\[\s*allow\s*\]\]", line))
+            found = number if table and current == wanted else found
+            if re.match(rf"\s*\[+\s*\"?{re.escape(key)}\"?\s*\]", line) and not table:
+                return number
+        elif current == wanted and key and re.match(rf"""\s*["']?{re.escape(key)}["']?\s*[.=]""", line):
+            return number
+    return found

@@ -1,0 +1,1 @@
+"""Load testing: packets at a rate, and how it was kept."""

@@ -1,0 +1,54 @@
+"""Latency as a reader of its own sees it, for those that offer packets: zbuf measure, run beside them."""
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from zbuf.producer.producer import Producer
+from zbuf.shared.errors import ZbufError
+
+_PATIENCE_S = 20.0
+_PROGRAM = "from zbuf.__main__ import main; main()"
+
+
+@contextlib.contextmanager
+def measured_latency(producer: Producer) -> Iterator[dict[str, float]]:
+    """Have a reader measure latency in the block: it has a descriptor of its own, and takes its share of the machine.
+
+    Yields:
+        What is filled in at the block's end, where packets came: p50, p90, p99, p99.9, max, mean, in microseconds.
+
+    Raises:
+        ZbufError: it does not connect.
+    """
+    found: dict[str, float] = {}
+    with _reader(producer) as process:
+        yield found
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=_PATIENCE_S)[0]
+    if process.returncode == 0:
+        found |= json.loads(said)["latency_us"]
+
+
+@contextlib.contextmanager
+def _reader(producer: Producer) -> Iterator["subprocess.Popen[bytes]"]:
+    """Zbuf measure, connected and measuring."""
+    arguments = ["measure", producer.name, "--json", "--duration", "1000000", "--run-dir", str(producer.run_dir)]
+    process = subprocess.Popen(  # noqa: S603  (it is our own)
+        [sys.executable, "-c", _PROGRAM, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        process_group=0,  # Ctrl-C is for the producer, which ends it
+    )
+    with process:
+        try:
+            assert process.stderr is not None  # noqa: S101  (it is a pipe)
+            line = process.stderr.readline().decode(errors="replace").strip()
+            if ": measuring " not in line:
+                raise ZbufError(f"the reader that measures latency has failed: {line}")
+            yield process
+        finally:
+            process.kill()

@@ -1,0 +1,299 @@
+"""zbufd replay."""
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from fractions import Fraction
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from zbuf.producer.daemon.daemon import raise_descriptor_limit
+from zbuf.producer.load.replay.measured import Measured
+from zbuf.producer.load.replay.page import write_page
+from zbuf.producer.load.replay.stepping import step
+from zbuf.producer.load.schedule import FASTEST, Ramp, Schedule, Stamp, parse_rate
+from zbuf.producer.producer import Producer
+from zbuf.producer.serving.capture import DEFAULT_LINGER_S
+from zbuf.producer.sources.files.file_source import FileSource
+from zbuf.producer.sources.python import ScapySource
+from zbuf.shared.cli import privileges
+from zbuf.shared.cli.commandline import Json, RunDir, parse_size, seconds, some_seconds, whole_number
+from zbuf.shared.cli.plot import check_plot
+from zbuf.shared.cli.progress import Progress
+from zbuf.shared.control.rundir import name_from_path
+from zbuf.shared.errors import ValueRefused
+from zbuf.shared.memory.segment import check_space
+
+T = TypeVar("T")
+
+_BURST_MAX = 10**9
+_PR_SET_PDEATHSIG = 1
+
+
+def _parsed(parse: Callable[[str], T]) -> Callable[[str | T], T]:
+    """A parser of an option's text, whose complaint is a usage error."""
+
+    def parse_option(text: str | T) -> T:
+        if not isinstance(text, str):
+            return text  # a default
+        try:
+            return parse(text)
+        except ValueRefused as error:
+            raise typer.BadParameter(str(error)) from None
+
+    return parse_option
+
+
+def _rate(kind: str) -> Callable[[str | Fraction], Fraction]:
+    return _parsed(lambda text: parse_rate(text, most=FASTEST[kind]))
+
+
+class Engine(StrEnum):
+    """Who reads the packets."""
+
+    PCAP = "pcap"
+    SCAPY = "scapy"
+
+
+def replay(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Capture files, gzipped or not; - is stdin.")],
+    name: Annotated[
+        str | None, typer.Option(metavar="N", help="What readers connect to [the first file's stem].")
+    ] = None,
+    engine: Annotated[Engine, typer.Option(help="What reads the files.")] = Engine.PCAP,
+    pps: Annotated[
+        Fraction | None, typer.Option("--pps", "-p", parser=_rate("pps"), metavar="N", help="Packets per second.")
+    ] = None,
+    mbps: Annotated[
+        Fraction | None, typer.Option("--mbps", "-M", parser=_rate("mbps"), metavar="N", help="Megabits per second.")
+    ] = None,
+    multiplier: Annotated[
+        Fraction | None,
+        typer.Option(
+            "--multiplier",
+            "-x",
+            parser=_rate("multiplier"),
+            metavar="X",
+            help="Times as fast as recorded; 1: as it is.",
+        ),
+    ] = None,
+    ramp: Annotated[
+        Ramp | None,
+        typer.Option(
+            parser=_parsed(Ramp.parse),
+            metavar="FROM:TO:SECONDS",
+            help="Packets per second that go from one to another.",
+        ),
+    ] = None,
+    topspeed: Annotated[
+        bool, typer.Option("--topspeed", "-t", help="As fast as it goes; so it is by default.")
+    ] = False,
+    oneatatime: Annotated[bool, typer.Option("--oneatatime", "-o", help="Each packet when you press Enter.")] = False,
+    burst: Annotated[
+        int, typer.Option(parser=whole_number(1, _BURST_MAX), metavar="N", help="N packets at a time.")
+    ] = 1,
+    max_gap: Annotated[
+        float | None,
+        typer.Option(parser=some_seconds, metavar="SECONDS", help="With -x: wait no longer from packet to packet."),
+    ] = None,
+    stamp: Annotated[
+        Stamp | None,
+        typer.Option(
+            help="Packets carry the file's own times, or the moment they are offered [file; now with --latency].",
+            show_default=False,
+        ),
+    ] = None,
+    loop: Annotated[
+        int | None,
+        typer.Option(
+            "--loop",
+            "-l",
+            parser=whole_number(0),
+            metavar="N",
+            help="Times to replay; 0 for ever, as it is with --duration [1].",
+            show_default=False,
+        ),
+    ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Several files in the order of their times, not one after the other.")
+    ] = False,
+    unique_ip: Annotated[
+        bool, typer.Option("--unique-ip", help="Other IP addresses each time that --loop begins anew.")
+    ] = False,
+    duration: Annotated[
+        float | None, typer.Option(parser=some_seconds, metavar="SECONDS", help="End after this time.")
+    ] = None,
+    wait_readers: Annotated[
+        int, typer.Option(parser=whole_number(0), metavar="N", help="Wait for N readers before the start.")
+    ] = 0,
+    lossless: Annotated[
+        bool, typer.Option("--lossless", help="Wait for readers in place of dropping packets.")
+    ] = False,
+    buffer_size: Annotated[
+        str, typer.Option(metavar="S", help="Size of a buffer, for readers that do not say.")
+    ] = "2M",
+    user: Annotated[
+        str | None, typer.Option("-Z", "--user", metavar="USER", help="Become USER before files are opened.")
+    ] = None,
+    preload_limit: Annotated[
+        str, typer.Option(metavar="S", help="Stream what is larger, in place of loading it.")
+    ] = "1G",
+    linger: Annotated[
+        float,
+        typer.Option(
+            parser=seconds, metavar="SECONDS", help="How long to wait at the end for readers to take the rest."
+        ),
+    ] = DEFAULT_LINGER_S,
+    latency: Annotated[
+        bool, typer.Option("--latency", help="Measure latency too, by zbuf measure: a reader more.")
+    ] = False,
+    run_dir: Annotated[str | None, RunDir] = None,
+    json: Annotated[bool, Json] = False,
+    report: Annotated[
+        str | None, typer.Option(metavar="FILE.html", help="Write the report as a page with plots, too.")
+    ] = None,
+    parent: Annotated[int | None, typer.Option("--end-with", metavar="PID", hidden=True)] = None,
+) -> None:
+    """Replay capture files to the readers, at top speed or at a rate, and report what became of the packets."""
+    schedule = _schedule(
+        pps=pps,
+        mbps=mbps,
+        multiplier=multiplier,
+        ramp=ramp,
+        one_at_a_time=oneatatime,
+        burst=burst,
+        duration_s=duration,
+        max_gap_s=max_gap,
+        stamp=stamp or ("now" if latency else "file"),
+    )
+    if latency and schedule.stamp == "file":
+        raise typer.BadParameter("--latency is from the moment of the offer, which --stamp file does not tell")
+    if topspeed and str(schedule) != "top speed":
+        raise typer.BadParameter(f"--topspeed and {schedule} are two speeds: give one")
+    if oneatatime and "-" in files:
+        raise typer.BadParameter("--oneatatime asks on standard input, which is a capture: save that to a file")
+    raise_descriptor_limit()
+    if user is not None:
+        privileges.drop(user)
+    if parent is not None:
+        _end_with(parent)
+    if report is not None:
+        check_plot(report, "--report")
+    loops = loop if loop is not None else 0 if duration is not None else 1
+    if unique_ip and loops == 1:
+        raise typer.BadParameter("--unique-ip is about the loops after the first: give --loop or --duration")
+    buffer_bytes = parse_size("--buffer-size", buffer_size)
+    check_space(buffer_bytes)
+    if engine is Engine.SCAPY and (merge or unique_ip):
+        raise typer.BadParameter("--merge and --unique-ip: --engine scapy has neither, leave it out")
+    source = _open_source(files, engine, parse_size("--preload-limit", preload_limit), merge, unique_ip)
+    signals = _Signals()
+    producer = Producer(
+        name or name_from_path(files[0]),
+        linktype=source.linktype,
+        interfaces=[interface.name for interface in source.interfaces],
+        lossless=lossless,
+        buffer_size=buffer_bytes,
+        run_dir=run_dir,
+        linger_s=None if lossless else linger,
+    )
+    signals.watch(producer)
+    sys.stderr.write(f"zbufd: {producer.name} ready in {producer.run_dir}, link-type {source.linktype}\n")
+    known = _warn(source.warnings)
+    measured = Measured(want_latency=latency, want_rates=report is not None)
+    with producer:
+        _replay(producer, source, schedule, loops, wait_readers, measured)
+    made = measured.report(files, schedule, producer.final_stats(), source)
+    _warn(source.warnings[known:])
+    if json:
+        sys.stdout.write(made.as_json() + "\n")
+    else:
+        made.print()
+    if report is not None:
+        write_page(made, report)
+
+
+def _warn(warnings: list[str]) -> int:
+    """Tell what is damaged; of files that are in memory that is known before the replay, of others behind."""
+    for warning in warnings:
+        sys.stderr.write(f"zbufd: {warning}\n")
+    return len(warnings)
+
+
+def _schedule(**options: Any) -> Schedule:
+    try:
+        return Schedule(**options)
+    except ValueRefused as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _open_source(
+    files: list[str], engine: Engine, preload_limit: int, merge: bool, unique_ip: bool
+) -> FileSource | ScapySource:
+    if engine is Engine.SCAPY:
+        return ScapySource(files)
+    loaded = [0, 0]
+
+    def note(packets: int, size: int) -> None:
+        loaded[:] = packets, size
+
+    with Progress(lambda: f"loading: {loaded[0]:,} packets, {loaded[1] / 1e6:,.0f} MB"):
+        return FileSource(files, preload_limit, note, merge=merge, unique_ip=unique_ip)
+
+
+def _replay(
+    producer: Producer,
+    source: FileSource | ScapySource,
+    schedule: Schedule,
+    loops: int,
+    wait_readers: int,
+    measured: Measured,
+) -> None:
+    if wait_readers:
+        with Progress(lambda: f"{producer.name}: waiting for {wait_readers} readers"):
+            producer.wait_readers(wait_readers)
+    pace = schedule.pace()
+    if pace is not None and schedule.one_at_a_time:
+        step(pace)
+
+    def describe() -> str:
+        wait_s = 0.0 if pace is None else pace.next_in_s()
+        so_far = f"{producer.name}: {producer.offered:,} packets, {producer.offered / measured.age_s:,.0f} packets/s"
+        return so_far if wait_s < 1 else f"{so_far}, the next one in {wait_s:,.0f} s"
+
+    with measured.during(producer, pace), Progress(describe, shown=not schedule.one_at_a_time):
+        if not producer.stopped:
+            producer.publish(source, loops=loops, pace=pace)
+
+
+def _end_with(parent: int) -> None:
+    """Have the kernel end this process with the one that started it: prctl(2); to become another user undoes that."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+class _Signals:
+    """The first SIGINT or SIGTERM ends the replay in good order, the second at once."""
+
+    def __init__(self) -> None:
+        self._producer: Producer | None = None
+        self._stopped = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+
+    def watch(self, producer: Producer) -> None:
+        """Stop this producer, also for a signal that has come already."""
+        self._producer = producer
+        if self._stopped:
+            producer.stop()
+
+    def _stop(self, number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        self._stopped = True
+        if self._producer is not None:
+            self._producer.stop()

@@ -1,0 +1,159 @@
+"""The report at the end of a replay: what was asked, what was achieved, and what became of the packets."""
+
+import json
+import sys
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import msgspec
+
+from zbuf import __version__
+from zbuf.producer.load.schedule import Schedule
+from zbuf.producer.sources.files.file_source import Sizes
+from zbuf.producer.sources.pace import Pace
+from zbuf.shared.cli.machine import Facts
+from zbuf.shared.cli.tables import print_ledgers, print_table
+from zbuf.shared.control.statistics import Statistics
+
+HELD_WITHIN = 0.001
+"""A rate is held where what was achieved differs by no more than this share of it."""
+
+
+@dataclass(frozen=True)
+class Pacing:
+    """How well a schedule was kept."""
+
+    asked: str
+    """Such as "200,000 packets/s"."""
+    achieved_pps: float
+    achieved_mbps: float
+    deviation: float | None
+    """Achieved by asked, less 1; None where nothing was asked that can be told."""
+    lag_us: dict[str, float]
+    """How late packets were offered: p50, p99, max, in microseconds."""
+    behind: int
+    """Packets that were more than a millisecond late."""
+    reason: str | None
+    """Why the rate was not held; None where it was."""
+
+    @property
+    def held(self) -> bool | None:
+        """Whether the rate was held; None where nothing was asked that can be told."""
+        return None if self.deviation is None else abs(self.deviation) <= HELD_WITHIN
+
+
+def pacing_of(schedule: Schedule, pace: Pace, waits: int) -> Pacing:
+    """What a pace tells once it is over.
+
+    Args:
+        schedule: what it was made from.
+        pace: it.
+        waits: how often the pump slept for readers.
+    """
+    share = pace.pace
+    lag_us = {"p50": pace.lag_ns(0.5) / 1000, "p99": pace.lag_ns(0.99) / 1000, "max": pace.max_lag_ns / 1000}
+    pacing = Pacing(
+        asked=str(schedule),
+        achieved_pps=pace.packets_per_second,
+        achieved_mbps=pace.wire_bytes * 8e-6 / pace.seconds if pace.seconds else 0.0,
+        deviation=None if share is None else share - 1,
+        lag_us=lag_us if pace.timed else {},
+        behind=pace.behind,
+        reason=None,
+    )
+    return replace(pacing, reason=_reason(pace, waits, lag_us["max"])) if pacing.held is False else pacing
+
+
+def _reason(pace: Pace, waits: int, latest_us: float) -> str:
+    if waits:
+        return f"readers held it up: it slept {waits:,} times for them (without --lossless it would not)"
+    if pace.behind:
+        return f"this machine did not keep up: {pace.behind:,} packets were late, {latest_us / 1000:,.1f} ms at most"
+    if pace.missed_ns:
+        return f"this machine did not keep up: what was due in the last {pace.missed_ns / 1e6:,.1f} ms was not offered"
+    return (
+        f"the replay was so short that {latest_us:,.1f} µs of lag are more than 0.1 % of it: give --duration or --loop"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What was offered, how fast, and what became of it."""
+
+    command: str
+    """What was run, as a shell takes it."""
+    files: list[str]
+    began: str
+    """When, in ISO 8601."""
+    packets: int
+    """Offered to the descriptors."""
+    seconds: float
+    """From the first packet to the last."""
+    statistics: Statistics
+    """Of the producer when all was over."""
+    warnings: list[str]
+    """Damage in the files."""
+    pacing: Pacing | None
+    """How the schedule was kept; None at top speed."""
+    sizes: Sizes | None
+    """Of the files' packets, where they are known."""
+    latency_us: dict[str, float]
+    """What a measuring reader saw, in microseconds; empty where there was none."""
+    machine: Facts
+    lags: list[tuple[int, int]]
+    """A histogram of lags: nanoseconds, and the packets that had so much, but more than the entry before."""
+    rates: list[tuple[float, float]]
+    """Seconds after the beginning, and the packets per second offered then; empty where nobody wanted them."""
+
+    @property
+    def packets_per_second(self) -> float:
+        """The rate at which packets were offered."""
+        if self.pacing is not None:
+            return self.pacing.achieved_pps
+        return self.packets / self.seconds if self.seconds else 0.0
+
+    def as_json(self) -> str:
+        """The report as one JSON object."""
+        body: dict[str, Any] = {
+            "producer": self.statistics.producer,
+            "command": self.command,
+            "version": __version__,
+            "began": self.began,
+            "files": self.files,
+            "packets": self.packets,
+            "seconds": self.seconds,
+            "packets_per_second": self.packets_per_second,
+            "pacing": None if self.pacing is None else asdict(self.pacing) | {"held": self.pacing.held},
+            "latency_us": self.latency_us,
+            "waits": self.statistics.waits,
+            "warnings": self.warnings,
+            "descriptors": msgspec.to_builtins(self.statistics.descriptors),
+            "sizes": None if self.sizes is None else self.sizes.named() | {"wire_bytes": self.sizes.wire_bytes},
+            "machine": self.machine,
+        }
+        return json.dumps(body, indent=2)
+
+    def print(self) -> None:
+        """The report for people, on stdout."""
+        rate = f"{self.packets_per_second:,.0f} packets/s"
+        sys.stdout.write(f"{self.packets:,} packets offered in {self.seconds:.3f} s: {rate}\n")
+        if self.pacing is not None:
+            _print_pacing(self.pacing)
+        if self.latency_us:
+            print_table("", ["latency µs", *self.latency_us], [["", *self.latency_us.values()]])
+        if self.statistics.descriptors:
+            print_ledgers(self.statistics.descriptors)
+        else:
+            sys.stdout.write("no reader was connected\n")
+
+
+def _print_pacing(one: Pacing) -> None:
+    deviation = "-" if one.deviation is None else f"{100 * one.deviation:+.4f} %"
+    lags = [f"{one.lag_us[name]:,.1f}" if name in one.lag_us else "-" for name in ("p50", "p99", "max")]
+    print_table(
+        "",
+        ["asked", "achieved packets/s", "Mbit/s", "deviation", "lag p50 µs", "p99 µs", "max µs", "behind"],
+        [[one.asked, f"{one.achieved_pps:,.1f}", f"{one.achieved_mbps:,.1f}", deviation, *lags, f"{one.behind:,}"]],
+    )
+    if one.reason is not None:
+        sys.stdout.write(f"not held within {100 * HELD_WITHIN:g} %: {one.reason}\n")

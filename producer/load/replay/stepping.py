@@ -1,0 +1,28 @@
+"""Packets one at a time, as somebody at a terminal says."""
+
+import sys
+import threading
+
+from zbuf.producer.sources.pace import Pace
+
+
+def step(pace: Pace) -> None:
+    """Ask for each packet, in a thread of its own: Enter is one, a number so many, q or the end of input the end."""
+    threading.Thread(target=_ask, args=(pace,), name="zbuf-step", daemon=True).start()
+
+
+def _ask(pace: Pace) -> None:
+    allowed = 0
+    while True:
+        sys.stderr.write(f"zbufd: packet {allowed + 1:,}: Enter sends it, a number so many, q ends: ")
+        sys.stderr.flush()
+        line = sys.stdin.readline()
+        word = line.strip() or "1"
+        if not line or word.lower() == "q":
+            pace.end()
+            return
+        if not word.isdecimal() or not 0 < int(word) < 2**40:
+            sys.stderr.write(f"zbufd: {word!r:.60} is no number of packets\n")
+            continue
+        allowed += int(word)
+        pace.allow(int(word))

@@ -1,0 +1,328 @@
+"""A producer, from the taking of its name to the last acknowledgement."""
+
+import logging
+import os
+import secrets
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from zbuf import __version__
+from zbuf.producer.ring.pump import DIRECTION_NUMBERS
+from zbuf.producer.serving.access import Access, Rule
+from zbuf.producer.serving.capture import DEFAULT_LINGER_S, Capture, Limits
+from zbuf.producer.serving.server import ControlServer, Identity
+from zbuf.producer.sources.files.file_source import FileSource
+from zbuf.producer.sources.live.live_source import LiveSource
+from zbuf.producer.sources.pace import Pace, Paced
+from zbuf.producer.sources.python import LINKTYPE_ETHERNET, RawPacket, ScapySource, linktype_of, packets_of
+from zbuf.shared.closing import Closing
+from zbuf.shared.control.rundir import NameLock, directory_mode, make_run_directory, run_directory, socket_path
+from zbuf.shared.control.statistics import Statistics
+from zbuf.shared.errors import ValueRefused
+from zbuf.shared.memory.layout import DEFAULT_BUFFER_BYTES, MAX_CAPLEN, check_buffer_bytes
+from zbuf.shared.memory.leftovers import leftovers
+from zbuf.shared.memory.pcapng import Interface
+from zbuf.shared.memory.salvage import salvage_all
+
+log = logging.getLogger("zbuf")
+
+_LINKTYPE_MAX = 0xFFFF
+
+
+class Producer(Closing):
+    """Publishes packets to any number of reading processes, under a name.
+
+    The name is taken and readers can connect as soon as this object is there, and until close(). It is a context
+    manager. Packets come from append() and publish(), from one thread at a time.
+
+    Args:
+        name: what readers connect to: letters, digits and any of ``_ . @ : + -``.
+        linktype: LINKTYPE_ value of the packets; Ethernet by default.
+        interfaces: names of the interfaces that packets come from; by default one, called like the producer.
+        lossless: wait for readers in place of dropping packets.
+        buffer_size: bytes of each of a reader's two buffers, where it does not say; whole pages, up to 1 GiB.
+        run_dir: where the control socket is made; see zbuf.shared.control.rundir.run_directory().
+        linger_s: how long close() waits for the readers to acknowledge what is left; None for as long as it takes.
+        limits: how much readers may ask for.
+        allow: who may read what; by default, whoever can open the control socket may read everything.
+        socket_mode: the permissions of the control socket.
+        gid: its group, and the run directory's where that is made; by default those of the process.
+        snaplen: bytes that the source keeps of each packet: no reader gets more.
+        salvage_dir: where to write what a killed producer of this name left unread, before it is removed.
+
+    Raises:
+        ValueRefused: the name can't be used, or a rule names what does not exist.
+        RunDirectoryError: the run directory can't be made or written.
+        ProducerExists: there is a producer of that name.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        linktype: int = LINKTYPE_ETHERNET,
+        interfaces: Sequence[str] | None = None,
+        lossless: bool = False,
+        buffer_size: int = DEFAULT_BUFFER_BYTES,
+        run_dir: str | os.PathLike[str] | None = None,
+        linger_s: float | None = DEFAULT_LINGER_S,
+        limits: Limits = Limits(),  # noqa: B008  (it is frozen)
+        allow: Sequence[Rule] = (),
+        socket_mode: int = 0o600,
+        gid: int | None = None,
+        snaplen: int = MAX_CAPLEN,
+        salvage_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        check_buffer_bytes(buffer_size)
+        if not 0 <= linktype <= _LINKTYPE_MAX:
+            raise ValueRefused(f"link type {linktype}: it must be from 0 to {_LINKTYPE_MAX}")
+        directory = run_directory(run_dir)
+        path = socket_path(directory, name)
+        make_run_directory(directory, mode=directory_mode(socket_mode), gid=gid)
+        described = [Interface(_printable(one), linktype) for one in (interfaces or [name])]
+        self.name = name
+        self.run_dir = directory
+        self.linger_s = linger_s
+        """How long close() waits for the readers, in seconds; None for as long as it takes."""
+        self._identity = Identity(name, secrets.randbits(63), described, linktype, f"zbuf {__version__}", snaplen)
+        access = self._access(allow)
+        self._capture = Capture(limits, lossless=lossless)
+        self._pid = os.getpid()
+        self._closed = False
+        self._lock = NameLock(directory, name)
+        try:
+            self._clean_up_after_the_dead(salvage_dir)
+            self._control = ControlServer(path, self._capture, self._identity, buffer_size, access, socket_mode, gid)
+        except BaseException:
+            self._lock.release()
+            raise
+        _producers.add(self)
+
+    # ---- packets ------------------------------------------------------------------------------------------------
+
+    def append(
+        self,
+        data: Any,
+        *,
+        time_ns: int | None = None,
+        wirelen: int | None = None,
+        interface: int = 0,
+        direction: str = "inout",
+    ) -> bool:
+        """Publish one packet.
+
+        Args:
+            data: its captured bytes, any bytes-like object; they are copied.
+            time_ns: when it was captured, in nanoseconds since 1970; now, by default.
+            wirelen: its length on the wire in bytes; by default what was captured.
+            interface: which of the producer's interfaces it came from.
+            direction: "in", "out", or "inout" where that is not known.
+
+        Returns:
+            True; False where stop() came before a lossless producer's readers had room for it.
+
+        Raises:
+            ValueRefused: an argument is out of its range.
+        """
+        if direction not in DIRECTION_NUMBERS:
+            raise ValueRefused(f"direction {direction!r}: it must be in, out or inout")
+        if not 0 <= interface < len(self._identity.interfaces):
+            raise ValueRefused(f"interface {interface}: this producer has {len(self._identity.interfaces)}")
+        self._check_open()
+        moment = time.time_ns() if time_ns is None else time_ns
+        return self._capture.append(data, moment, wirelen, interface, DIRECTION_NUMBERS[direction])
+
+    def publish(self, source: Any, *, loops: int = 1, pace: Pace | None = None) -> int:
+        """Publish everything that a source gives, until it ends or stop() is called.
+
+        Args:
+            source: a FileSource, LiveSource or ScapySource; a scapy socket or reader; or an iterable of bytes, of
+                (bytes, time_ns), of RawPacket, or of scapy packets. None of them is dissected.
+            loops: how many times to give the files of a FileSource or ScapySource; 0 for ever.
+            pace: when packets are due, as Schedule.pace() makes it; by default, at once. It is no use for a LiveSource.
+
+        Returns:
+            The packets published.
+
+        Raises:
+            ValueRefused: the source's link type or number of interfaces is not the producer's, or an item is no packet.
+        """
+        self._check_open()
+        self._check_source(source)
+        before = self.offered
+        if isinstance(source, LiveSource):
+            self._publish_live(source)
+        elif isinstance(source, FileSource):
+            for native in source.passes(loops):
+                ended = self._capture.run(native if pace is None else Paced(native, pace))
+                if not ended or (pace is not None and pace.over):
+                    break
+        else:
+            packets = source.packets(loops) if isinstance(source, ScapySource) else packets_of(source)
+            self._publish_packets(packets if pace is None else self._paced(packets, pace))
+        return self.offered - before
+
+    def _publish_live(self, source: LiveSource) -> None:
+        self._capture.live = source
+        with source.tending(self._capture.submit):
+            if source.native is not None:
+                self._capture.run(source.native)
+            else:
+                self._publish_packets(source.packets())
+
+    def _publish_packets(self, packets: Any) -> None:
+        for packet in packets:
+            if self._capture.stopping:
+                break
+            if packet is not None:
+                self.append(packet.data, time_ns=packet.time_ns, wirelen=packet.wirelen, interface=packet.interface)
+
+    def _paced(self, packets: Iterator[RawPacket | None], pace: Pace) -> Iterator[RawPacket]:
+        """Packets of Python's, each when it is due, with the time that it is to carry."""
+        for packet in packets:
+            if packet is None:
+                continue
+            wirelen = len(packet.data) if packet.wirelen is None else packet.wirelen
+            time_ns = None
+            while time_ns is None and not (pace.over or self._capture.stopping):
+                time_ns = pace.hold(packet.time_ns, wirelen)
+            if time_ns is None:
+                return
+            yield packet._replace(time_ns=time_ns)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueRefused(f"producer {self.name!r} is closed: it takes no more packets")
+
+    def _check_source(self, source: Any) -> None:
+        linktype, interfaces = linktype_of(source), len(self._identity.interfaces)
+        if len(getattr(source, "interfaces", [])) > interfaces:
+            names = [interface.name for interface in source.interfaces]
+            raise ValueRefused(
+                f"the source has {len(names)} interfaces, the producer {interfaces}: "
+                f"make it with Producer({self.name!r}, interfaces={names})"
+            )
+        if linktype is not None and linktype != self._identity.linktype:
+            raise ValueRefused(
+                f"the source's link type is {linktype}, the producer's {self._identity.linktype}: "
+                f"make it with Producer({self.name!r}, linktype={linktype})"
+            )
+
+    def _access(self, allow: Sequence[Rule]) -> Access:
+        return Access(allow, [one.name for one in self._identity.interfaces], self._identity.linktype)
+
+    def rotate(self) -> None:
+        """Hand what is stored to the readers now, in buffers that are not full, where they have one free."""
+        self._check_open()
+        self._capture.submit(self._capture.rotate).result()
+
+    # ---- readers ------------------------------------------------------------------------------------------------
+
+    def set_rules(self, allow: Sequence[Rule], limits: Limits) -> None:
+        """Change who may read what, and how much they may ask for.
+
+        Readers to whom the new rules give something else are hung up on. What is in use beyond new limits stays.
+
+        Raises:
+            ValueRefused: a rule names what does not exist, or its filter does not compile; the old ones stay.
+        """
+        access = self._access(allow)
+        self._capture.limits = limits
+        self._control.set_access(access)
+
+    def wait_readers(self, count: int, timeout_s: float | None = None) -> bool:
+        """Wait until `count` readers are connected; False when the time is over, or on stop()."""
+        return self._capture.wait_readers(count, timeout_s)
+
+    def stats(self, timeout_s: float | None = None) -> Statistics:
+        """Everything there is to know, as of one instant; TimeoutError where that takes longer than `timeout_s`."""
+        names = [interface.name for interface in self._identity.interfaces]
+        return self._submit(
+            lambda: self._capture.statistics(self.name, self._identity.epoch, self._identity.linktype, names)
+        ).result(timeout_s)
+
+    @property
+    def offered(self) -> int:
+        """Packets that came in so far."""
+        return self._capture.pump.offered
+
+    @property
+    def stopped(self) -> bool:
+        """Whether stop() was called."""
+        return self._capture.stopping
+
+    def final_stats(self) -> Statistics:
+        """stats() with the descriptors whose readers have left, or that close() closed, among them."""
+        now = self.stats()
+        return msgspec.structs.replace(now, descriptors=[*self._capture.closed_descriptors(), *now.descriptors])
+
+    def _submit(self, command: Callable[[], Statistics]) -> "Future[Statistics]":
+        return self._capture.submit(command)
+
+    # ---- the end ------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Make publish() return soon; from any thread, or from a signal handler."""
+        self._capture.stop()
+
+    def close(self) -> None:
+        """Assign the tail, wait for the readers to acknowledge it (linger_s at most), and end. Again does nothing."""
+        if self._closed or os.getpid() != self._pid:
+            return
+        self._closed = True
+        _producers.discard(self)
+        try:
+            self._capture.submit(self._capture.finish).result()
+            if not self._capture.drain(self.linger_s):
+                log.warning("%s: readers have not taken everything within %g s", self.name, self.linger_s)
+        finally:
+            self._control.stop()
+            self._lock.release()
+
+    def _clean_up_after_the_dead(self, salvage_dir: str | os.PathLike[str] | None) -> None:
+        """Remove the segments of a killed producer of this name; save, or count, what nobody had read."""
+        if salvage_dir is not None:
+            for saved in salvage_all(self.name, Path(salvage_dir)):
+                log.warning("%s: %d packets of a producer that was killed: %s", self.name, saved.packets, saved.path)
+        found = list(leftovers(self.name))
+        for leftover in found:
+            leftover.remove()
+        if found:
+            unread = sum(leftover.packets for leftover in found)
+            log.warning(
+                "%s: removed %d segment%s of a producer that was killed; %d packets in there were not acknowledged",
+                self.name,
+                len(found),
+                "" if len(found) == 1 else "s",
+                unread,
+            )
+
+    def _forget(self) -> None:
+        self._closed = True
+        self._control.forget()
+        self._capture.forget()
+        self._lock.forget()
+
+
+def _printable(name: str) -> str:
+    """A name that can be written as UTF-8: a file's need not be."""
+    return name.encode("utf-8", "replace").decode()
+
+
+_producers: "weakref.WeakSet[Producer]" = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    """A forked child shares the sockets and locks of its parent: readers would never see the parent die."""
+    for producer in list(_producers):
+        producer._forget()
+    _producers.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,0 +1,1 @@
+"""The ring: descriptors, the pump that feeds them, and what they ask of a source."""

@@ -1,0 +1,261 @@
+"""The native loop: batches of packets from a source into every descriptor, without the GIL.
+
+It comes back to Python for the end of the source, or because somebody called interrupt(): with a command for the
+owner of the descriptors, a tick of the clock, a signal.  It never comes back for a packet.
+
+A descriptor that blocks (a lossless one, whose readers have both buffers) holds the batch up, and the pump waits: it
+looks for a short time, since a busy reader is about to answer, and sleeps for ever longer times after that.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memset
+from posix.time cimport nanosleep, timespec
+
+cimport cython
+
+from zbuf.producer.ring.contract cimport NativeSource, PacketSink, SOURCE_ENDED, SOURCE_FAILED, SOURCE_WOKEN
+from zbuf.shared.memory.abi cimport ZBUF_INBOUND, ZBUF_MAX_CAPLEN, ZBUF_OUTBOUND, zbuf_packet
+from zbuf.shared.memory.spin cimport LOOKS_PER_CLOCK, is_raised, lower_flag, now_ns, raise_flag, spin_pause
+
+from zbuf.shared.errors import CaptureFileError, ValueRefused
+
+DIRECTION_NUMBERS = {"inout": 0, "in": ZBUF_INBOUND, "out": ZBUF_OUTBOUND}
+
+cdef enum:
+    SHORTEST_SPIN_NS = 20_000
+    LONGEST_SPIN_NS = 400_000
+    FIRST_SLEEP_NS = 50_000
+    LONGEST_SLEEP_NS = 1_000_000
+
+cdef struct held_view:  # in a struct of its own, or the garbage collector would clear it before it is released
+    Py_buffer view
+
+cdef struct served:
+    PyObject *sink                  # a PacketSink, which the list of descriptors keeps alive
+    uint32_t taken                  # of the current batch
+
+
+@cython.final
+cdef class Pump:
+    """Feeds packets to descriptors, each packet to all of them.
+
+    Args:
+        lossless: wait for readers in place of dropping packets.
+    """
+
+    cdef list _descriptors
+    cdef NativeSource _source       # whose batch is under way
+    cdef NativeSource _running      # while run() is in it
+    cdef served *_served
+    cdef uint32_t _count
+    cdef int _flag
+    cdef const zbuf_packet *_batch
+    cdef uint32_t _batch_packets
+    cdef zbuf_packet _single
+    cdef held_view _held            # of the packet that was offered
+    cdef bint _holds_single
+    cdef int64_t _usual_wait_ns     # a running mean
+    cdef readonly bint lossless
+    cdef readonly uint64_t offered
+    """Packets that came from sources."""
+    cdef readonly uint64_t waits
+    """Times it slept for readers."""
+
+    def __cinit__(self, *, bint lossless=False):
+        self._descriptors = []
+        self.lossless = lossless
+
+    def __dealloc__(self):
+        self.drop_single()
+        free(self._served)
+
+    def attach(self, PacketSink descriptor not None):
+        """Feed a zbuf.producer.ring.descriptor.Descriptor too, from the next batch on."""
+        cdef served *grown = <served *>realloc(self._served, (self._count + 1) * sizeof(served))
+        if grown == NULL:
+            raise MemoryError
+        self._served = grown
+        grown[self._count].sink = <PyObject *>descriptor
+        grown[self._count].taken = self._batch_packets
+        self._descriptors.append(descriptor)
+        self._count += 1
+
+    def detach(self, descriptor):
+        """Feed it no more."""
+        cdef uint32_t at = self._descriptors.index(descriptor)
+        self._count -= 1
+        self._descriptors[at] = self._descriptors[self._count]
+        self._served[at] = self._served[self._count]
+        del self._descriptors[self._count]
+
+    def interrupt(self):
+        """Make run() and resume() return soon; may be called from any thread, and from a signal handler."""
+        raise_flag(&self._flag)
+        cdef NativeSource running = self._running
+        if running is not None:
+            running.wake()
+
+    def run(self, NativeSource source not None):
+        """Feed everything from a source, until it ends or somebody interrupts.
+
+        Args:
+            source: where the packets come from.
+
+        Returns:
+            True at the end of the source; False where it was interrupted, or a signal came: call again to go on.
+        """
+        cdef int packets
+        if self._holds_single and not self.finish_single(True):
+            return False
+        if source is not self._source:
+            self.cancel()
+            self._source = source
+        self._running = source
+        with nogil:
+            packets = self.drain(source)
+        self._running = None
+        if packets == SOURCE_WOKEN:
+            return False
+        self._source = None
+        if packets == SOURCE_FAILED:
+            source.check()
+            raise CaptureFileError("the source failed, and does not say why")
+        return True
+
+    cdef int drain(self, NativeSource source) noexcept nogil:
+        """Why it came back: SOURCE_ENDED, SOURCE_FAILED, or SOURCE_WOKEN where it was interrupted."""
+        cdef int packets
+        while True:
+            if is_raised(&self._flag) or not self.feed(True):
+                lower_flag(&self._flag)
+                return SOURCE_WOKEN
+            packets = source.next(&self._batch)
+            if packets <= 0:
+                return packets
+            self.begin(<uint32_t>packets)
+
+    cdef void begin(self, uint32_t packets) noexcept nogil:
+        cdef uint32_t at
+        self._batch_packets = packets
+        for at in range(self._count):
+            self._served[at].taken = 0
+
+    cdef bint feed(self, bint wait) noexcept nogil:
+        """Give the rest of the current batch to all descriptors; False where one blocks, or on an interrupt."""
+        cdef uint32_t at
+        cdef served *one
+        for at in range(self._count):
+            one = &self._served[at]
+            while one.taken < self._batch_packets:
+                one.taken += (<PacketSink>one.sink).take(
+                    self._batch + one.taken, self._batch_packets - one.taken, self.lossless)
+                if one.taken < self._batch_packets and not (wait and self.wait_for(<PacketSink>one.sink)):
+                    return False
+        self.offered += self._batch_packets
+        self._batch_packets = 0
+        return True
+
+    cdef bint wait_for(self, PacketSink sink) noexcept nogil:
+        """Wait until a descriptor has room; False on an interrupt.
+
+        How long to look before the first sleep follows what waits took lately.  A reader that is about as fast as the
+        pump answers within microseconds, and a sleep would cost it more than that; for a slow one looking is a waste.
+        """
+        cdef int64_t started = now_ns(), waited = 0
+        cdef timespec pause
+        pause.tv_sec, pause.tv_nsec = 0, FIRST_SLEEP_NS
+        while not sink.has_room():
+            if is_raised(&self._flag):
+                return False
+            if waited < self.spin_ns():
+                look(sink)
+            else:
+                nanosleep(&pause, NULL)
+                self.waits += 1
+                pause.tv_nsec = min(2 * pause.tv_nsec, LONGEST_SLEEP_NS)
+            waited = now_ns() - started
+        self._usual_wait_ns += (waited - self._usual_wait_ns) // 8
+        return True
+
+    cdef int64_t spin_ns(self) noexcept nogil:
+        if self._usual_wait_ns > LONGEST_SPIN_NS:
+            return SHORTEST_SPIN_NS
+        return max(<int64_t>SHORTEST_SPIN_NS, 2 * self._usual_wait_ns)
+
+    def offer(self, data, time_ns, wirelen=None, interface=0, direction=0):
+        """Feed one packet.
+
+        Args:
+            data: its captured bytes; kept until all descriptors have it.
+            time_ns: nanoseconds since 1970.
+            wirelen: its length on the wire in bytes; by default what was captured.
+            interface: its interface's number in the prologue.
+            direction: 0, ZBUF_INBOUND or ZBUF_OUTBOUND.
+
+        Returns:
+            True; or, from a lossless pump, False while a reader has yet to make room: call resume().
+        """
+        cdef uint32_t known_direction = direction
+        if self._batch_packets:
+            raise ValueRefused("packet offered while the one before still waits for readers")
+        PyObject_GetBuffer(data, &self._held.view, PyBUF_SIMPLE)
+        self._holds_single = True
+        memset(&self._single, 0, sizeof(zbuf_packet))
+        try:
+            self._single.time_ns = time_ns
+            self._single.wirelen = self._held.view.len if wirelen is None else wirelen
+            self._single.interface_id = interface
+        except (OverflowError, TypeError) as error:
+            self.drop_single()
+            raise ValueRefused(
+                f"packet with time_ns={time_ns!r}, wirelen={wirelen!r}, interface={interface!r}: {error}"
+            ) from None
+        self._single.caplen = <uint32_t>min(self._held.view.len, ZBUF_MAX_CAPLEN + 1)
+        self._single.direction = known_direction & 3
+        self._single.data = <const uint8_t *>self._held.view.buf
+        self._batch = &self._single
+        self.begin(1)
+        return self.finish_single(False)
+
+    def resume(self):
+        """Go on with the packet that offer() could not finish, and wait for its readers.
+
+        Returns:
+            True once all descriptors have it; False where somebody interrupted the wait: call again.
+        """
+        return self.finish_single(True)
+
+    cdef bint finish_single(self, bint wait):
+        cdef bint done
+        if wait:
+            with nogil:
+                done = self.feed(True)
+            lower_flag(&self._flag)
+        else:
+            done = self.feed(False)
+        if done:
+            self.drop_single()
+        return done
+
+    def cancel(self):
+        """Forget what is left of the current batch: the descriptors that have not got it never will."""
+        self._batch_packets = 0
+        self._source = None
+        self.drop_single()
+
+    cdef void drop_single(self):
+        if self._holds_single:
+            self._holds_single = False
+            PyBuffer_Release(&self._held.view)
+
+
+cdef void look(PacketSink sink) noexcept nogil:
+    """A microsecond or two of looking for room."""
+    cdef int _look
+    for _look in range(LOOKS_PER_CLOCK):
+        if sink.has_room():
+            return
+        spin_pause()

@@ -1,0 +1,13 @@
+"""Packets in memory, to be pumped any number of times."""
+
+from zbuf.producer.ring.contract import NativeSource, Rewriter
+
+class PacketStore(NativeSource):
+    """Packets in memory, to be pumped any number of times."""
+
+    captured_bytes: int
+    def __len__(self) -> int: ...
+    @property
+    def sizes(self) -> tuple[list[int], int]: ...
+    def load(self, source: NativeSource, packets: int) -> bool: ...
+    def rewind(self, passes: int, rewriter: Rewriter | None = None) -> None: ...

@@ -1,0 +1,1 @@
+"""Live interfaces as a source."""

@@ -1,0 +1,220 @@
+"""Sources whose packets are Python objects: capture files read by scapy, scapy's sockets, any iterable.
+
+Each is an iterator of RawPacket: bytes and their metadata, not dissected. scapy is imported only where it is needed.
+"""
+
+import gzip
+import itertools
+import os
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, Self
+
+from zbuf.shared.errors import CaptureFileError, ValueRefused
+from zbuf.shared.memory.pcapng import Interface
+
+LINKTYPE_ETHERNET = 1
+
+_SCAPY_SNAPLEN = 262_140  # what scapy reads of a packet at most
+_LONGEST_HEADER = 16
+_POLL_S = 0.1
+_LAST_NS = 2**64 - 1
+
+
+class RawPacket(NamedTuple):
+    """One packet as a source gives it."""
+
+    data: Any
+    """Its captured bytes, a bytes-like object."""
+    time_ns: int
+    wirelen: int | None = None
+    interface: int = 0
+
+
+class ScapySource:
+    """A capture file read by scapy, packet by packet, not dissected.
+
+    Args:
+        paths: the files, read one after the other.
+
+    Raises:
+        CaptureFileError: a file is missing, or scapy can't read it, or the link types differ.
+    """
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self.paths = list(paths)
+        if not self.paths:
+            raise ValueRefused("no capture files: name one at least")
+        self.warnings: list[str] = []
+        linktypes = [_scapy_linktype(path) for path in self.paths]
+        if len(set(linktypes)) > 1:
+            raise CaptureFileError(
+                f"{self.paths[1]}: the files' link types differ: {linktypes}: replay them separately"
+            )
+        self.linktype = linktypes[0]
+        self.interfaces = [Interface(os.path.basename(path) or path, self.linktype) for path in self.paths]
+
+    def packets(self, count: int) -> Iterator[RawPacket]:
+        """All packets, `count` times; 0 is for ever. On each pass their times go on, as those of a FileSource do."""
+        shift, earliest, latest, packets, timed = 0, _LAST_NS, 0, 0, 0
+        for number in range(count) if count else itertools.count():
+            for packet in self._one_pass():
+                packets += 1
+                if packet.time_ns == 0:  # it has none
+                    yield packet
+                    continue
+                if number == 0:
+                    earliest, latest, timed = min(earliest, packet.time_ns), max(latest, packet.time_ns), timed + 1
+                yield packet._replace(time_ns=packet.time_ns + shift)
+            if not packets:
+                return
+            step = latest - earliest + max(1, (latest - earliest) // max(1, timed - 1))
+            if timed and latest + shift + step <= _LAST_NS:
+                shift += step
+
+    def _one_pass(self) -> Iterator[RawPacket]:
+        for number, path in enumerate(self.paths):
+            yield from self._packets_of_file(number, path)
+
+    def _packets_of_file(self, number: int, path: str) -> Iterator[RawPacket]:
+        whole = 0
+        with _WatchedFile(path) as file:
+            for packet in _from_reader(_scapy_reader(file)):
+                if file.damage is not None:
+                    break
+                yield packet._replace(interface=number)
+                whole += 1
+        if file.damage is not None:
+            self._note_damage(f"{path}: damaged after {whole} whole packets, before byte {file.offset}: {file.damage}")
+
+    def _note_damage(self, damage: str) -> None:
+        if damage not in self.warnings:
+            self.warnings.append(damage)
+
+
+class _WatchedFile:
+    """A capture file, gzipped or not, that tells when it ended in the middle of something; scapy does not."""
+
+    def __init__(self, path: str) -> None:
+        self.name = path
+        self.damage: str | None = None
+        self.offset = 0
+        """Bytes read, of the unpacked file."""
+        try:
+            self._raw = open(path, "rb")  # noqa: SIM115  (closed by __exit__)
+        except OSError as error:
+            raise CaptureFileError(f"{path}: {error.strerror}") from None
+        packed = self._raw.peek(2)[:2] == b"\x1f\x8b"
+        self._file = gzip.GzipFile(fileobj=self._raw) if packed else self._raw
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._raw.close()
+
+    def read(self, size: int) -> bytes:
+        """As of any file; what is whole comes before what is damaged."""
+        data = b""
+        try:
+            while len(data) < size and (some := self._file.read1(size - len(data))):
+                data += some
+        except (EOFError, zlib.error, OSError) as error:
+            self.damage = f"damaged gzip file: {error}"
+        self.offset += len(data)
+        # A file may end before the next packet's header, and nowhere else.
+        if len(data) < size and (data or size > _LONGEST_HEADER) and self.damage is None:
+            self.damage = f"cut short: {len(data)} bytes of {size} are there"
+        return data
+
+
+def _scapy_reader(file: Any) -> Any:
+    from scapy.error import Scapy_Exception
+    from scapy.utils import RawPcapReader
+
+    try:
+        return RawPcapReader(file)
+    except (EOFError, Scapy_Exception) as error:
+        raise CaptureFileError(f"{file.name}: not a capture file, says scapy: {error}") from None
+
+
+def _scapy_linktype(path: str) -> int:
+    with _WatchedFile(path) as file:
+        reader = _scapy_reader(file)
+        if hasattr(reader, "linktype"):
+            return int(reader.linktype) & 0xFFFF  # the rest tells the length of the FCS
+        first = next(iter(reader), None)  # of pcapng the packets tell, each by its interface
+        return int(first[1].linktype) if first is not None else LINKTYPE_ETHERNET
+
+
+def _from_reader(reader: Any) -> Iterator[RawPacket]:
+    """The packets of a scapy reader of pcap or pcapng, dissecting or raw."""
+    nanoseconds = 1 if getattr(reader, "nano", False) else 1000
+    while True:
+        try:
+            data, meta = reader._read_packet(size=_SCAPY_SNAPLEN)
+        except EOFError:
+            return
+        if hasattr(meta, "sec"):
+            time_ns = meta.sec * 1_000_000_000 + meta.usec * nanoseconds
+        else:
+            time_ns = ((meta.tshigh or 0) << 32 | (meta.tslow or 0)) * 1_000_000_000 // (meta.tsresol or 1_000_000)
+        yield RawPacket(data, time_ns & 0xFFFFFFFFFFFFFFFF, meta.wirelen)
+
+
+def _from_socket(socket: Any) -> Iterator[RawPacket | None]:
+    """The packets of a scapy socket, raw; None now and then while there is none."""
+    while not getattr(socket, "closed", False):
+        if not socket.select([socket], _POLL_S):
+            yield None
+            continue
+        try:
+            _, data, seconds = socket.recv_raw()
+        except EOFError:
+            return
+        if data == b"":
+            return  # the other end has closed it
+        if data is not None:
+            yield RawPacket(data, time.time_ns() if seconds is None else nanoseconds(seconds))
+
+
+def nanoseconds(seconds: Any) -> int:
+    """The time of a packet in nanoseconds; scapy gives floats, or exact decimals of a class of its own."""
+    return int(seconds * 1_000_000_000 + 0.5)
+
+
+def _from_items(items: Iterable[Any]) -> Iterator[RawPacket]:
+    for item in items:
+        if isinstance(item, RawPacket):
+            yield item
+        elif isinstance(item, (bytes, bytearray, memoryview)):
+            yield RawPacket(item, time.time_ns())
+        elif isinstance(item, tuple) and len(item) == 2:
+            yield RawPacket(item[0], item[1])
+        elif hasattr(item, "time") and hasattr(item, "wirelen"):
+            yield RawPacket(bytes(item), nanoseconds(item.time), item.wirelen)
+        else:
+            raise ValueRefused(f"{item!r:.80} is no packet: give bytes, (bytes, time_ns) or scapy packets")
+
+
+def packets_of(source: Any) -> Iterator[RawPacket | None]:
+    """The packets of anything that can be published: see Producer.publish(). None stands for "none at the moment"."""
+    if hasattr(source, "_read_packet"):
+        return _from_reader(source)
+    if hasattr(source, "recv_raw"):
+        return _from_socket(source)
+    return _from_items(source)
+
+
+def linktype_of(source: Any) -> int | None:
+    """The LINKTYPE_ that a source says it has; None where it does not."""
+    if isinstance(getattr(source, "linktype", None), int):
+        return int(source.linktype)
+    layer = getattr(source, "LL", None)
+    if layer is None:
+        return None
+    from scapy.config import conf
+
+    return int(conf.l2types.layer2num[layer]) if layer in conf.l2types.layer2num else None

@@ -1,0 +1,50 @@
+"""Tables on standard output, for people."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from zbuf.shared.control.statistics import DescriptorStatistics, Ledger
+
+
+def printable(text: str) -> str:
+    """The text with whatever a terminal might obey, or hide, written as Python writes it: others made it up."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A table on stdout; numbers to the right, with thousands apart."""
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, title_style="bold")
+    for number, column in enumerate(columns):
+        numeric = bool(rows) and isinstance(rows[0][number], int | float)
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row))
+    natural = Console(width=1000, markup=False, emoji=False).measure(table).maximum
+    width = max(natural, Console().width)  # a terminal that is too narrow wraps a line, which loses nothing
+    Console(width=width, highlight=False, markup=False, emoji=False).print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return printable(str(value))
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
+
+
+def print_ledgers(descriptors: Sequence[DescriptorStatistics], closed: Ledger | None = None) -> None:
+    """A table of ledgers on stdout, a row for each descriptor, and the last for closed ones, if they had packets."""
+    rows = [[_name(one), one.settings.filter or "-", *_counts(one)] for one in descriptors]
+    if closed is not None and closed.received:
+        rows.append(["closed", "", *_counts(closed)])
+    if rows:
+        print_table("", ["descriptor", "filter", *Ledger.__struct_fields__], rows)
+
+
+def _name(one: DescriptorStatistics) -> str:
+    return f"{one.descriptor}" + (f" ({one.join})" if one.join else "")
+
+
+def _counts(ledger: Ledger) -> list[int]:
+    return [getattr(ledger, count) for count in Ledger.__struct_fields__]

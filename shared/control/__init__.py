@@ -1,0 +1,65 @@
+"""The control socket: what is said on it, how, and the directory that it is found in."""
+
+from zbuf.shared.control.messages import (
+    Answer,
+    Connect,
+    Connected,
+    Done,
+    Flush,
+    Leave,
+    Refusal,
+    Request,
+    Rotate,
+    SetFilter,
+    Stats,
+)
+from zbuf.shared.control.settings import DEFAULT_TIMEOUT_MS, FILTER_LENGTH_MAX, TIMEOUT_MS_MAX, Direction, Settings
+from zbuf.shared.control.statistics import (
+    FILTER_SHOWN_LENGTH,
+    DescriptorStatistics,
+    InterfaceState,
+    InterfaceStatistics,
+    Ledger,
+    ReaderStatistics,
+    Statistics,
+)
+from zbuf.shared.control.wire import (
+    ANSWER_BYTES_MAX,
+    REQUEST_BYTES_MAX,
+    decode_answer,
+    decode_request,
+    encode,
+    receive_answer,
+)
+
+__all__ = [
+    "ANSWER_BYTES_MAX",
+    "DEFAULT_TIMEOUT_MS",
+    "FILTER_LENGTH_MAX",
+    "FILTER_SHOWN_LENGTH",
+    "REQUEST_BYTES_MAX",
+    "TIMEOUT_MS_MAX",
+    "Answer",
+    "Connect",
+    "Connected",
+    "DescriptorStatistics",
+    "Direction",
+    "Done",
+    "Flush",
+    "InterfaceState",
+    "InterfaceStatistics",
+    "Leave",
+    "Ledger",
+    "ReaderStatistics",
+    "Refusal",
+    "Request",
+    "Rotate",
+    "SetFilter",
+    "Settings",
+    "Statistics",
+    "Stats",
+    "decode_answer",
+    "decode_request",
+    "encode",
+    "receive_answer",
+]

@@ -1,0 +1,86 @@
+"""The messages between a producer and its clients.
+
+A client sends a request and gets one answer to it, in turn. A connection that has had its Connect answered is one
+reader's life: when it closes, however that comes about, the producer takes the buffers back.
+"""
+
+from typing import Annotated
+
+import msgspec
+
+from zbuf.shared.control.rundir import NAME_LENGTH_MAX
+from zbuf.shared.control.settings import FilterText, Settings
+from zbuf.shared.control.statistics import Statistics
+from zbuf.shared.memory.layout import ABI
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower, forbid_unknown_fields=True):
+    """One datagram."""
+
+
+class Connect(_Message, frozen=True):
+    """Open a descriptor, or join one: the first request of a reader."""
+
+    abi: int = ABI
+    join: Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_LENGTH_MAX)] | None = None
+    """The name of a descriptor to share with others who say the same; None for one of one's own."""
+    settings: Settings | None = None
+    """None to take a joined descriptor as it is, or the defaults for a new one."""
+
+
+class Stats(_Message, frozen=True):
+    """Ask for Statistics; a connection needs no descriptor for it."""
+
+
+class Rotate(_Message, frozen=True):
+    """Assign what is stored though it is not full."""
+
+
+class SetFilter(_Message, frozen=True):
+    """Change the filter of the descriptor, flushing it or not."""
+
+    filter: FilterText
+    flush: bool = True
+
+
+class Flush(_Message, frozen=True):
+    """Discard what is stored, and begin the ledger anew."""
+
+
+class Leave(_Message, frozen=True):
+    """Give everything back; the answer says that it is done."""
+
+
+Request = Connect | Stats | Rotate | SetFilter | Flush | Leave
+
+
+class Connected(_Message, frozen=True):
+    """The answer to Connect; with it come three file descriptors: the segment, the ack page, the doorbell."""
+
+    producer: str
+    descriptor: int
+    reader: int
+    sequence: int
+    """The number of the first buffer that this reader will be assigned."""
+    linktype: int
+    snaplen: int
+    filter: str
+    interfaces: list[str]
+    offered: int = 0
+    """Packets that the producer's source had given before this reader was let in."""
+
+
+class Done(_Message, frozen=True):
+    """The request was carried out."""
+
+    changed: bool = True
+    """Of a Rotate: whether there was something to assign, and a buffer free for what comes next."""
+
+
+class Refusal(_Message, frozen=True):
+    """The request was not carried out; the connection goes on."""
+
+    reason: str
+
+
+Answer = Connected | Done | Refusal | Statistics

@@ -1,0 +1,1 @@
+"""Shared memory: its layout, segments, pcapng blocks, and what is left of them."""

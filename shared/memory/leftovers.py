@@ -1,0 +1,108 @@
+"""What killed producers left behind in /dev/shm: found, and removed.
+
+A segment is never touched while its producer lives. What a user may not look into is told apart from what is gone, and
+what can't be a segment at all, though it has the name of one, is passed over: anybody can make files in /dev/shm.
+"""
+
+import contextlib
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from zbuf.shared.errors import SegmentError
+from zbuf.shared.memory.layout import unread_blocks
+from zbuf.shared.memory.segment import SHM, copy_segment, producer_lives
+
+_NAME = re.compile(r"zbuf\.([A-Za-z0-9_][A-Za-z0-9_.@:+-]*)\.([0-9]+)")  # as rundir.check_name() has it, and a number
+
+
+@dataclass(frozen=True)
+class Found:
+    """A segment in /dev/shm, as it was when it was looked at."""
+
+    producer: str
+    descriptor: int
+    owner: int
+    """User id."""
+    state: Literal["left", "alive", "foreign"]
+    """Left behind by a killed producer; a living one's; or another user's, which only root may look into."""
+    packets: int = 0
+    """Of one that was left: appended, and not known to be acknowledged by their readers."""
+    length_bytes: int = 0
+    """Of those packets' blocks."""
+    damage: str = ""
+    """Why nothing can be read of one that was left."""
+
+    @property
+    def name(self) -> str:
+        """Of the shared-memory object."""
+        return f"/{self.path.name}"
+
+    @property
+    def path(self) -> Path:
+        """Where it is in the file system."""
+        return SHM / f"zbuf.{self.producer}.{self.descriptor}"
+
+    def open(self) -> int:
+        """A new read-only file descriptor of it, the caller's to close; OSError where it is gone."""
+        return os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def remove(self) -> None:
+        """Remove the object, for good."""
+        self.path.unlink(missing_ok=True)
+
+
+def leftovers(producer: str) -> Iterator[Found]:
+    """The segments of this user that killed producers named `producer` left behind; all others are passed over."""
+    for found in find_segments(producer):
+        if found.state == "left" and found.owner == os.geteuid():
+            yield found
+
+
+def find_segments(producer: str | None = None) -> Iterator[Found]:
+    """All segments of producers named `producer`, or of any; root's may be anybody's."""
+    for entry in sorted(SHM.iterdir()) if SHM.is_dir() else []:
+        match = _NAME.fullmatch(entry.name)
+        if match is not None and producer in (None, match[1]) and match[2] == str(int(match[2])):
+            found = None
+            with contextlib.suppress(OSError):  # it is gone, or closed to its own user
+                found = _look_at(entry, match[1], int(match[2]))
+            if found is not None:
+                yield found
+
+
+def _look_at(path: Path, producer: str, descriptor: int) -> Found | None:
+    """What a file in /dev/shm is; None where it can't be a segment: a FIFO would make an open() wait for ever."""
+    look = path.lstat()
+    if not stat.S_ISREG(look.st_mode):
+        return None
+    found = Found(producer, descriptor, look.st_uid, "foreign")
+    if os.geteuid() not in (0, look.st_uid):
+        return found
+    fd = found.open()
+    try:
+        if not os.path.samestat(os.fstat(fd), look):
+            return None
+        if producer_lives(fd):
+            return replace(found, state="alive")
+        return replace(found, state="left", **_unread(fd))
+    finally:
+        os.close(fd)
+
+
+def _unread(fd: int) -> dict[str, Any]:
+    """What a dead producer's segment has that was not acknowledged."""
+    try:
+        memory, layout = copy_segment(fd)
+    except SegmentError as error:  # for one, it died before the segment was open: nothing can be in there
+        return {"damage": str(error)}
+    with memory:
+        parts = unread_blocks(memory, layout)
+    packets, damaged_bytes = (sum(part[which] for part in parts) for which in (2, 3))
+    if damaged_bytes and not packets:
+        return {"damage": f"corrupt segment: no whole packet block in {damaged_bytes} bytes"}
+    return {"packets": packets, "length_bytes": sum(part[1] for part in parts)}

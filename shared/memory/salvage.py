@@ -1,0 +1,250 @@
+"""Packets that nobody had acknowledged when their producer was killed, as pcapng files.
+
+A segment that was left behind may be damaged, and root's may be anybody's: it is copied first, checked then, and only
+whole blocks that every reader of pcapng takes are written. There are no statistics at the end of such a file, since
+the ledger in a segment is as old as its last rotation, and would not agree with the packets.
+"""
+
+import contextlib
+import logging
+import mmap
+import os
+import stat
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from zbuf.shared.closing import Closing
+from zbuf.shared.errors import SegmentError, ZbufError
+from zbuf.shared.memory.layout import unread_blocks
+from zbuf.shared.memory.leftovers import Found, leftovers
+from zbuf.shared.memory.pcapng import interfaces
+from zbuf.shared.memory.segment import copy_segment, producer_lives
+
+log = logging.getLogger("zbuf")
+
+_PIECE_BYTES = 256 << 10
+_OPTIONS_MAX_BYTES = 64  # zbuf writes 24 at most
+_BLOCK = struct.Struct("<7I")  # of an Enhanced Packet Block: type, length, interface, time (2), captured, original
+_BLOCK_BYTES = 32  # without data and options
+
+
+@dataclass(frozen=True)
+class Salvaged:
+    """A file that was written."""
+
+    path: str
+    producer: str
+    descriptor: int
+    packets: int
+    left_out_bytes: int
+    """Of damaged blocks and those behind them, which are not in the file."""
+    length_bytes: int
+    """Of the file."""
+    first_ns: int | None
+    """Time of the earliest packet, nanoseconds since 1970; None where there is none."""
+    last_ns: int | None
+    """Time of the latest."""
+
+
+def salvage(found: Found, path: str, *, remove: bool = False) -> Salvaged:
+    """Write the unread packets of a segment that was left behind to a pcapng file, and sync it.
+
+    Args:
+        found: which, see find_segments().
+        path: the file; it is overwritten if it is a regular one. "-" is standard output.
+        remove: remove the segment after that, if all its packets were written.
+
+    Raises:
+        SegmentError: nothing of the segment can be read, or it is not a dead producer's any more. No file is made.
+        ZbufError: the file can't be written, a full disk for one. What was written stays, and is a whole file; the
+            segment stays too.
+    """
+    with _opened(found) as fd:
+        with _Unread(fd, found) as unread:
+            salvaged = _write_file(unread, path)
+        if remove and salvaged.left_out_bytes == 0:
+            _remove(found, fd)
+    return salvaged
+
+
+def salvage_all(producer: str, directory: Path) -> list[Salvaged]:
+    """Write what killed producers named `producer` left unread to new files in `directory`, and remove nothing.
+
+    The files are NAME-<descriptor>-<time of the latest packet, UTC>.pcapng. A segment of which nothing can be read is
+    logged and passed over.
+
+    Raises:
+        ZbufError: a file can't be written. The segment of that one, and those after it, are to be kept then.
+    """
+    written = []
+    for found in leftovers(producer):
+        if found.packets:
+            try:
+                written.append(_salvage_into(found, directory))
+            except SegmentError as error:
+                log.warning("%s", error)
+    return written
+
+
+def _salvage_into(found: Found, directory: Path) -> Salvaged:
+    with _opened(found) as fd, _Unread(fd, found) as unread:
+        seconds, nanoseconds = divmod(time.time_ns() if unread.last_ns is None else unread.last_ns, 1_000_000_000)
+        stamp = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))}.{nanoseconds:09d}Z"
+        return _write_file(unread, _new_name(f"{directory}/{found.producer}-{found.descriptor}-{stamp}"), os.O_EXCL)
+
+
+def _new_name(stem: str) -> str:
+    """A name that is not taken: the packets of a capture file that is replayed twice have the same times."""
+    names = (f"{stem}{number}.pcapng" for number in ("", *(f".{number}" for number in range(2, 1000))))
+    return next(name for name in names if not os.path.lexists(name))
+
+
+@contextlib.contextmanager
+def _opened(found: Found) -> Iterator[int]:
+    """A segment that is a dead producer's still."""
+    try:
+        fd = found.open()
+    except OSError as error:
+        raise SegmentError(f"{found.path}: {error.strerror}") from None
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode) or producer_lives(fd):
+            raise SegmentError(f"{found.path} is a living producer's: read it with zbuf dump {found.producer}")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _remove(found: Found, fd: int) -> None:
+    """Remove the segment open at `fd`, unless its name is another's now: a producer may have started."""
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(fd), found.path.lstat()):
+            found.remove()
+
+
+class _Unread(Closing):
+    """The blocks of a segment that were not acknowledged, in pieces that are whole blocks, of our own memory."""
+
+    def __init__(self, fd: int, found: Found) -> None:
+        self.found = found
+        self.packets = 0
+        self.left_out_bytes = 0
+        self.first_ns: int | None = None
+        self.last_ns: int | None = None
+        self.pieces: list[tuple[int, int, int]] = []
+        """Start, end and packets of each, in the order of their appending."""
+        try:
+            self.memory, layout = copy_segment(fd)
+            self.prologue = self.memory[layout.prologue_offset : layout.prologue_offset + layout.prologue_bytes]
+            known = len(interfaces(self.prologue))
+        except SegmentError as error:
+            raise SegmentError(f"{found.path}: {error}") from None
+        for offset, length_bytes, _, damaged_bytes in unread_blocks(self.memory, layout):
+            whole = self._cut(offset, _whole_blocks(self.memory, offset, offset + length_bytes, known, layout.snaplen))
+            self.left_out_bytes += damaged_bytes + offset + length_bytes - whole
+
+    def _cut(self, start: int, blocks: Iterator[tuple[int, int]]) -> int:
+        """Make pieces of one buffer's blocks, and count the packets; returns where the last of them ends."""
+        end, packets = start, 0
+        for end, time_ns in blocks:
+            packets += 1
+            self.first_ns = time_ns if self.first_ns is None else min(self.first_ns, time_ns)
+            self.last_ns = time_ns if self.last_ns is None else max(self.last_ns, time_ns)
+            if end - start >= _PIECE_BYTES:
+                self.pieces.append((start, end, packets))
+                self.packets += packets
+                start, packets = end, 0
+        if packets:
+            self.pieces.append((start, end, packets))
+            self.packets += packets
+        return end
+
+    def close(self) -> None:
+        """Drop the copy."""
+        self.memory.close()
+
+
+def _whole_blocks(memory: mmap.mmap, offset: int, end: int, interfaces: int, snaplen: int) -> Iterator[tuple[int, int]]:
+    """The end and the time of each block, up to the first one that libpcap would refuse.
+
+    unread_blocks() has seen to it that they are packets and that their lengths stay inside; libpcap wants more.
+    """
+    while offset < end:
+        _, total, interface, high, low, caplen, _ = _BLOCK.unpack_from(memory, offset)
+        options = total - _BLOCK_BYTES - (caplen + 3 & ~3)
+        if interface >= interfaces or caplen > snaplen or options > _OPTIONS_MAX_BYTES:
+            return
+        offset += total
+        yield offset, high << 32 | low
+
+
+# ---- the file -------------------------------------------------------------------------------------------------------
+
+
+def _write_file(unread: _Unread, path: str, flags: int = 0) -> Salvaged:
+    fd = 1 if path == "-" else _open_file(path, flags)
+    try:
+        length_bytes = _write_all(unread, path, fd)
+    finally:
+        if fd != 1:
+            os.close(fd)
+    return Salvaged(
+        path=path,
+        producer=unread.found.producer,
+        descriptor=unread.found.descriptor,
+        packets=unread.packets,
+        left_out_bytes=unread.left_out_bytes,
+        length_bytes=length_bytes,
+        first_ns=unread.first_ns,
+        last_ns=unread.last_ns,
+    )
+
+
+def _open_file(path: str, flags: int) -> int:
+    """A regular file, empty, and as private as the segment was."""
+    try:
+        fd = os.open(path, flags | os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o600)
+    except OSError as error:
+        raise ZbufError(f"{path}: {error.strerror}") from None
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        os.ftruncate(fd, 0)
+        return fd
+    os.close(fd)
+    raise ZbufError(f"{path} is not a regular file: name another, or write to standard output with -w -")
+
+
+def _write_all(unread: _Unread, path: str, fd: int) -> int:
+    """Write the file, and return its length."""
+    packets = length_bytes = 0
+    try:
+        length_bytes += _write(fd, memoryview(unread.prologue))
+        with memoryview(unread.memory) as blocks:
+            for start, end, count in unread.pieces:
+                with blocks[start:end] as piece:
+                    length_bytes += _write(fd, piece)
+                packets += count
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            os.fsync(fd)  # a disk that is full, or far away, may say so only now
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ZbufError(
+            f"{path}: {error.strerror}: it holds {packets} of the {unread.packets} packets, and "
+            f"{unread.found.path} has them all still"
+        ) from None
+    return length_bytes
+
+
+def _write(fd: int, data: memoryview) -> int:
+    """Write all of it, or nothing: of blocks that came only in part the file would not be a whole one."""
+    done = 0
+    try:
+        while done < len(data):
+            done += os.write(fd, data[done:])
+    except OSError:
+        with contextlib.suppress(OSError):  # a pipe keeps them
+            os.ftruncate(fd, os.lseek(fd, -done, os.SEEK_CUR))
+        raise
+    return done

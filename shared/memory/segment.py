@@ -1,0 +1,228 @@
+"""Segments: made, opened, mapped, checked and removed here, and nowhere else.
+
+A segment is a POSIX shared-memory object ``/zbuf.<producer>.<descriptor>``, mode 0600. Its memory is reserved with
+posix_fallocate(3) when it is made, so that a full /dev/shm is an error then and not a SIGBUS later. The producer holds
+a write lock on it for as long as it lives (an open file description lock, fcntl(2)): that is how anyone can tell a
+living producer's segment from one that a killed producer left behind. A reader's descriptor is read-only, so a reader
+can't take that lock.
+"""
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+import struct
+from pathlib import Path
+
+import posix_ipc
+
+from zbuf.shared.errors import SegmentError, ValueRefused
+from zbuf.shared.memory.layout import (
+    HEADER_BYTES,
+    PAGE_BYTES,
+    Layout,
+    check_buffer_bytes,
+    open_segment,
+    read_layout,
+    write_layout,
+)
+
+SHM = Path("/dev/shm")  # noqa: S108  (where Linux keeps POSIX shared memory, shm_overview(7))
+_LENGTHS = struct.Struct("<4xI56xI")  # of struct zbuf_header: kernel_len, and the lower half of store_len
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock of fcntl(2) on 64-bit Linux
+
+
+class Segment:
+    """One descriptor's shared memory on the producer's side, from its making to remove().
+
+    Args:
+        layout: what to make; `layout.descriptor` is the number that ends the object's name.
+        prologue: the pcapng blocks before the first packet, `layout.prologue_bytes` of them.
+
+    Raises:
+        SegmentError: /dev/shm has no room for it, or no permission.
+        FileExistsError: an object of that name is there already.
+    """
+
+    def __init__(self, layout: Layout, prologue: bytes) -> None:
+        if len(prologue) > layout.prologue_bytes:
+            raise ValueRefused(f"prologue of {len(prologue)} bytes, with room for {layout.prologue_bytes}")
+        self.layout = layout
+        self.name = f"/zbuf.{layout.producer}.{layout.descriptor}"
+        fd, self._lock_fd = _create(self.name, layout.segment_bytes)
+        try:
+            # Every page is there before the first packet is: a fault is no part of the packet path.
+            self.map = mmap.mmap(fd, layout.segment_bytes, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+            write_layout(self.map, layout)
+            self.map[layout.prologue_offset : layout.prologue_offset + len(prologue)] = prologue
+        except BaseException:
+            self.remove()
+            raise
+        finally:
+            os.close(fd)
+
+    def open(self) -> None:
+        """Let readers in, once the buffers' headers are set up."""
+        open_segment(self.map)
+
+    def reader_fd(self) -> int:
+        """A new read-only file descriptor of the segment, the caller's to close; SegmentError once it is removed."""
+        try:
+            return int(posix_ipc.SharedMemory(self.name, read_only=True).fd)
+        except posix_ipc.ExistentialError:
+            raise SegmentError(f"segment {self.name} was removed: connect without joining it") from None
+        except (posix_ipc.Error, OSError) as error:
+            raise SegmentError(f"segment {self.name} can't be opened: {error}") from None
+
+    def remove(self) -> None:
+        """Remove the name and give up the lock. Mappings, the readers' too, live until they are dropped."""
+        _unlink(self.name)
+        self.unlock()
+
+    def discard(self) -> None:
+        """Remove it, and drop our mapping, which nobody uses any more; the readers keep theirs."""
+        self.remove()
+        self.map.close()
+
+    def unlock(self) -> None:
+        """Give up the lock alone: a forked child does, which is not the producer."""
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+        self._lock_fd = -1
+
+
+def _create(name: str, size: int) -> tuple[int, int]:
+    """A new object of that size: a file descriptor to map, and another that holds the write lock.
+
+    Two, since a mapping keeps a duplicate of its descriptor, with the lock, for as long as it lives.
+    """
+    fd = _open_new(name)
+    try:
+        lock_fd = posix_ipc.SharedMemory(name).fd
+    except (posix_ipc.Error, OSError) as error:
+        os.close(fd)
+        _unlink(name)
+        raise SegmentError(f"segment {name} can't be made: {error}") from None
+    _write_lock(lock_fd)
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        os.close(fd)
+        os.close(lock_fd)
+        _unlink(name)
+        raise SegmentError(_no_room(size) if error.errno == errno.ENOSPC else f"segment {name}: {error}") from None
+    return fd, lock_fd
+
+
+def _open_new(name: str) -> int:
+    try:
+        return int(posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600, size=0).fd)
+    except posix_ipc.ExistentialError:
+        raise FileExistsError(name) from None
+    except (posix_ipc.Error, OSError) as error:
+        raise SegmentError(f"segment {name} can't be made: {error}") from None
+
+
+def check_space(buffer_bytes: int) -> None:
+    """Check the size of a buffer, and that there is room for two of them at the moment.
+
+    Raises:
+        ValueRefused: the size breaks the rules, see check_buffer_bytes().
+        SegmentError: /dev/shm has no room for them.
+    """
+    check_buffer_bytes(buffer_bytes)
+    if SHM.is_dir() and 2 * buffer_bytes > _free_bytes():
+        raise SegmentError(_no_room(2 * buffer_bytes))
+
+
+def _free_bytes() -> int:
+    space = os.statvfs(SHM)
+    return space.f_bavail * space.f_frsize
+
+
+def _no_room(size: int) -> str:
+    return (
+        f"two buffers need {size} bytes of shared memory, {SHM} has {_free_bytes()} free: "
+        "use smaller buffers, or give it more"
+    )
+
+
+def _unlink(name: str) -> None:
+    with contextlib.suppress(posix_ipc.ExistentialError):
+        posix_ipc.unlink_shared_memory(name)
+
+
+def _write_lock(fd: int) -> None:
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+
+
+def producer_lives(fd: int) -> bool:
+    """Whether the producer of the segment open at `fd` is alive: the kernel knows who holds the write lock."""
+    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0))
+    return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+
+
+def map_segment(fd: int, *, closed_too: bool = False) -> tuple[mmap.mmap, Layout]:
+    """Map the segment open at `fd` read-only and check it.
+
+    Raises:
+        SegmentError: naming the half-made, foreign or damaged state it is in (see read_layout()).
+    """
+    memory = mmap.mmap(fd, _size_of(fd), prot=mmap.PROT_READ)
+    try:
+        return memory, read_layout(memory, closed_too)
+    except SegmentError:
+        memory.close()
+        raise
+
+
+def copy_segment(fd: int) -> tuple[mmap.mmap, Layout]:
+    """The dead producer's segment open at `fd`, copied to memory of our own, as much of it as is in use, and checked.
+
+    Whoever owns the segment can change it, or cut it short, which makes a look at a mapping of it a SIGBUS. Nobody can
+    change the copy between a check and a use.
+
+    Raises:
+        SegmentError: as map_segment() does, but not for a closed one; or there is no memory for it.
+    """
+    size = _size_of(fd)
+    try:
+        memory = mmap.mmap(-1, size)  # what is never written takes no memory
+    except (OSError, OverflowError, ValueError) as error:
+        raise SegmentError(f"segment of {size} bytes: too large to be copied: {error}") from None
+    try:
+        return memory, _copy_parts(fd, memory)
+    except BaseException:
+        memory.close()
+        raise
+
+
+def _copy_parts(fd: int, memory: mmap.mmap) -> Layout:
+    _copy(fd, memory, 0, PAGE_BYTES)
+    layout = read_layout(memory, closed_too=True)
+    _copy(fd, memory, layout.prologue_offset, layout.prologue_bytes)
+    for offset in layout.buffer_offsets:
+        _copy(fd, memory, offset, HEADER_BYTES)
+        used = max(_LENGTHS.unpack_from(memory, offset))
+        _copy(fd, memory, offset + HEADER_BYTES, min(used, layout.buffer_bytes - HEADER_BYTES))
+    return layout
+
+
+def _size_of(fd: int) -> int:
+    size = os.fstat(fd).st_size
+    if size == 0:
+        raise SegmentError("segment of 0 bytes: its producer is still making it, or died doing so")
+    return size
+
+
+def _copy(fd: int, memory: mmap.mmap, offset: int, length: int) -> None:
+    """Copy a range of a segment; what it has no bytes for, since it was cut short, stays zero."""
+    end = min(offset + length, len(memory))
+    with memoryview(memory) as view:
+        while offset < end:
+            with view[offset:end] as rest:
+                count = os.preadv(fd, [rest], offset)
+            if count == 0:
+                return
+            offset += count

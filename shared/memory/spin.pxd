@@ -1,0 +1,21 @@
+# What a loop needs that looks for somebody else's store: a pause between looks, a clock, and a flag to stop it by.
+
+from libc.stdint cimport int64_t
+
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+cdef extern from "zbuf/shared/memory/spin.h" nogil:
+    void spin_pause()
+    void raise_flag(int *flag)
+    void lower_flag(int *flag)
+    bint is_raised(const int *flag)
+
+cdef enum:
+    LOOKS_PER_CLOCK = 64
+
+
+cdef inline int64_t now_ns() noexcept nogil:
+    """CLOCK_MONOTONIC in nanoseconds; read without a system call (vdso(7))."""
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <int64_t>now.tv_sec * 1_000_000_000 + now.tv_nsec

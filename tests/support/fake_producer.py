@@ -1,0 +1,56 @@
+"""A minimal producer, which does what a test wants."""
+
+import contextlib
+import json
+import os
+import socket
+from pathlib import Path
+
+from support.rig import ETHERNET, PAGE
+from zbuf.shared.memory.layout import Layout
+from zbuf.shared.memory.pcapng import Interface, prologue
+from zbuf.shared.memory.reader_pages import make_ack_page, make_doorbell
+from zbuf.shared.memory.segment import Segment
+
+
+class FakeProducer:
+    """One segment and one reader; it says and does what a test wants."""
+
+    def __init__(self, name: str, run_dir: Path) -> None:
+        self.cleaning = contextlib.ExitStack()
+        blocks = prologue([Interface("lab0", ETHERNET)], 262_144, "a test")
+        self.segment = Segment(Layout(name, "1", 7, PAGE, len(blocks), 262_144, ETHERNET), blocks)
+        self.cleaning.callback(self.segment.remove)
+        self.segment.open()
+        self.ack_fd, _ = make_ack_page()
+        self.bell, self.doorbell = make_doorbell()
+        self.listening = self.cleaning.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        self.listening.bind(str(run_dir / f"{name}.sock"))
+        self.listening.listen()
+        self.answer = {
+            "type": "connected",
+            "producer": name,
+            "descriptor": 1,
+            "reader": 2,
+            "sequence": 0,
+            "linktype": ETHERNET,
+            "snaplen": 262_144,
+            "filter": "",
+            "interfaces": ["lab0"],
+        }
+        self.fds = [self.segment.reader_fd(), self.ack_fd, self.bell]
+        self.connection: socket.socket | None = None
+
+    def serve(self, raw: bytes | None = None) -> None:
+        """Let one client in and answer its connect."""
+        self.connection, _ = self.listening.accept()
+        self.cleaning.callback(self.connection.close)
+        self.connection.recv(65536)
+        socket.send_fds(self.connection, [json.dumps(self.answer).encode() if raw is None else raw], self.fds)
+
+    def close(self) -> None:
+        self.cleaning.close()
+        for fd in {*self.fds, self.ack_fd, self.bell}:
+            os.close(fd)
+        if self.doorbell >= 0:
+            os.close(self.doorbell)
