@@ -692,7 +692,7 @@ READER_PROGRAM = """
     import mmap, os, sys
     from zbuf.consumer.reading.segment_reader import SegmentReader
     from zbuf.shared.memory.reader_pages import map_ack_page
-from zbuf.shared.memory.segment import map_segment
+    from zbuf.shared.memory.segment import map_segment
     segment_fd, ack_fd, doorbell, spin_ns = map(int, sys.argv[1:])
     memory, layout = map_segment(segment_fd)
     reader = SegmentReader(memory, layout, map_ack_page(ack_fd), doorbell=doorbell, sequence=0, spin_ns=spin_ns)

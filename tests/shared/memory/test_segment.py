@@ -630,7 +630,7 @@ APPENDER = """
     from zbuf.producer.ring.descriptor import Descriptor
     from zbuf.shared.memory.layout import Layout
     from zbuf.shared.memory.reader_pages import make_ack_page
-from zbuf.shared.memory.segment import Segment
+    from zbuf.shared.memory.segment import Segment
 
     segment = Segment(Layout(sys.argv[1], "0", 1, 4096, 4, 1500, 1), b"abcd")
     descriptor = Descriptor()
