@@ -1,25 +1,40 @@
 """Readers in an asyncio event loop: many of them in one thread, and nobody waits busily."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import functools
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from select import POLLHUP, poll
 from types import TracebackType
-from typing import Self
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from zbuf.consumer.reading.batches import Batch
 from zbuf.consumer.reading.buffer import Buffer, Packet
 from zbuf.consumer.reading.connection import until_next_look
-from zbuf.consumer.reading.reader import EndReason, Reader
+from zbuf.consumer.reading.reader import Reader
 from zbuf.consumer.reading.reconnecting import ReconnectingReader
-from zbuf.shared import control
+from zbuf.consumer.reading.surface import Asking, Described, EndReason, Facts
 from zbuf.shared.errors import ValueRefused
-from zbuf.shared.memory.pcapng import Interface
+
+_P = ParamSpec("_P")
+_Result = TypeVar("_Result")
 
 _PACKETS_A_TURN = 256
 """After so many packets of a buffer, others in the event loop have their turn."""
 
 
-class AsyncReader:
+def _in_thread(
+    method: Callable[Concatenate[Asking, _P], _Result],
+) -> "Callable[Concatenate[AsyncReader, _P], Coroutine[Any, Any, _Result]]":
+    """The same request for asyncio: a thread waits for its answer."""
+
+    @functools.wraps(method)
+    async def call(self: "AsyncReader", /, *args: _P.args, **keywords: _P.kwargs) -> _Result:
+        return await asyncio.to_thread(getattr(self.reader, method.__name__), *args, **keywords)
+
+    return call
+
+
+class AsyncReader(Described):
     """The packets of one capture, zero-copy, for asyncio; made by connect_async().
 
     ``async for packet in reader`` sleeps in the event loop while there is nothing to read, and while there is a lot, it
@@ -129,20 +144,8 @@ class AsyncReader:
 
     # ---- what it says of itself, and requests -------------------------------------------------------------------
 
-    @property
-    def name(self) -> str:
-        """The producer's name."""
-        return self.reader.name
-
-    @property
-    def linktype(self) -> int:
-        """LINKTYPE_ value of the packets."""
-        return self.reader.linktype
-
-    @property
-    def interfaces(self) -> list[Interface]:
-        """The interfaces that packets come from, in the order of Packet.interface."""
-        return self.reader.interfaces
+    def _facts(self) -> Facts:
+        return self.reader._facts()
 
     @property
     def finished(self) -> bool:
@@ -154,21 +157,10 @@ class AsyncReader:
         """Why there are no more buffers; None while there may be: see Reader.end_reason."""
         return self.reader.end_reason
 
-    async def stats(self) -> control.Statistics:
-        """What the producer says of itself; see Connection.stats()."""
-        return await asyncio.to_thread(self.reader.stats)
-
-    async def rotate(self) -> bool:
-        """Have what is stored assigned though the buffer is not full; see Reader.rotate()."""
-        return await asyncio.to_thread(self.reader.rotate)
-
-    async def set_filter(self, expression: str, *, flush: bool = True) -> None:
-        """Change the filter for packets to come; see Reader.set_filter()."""
-        await asyncio.to_thread(self.reader.set_filter, expression, flush=flush)
-
-    async def flush(self) -> None:
-        """Discard what is stored and not assigned yet, and begin the ledger anew."""
-        await asyncio.to_thread(self.reader.flush)
+    stats = _in_thread(Asking.stats)
+    rotate = _in_thread(Asking.rotate)
+    set_filter = _in_thread(Asking.set_filter)
+    flush = _in_thread(Asking.flush)
 
     def close(self) -> None:
         """Leave: the producer takes the buffers back; a task that waits for packets finds the end of the stream."""

@@ -5,29 +5,24 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator
 from mmap import mmap
 from select import POLLHUP, poll
-from typing import Literal, cast
 
-from zbuf.consumer.reading.batches import Batch, batches
 from zbuf.consumer.reading.connection import Connection
-from zbuf.consumer.reading.options import Options, check_filter
+from zbuf.consumer.reading.options import Options
 from zbuf.consumer.reading.segment_reader import SegmentReader
+from zbuf.consumer.reading.surface import Asking, EndReason, Facts
 from zbuf.shared import control
-from zbuf.shared.closing import Closing
 from zbuf.shared.errors import ControlError, SegmentError
 from zbuf.shared.memory.layout import Layout, read_ledger
 from zbuf.shared.memory.pcapng import Interface, interfaces
 from zbuf.shared.memory.reader_pages import map_ack_page
 from zbuf.shared.memory.segment import map_segment, producer_lives
 
-EndReason = Literal["closed", "producer died", "evicted", "left"]
-
 _DEATH_S = 2.0
 
 
-class Reader(Closing, SegmentReader):
+class Reader(SegmentReader, Asking):
     """The packets of one descriptor, zero-copy; made by connect().
 
     Iterate over it for packets, or over buffers(); it is a context manager. One thread at a time may use it, and no
@@ -44,26 +39,12 @@ class Reader(Closing, SegmentReader):
         sequence: int,
         spin_ns: int,
         connection: Connection,
-        connected: control.Connected,
         segment_fd: int,
-        prologue: bytes,
+        facts: Facts,
         interfaces: list[Interface],
     ) -> None:
-        del ack_page, sequence
-        self.name = connected.producer
-        """The producer's name."""
-        self.descriptor = connected.descriptor
-        """The number of the descriptor that this reader shares or has for itself."""
-        self.snaplen = connected.snaplen
-        """Bytes kept of each packet."""
-        self.offered_before = connected.offered
-        """Packets that the producer's source had given before this reader was let in."""
-        self.prologue = prologue
-        """The pcapng blocks that make a capture file with the buffers' data after them."""
-        self.interfaces = interfaces
-        """The interfaces that packets come from, in the order of Packet.interface."""
-        self.linktype = layout.linktype
-        """LINKTYPE_ value of the packets."""
+        del layout, ack_page, sequence, interfaces  # SegmentReader's own
+        self._known = facts
         self._segment_map = segment
         self._connection = connection
         self._doorbell_fd = doorbell
@@ -74,47 +55,17 @@ class Reader(Closing, SegmentReader):
         self._watch = _HangUpWatch(self, doorbell) if spin_ns < 0 else None
         _readers.add(self)
 
-    # ---- requests -----------------------------------------------------------------------------------------------
+    # ---- what it says of itself, and requests ---------------------------------------------------------------------
 
-    def stats(self) -> control.Statistics:
-        """What the producer says of itself; see Connection.stats()."""
-        return self._connection.stats()
+    def _facts(self) -> Facts:
+        return self._known
 
-    def rotate(self) -> bool:
-        """Have what is stored assigned though the buffer is not full.
-
-        Returns:
-            False where there was nothing, or no buffer free for what comes next.
-        """
-        return cast(control.Done, self._connection.request(control.Rotate())[0]).changed
-
-    def set_filter(self, expression: str, *, flush: bool = True) -> None:
-        """Change the filter for packets to come.
-
-        Args:
-            expression: pcap-filter(7); empty for everything.
-            flush: discard what the old filter let in and is not assigned yet, and begin the ledger anew.
-
-        Raises:
-            Refused: it does not compile, or others share the descriptor.
-            ValueRefused: no filter is like that.
-        """
-        check_filter(expression)
-        self._connection.request(control.SetFilter(filter=expression, flush=flush))
-
-    def flush(self) -> None:
-        """Discard what is stored and not assigned yet, and begin the ledger anew."""
-        self._connection.request(control.Flush())
+    def _control(self) -> Connection:
+        return self._connection
 
     def ledger(self) -> control.Ledger:
-        """The descriptor's ledger, from shared memory: of its last rotation or drop; exact once the producer closed."""
+        """The descriptor's ledger in shared memory, as of its last rotation or drop; exact once the producer closed."""
         return control.Ledger(**read_ledger(self._segment_map))
-
-    # ---- packets ------------------------------------------------------------------------------------------------
-
-    def index_batches(self) -> Iterator[Batch]:
-        """Iterate over the buffers as NumPy sees them, each valid until the next is taken: see Batch."""
-        return batches(self.buffers())
 
     # ---- waiting and the end --------------------------------------------------------------------------------------
 
@@ -254,7 +205,7 @@ def _make_reader(connection: Connection, answer: control.Answer, fds: list[int],
         # A producer that has ended since it answered has left this reader what it had appended.
         segment, layout = map_segment(segment_fd, closed_too=True)
         _check_identity(answer, layout)
-        prologue = segment[layout.prologue_offset : layout.prologue_offset + layout.prologue_bytes]
+        facts = _facts(answer, layout, segment)
         reader = Reader(
             segment,
             layout,
@@ -263,14 +214,26 @@ def _make_reader(connection: Connection, answer: control.Answer, fds: list[int],
             sequence=answer.sequence,
             spin_ns=spin_ns,
             connection=connection,
-            connected=answer,
             segment_fd=segment_fd,
-            prologue=prologue,
-            interfaces=interfaces(prologue),
+            facts=facts,
+            interfaces=facts.interfaces,
         )
         undo.pop_all()
         os.close(ack_fd)
     return reader
+
+
+def _facts(answer: control.Connected, layout: Layout, segment: mmap) -> Facts:
+    prologue = segment[layout.prologue_offset : layout.prologue_offset + layout.prologue_bytes]
+    return Facts(
+        name=answer.producer,
+        descriptor=answer.descriptor,
+        snaplen=answer.snaplen,
+        linktype=layout.linktype,
+        prologue=prologue,
+        interfaces=interfaces(prologue),
+        offered_before=answer.offered,
+    )
 
 
 def _check_identity(answer: control.Connected, layout: Layout) -> None:

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 
 import msgspec
 
-from zbuf.consumer.reading.batches import Batch, batches
 from zbuf.consumer.reading.buffer import Buffer, Packet
-from zbuf.consumer.reading.connection import until_next_look
+from zbuf.consumer.reading.connection import Connection, until_next_look
 from zbuf.consumer.reading.options import Options
-from zbuf.consumer.reading.reader import EndReason, Reader, open_reader
+from zbuf.consumer.reading.reader import Reader, open_reader
+from zbuf.consumer.reading.surface import Asking, EndReason, Facts
 from zbuf.shared import control
-from zbuf.shared.closing import Closing
 from zbuf.shared.errors import ControlError, ProducerNotFound, Refused, ZbufError
-from zbuf.shared.memory.pcapng import Interface
 
 log = logging.getLogger("zbuf")
 
@@ -33,7 +31,7 @@ class Return:
     would have passed. What was on the wire while no producer was there, nobody has counted."""
 
 
-class ReconnectingReader(Closing):
+class ReconnectingReader(Asking):
     """The packets of one capture after the other, all of producers of one name; made by connect(..., reconnect=True).
 
     Everything that a producer had appended is read before the next one is looked for. It does as Reader does, with
@@ -50,7 +48,7 @@ class ReconnectingReader(Closing):
     """
 
     def __init__(self, name: str, options: Options) -> None:
-        self.name = name
+        self._name = name
         self.returns: list[Return] = []
         """One for each time that it came back."""
         self._options = options
@@ -94,10 +92,6 @@ class ReconnectingReader(Closing):
         while (buffer := self.next_buffer()) is not None:
             yield buffer
 
-    def index_batches(self) -> Iterator[Batch]:
-        """Iterate over the buffers as NumPy sees them, each valid until the next is taken: see Batch."""
-        return batches(self.buffers())
-
     def __iter__(self) -> Iterator[Packet]:
         """Iterate over the packets, zero-copy: see Reader."""
         while True:
@@ -132,7 +126,7 @@ class ReconnectingReader(Closing):
             return False
         self._next_look_s = now + until_next_look()
         try:
-            reader = open_reader(self.name, self._options)
+            reader = open_reader(self._name, self._options)
         except (ProducerNotFound, ControlError) as error:  # not there, ending, or not ready yet
             self._note_refusal(error)
             return False
@@ -185,30 +179,11 @@ class ReconnectingReader(Closing):
 
     # ---- what it says of itself ---------------------------------------------------------------------------------
 
-    @property
-    def linktype(self) -> int:
-        """LINKTYPE_ value of the packets."""
-        return self._reader.linktype
+    def _facts(self) -> Facts:
+        return self._reader._facts()
 
-    @property
-    def descriptor(self) -> int:
-        """The number of the descriptor that this reader shares or has for itself."""
-        return self._reader.descriptor
-
-    @property
-    def snaplen(self) -> int:
-        """Bytes kept of each packet."""
-        return self._reader.snaplen
-
-    @property
-    def prologue(self) -> bytes:
-        """The pcapng blocks that make a capture file with the buffers' data after them; another after a return."""
-        return self._reader.prologue
-
-    @property
-    def interfaces(self) -> list[Interface]:
-        """The interfaces that packets come from, in the order of Packet.interface."""
-        return self._reader.interfaces
+    def _control(self) -> Connection:
+        return self._reader._control()
 
     @property
     def finished(self) -> bool:
@@ -231,25 +206,13 @@ class ReconnectingReader(Closing):
 
     # ---- requests -----------------------------------------------------------------------------------------------
 
-    def stats(self) -> control.Statistics:
-        """What the producer says of itself; ControlError while there is none."""
-        return self._reader.stats()
-
     def ledger(self) -> control.Ledger:
         """The descriptor's ledger, of this producer's time; see Reader.ledger()."""
         return self._reader.ledger()
 
-    def rotate(self) -> bool:
-        """Have what is stored assigned though the buffer is not full; see Reader.rotate()."""
-        return self._reader.rotate()
-
-    def flush(self) -> None:
-        """Discard what is stored and not assigned yet, and begin the ledger anew."""
-        self._reader.flush()
-
     def set_filter(self, expression: str, *, flush: bool = True) -> None:
         """Change the filter for packets to come, those of later producers too; see Reader.set_filter()."""
-        self._reader.set_filter(expression, flush=flush)
+        super().set_filter(expression, flush=flush)
         self._options = msgspec.structs.replace(self._options, filter=expression)
 
     def close(self) -> None:
