@@ -8,7 +8,7 @@ from zbuf.consumer.tools.dump.command import dump
 from zbuf.consumer.tools.extcap.command import TOLERANT, extcap
 from zbuf.consumer.tools.listing import ls, stats
 from zbuf.consumer.tools.measure.command import measure
-from zbuf.consumer.tools.salvage import list_remains, salvage_to_files
+from zbuf.consumer.tools.salvaging import list_remains, salvage_to_files
 from zbuf.consumer.tools.top.command import top
 from zbuf.shared.cli.commandline import (
     Json,

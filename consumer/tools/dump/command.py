@@ -16,7 +16,7 @@ from zbuf.consumer.tools.dump.lines import Lines, load_dissectors
 from zbuf.consumer.tools.dump.saved import Saved, saved_capture
 from zbuf.consumer.tools.dump.savefile import Compression, Savefile
 from zbuf.consumer.tools.dump.savefiles import Savefiles
-from zbuf.consumer.tools.dump.statistics import final_ledger
+from zbuf.consumer.tools.dump.trailer import final_ledger
 from zbuf.shared.cli import privileges
 from zbuf.shared.cli.commandline import RunDir, parse_size, seconds, whole_number
 from zbuf.shared.cli.progress import Progress

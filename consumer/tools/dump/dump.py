@@ -8,7 +8,7 @@ from typing import Protocol
 
 from zbuf.consumer.reading.reader import Reader
 from zbuf.consumer.tools.dump.blocks import Blocks
-from zbuf.consumer.tools.dump.statistics import final_ledger
+from zbuf.consumer.tools.dump.trailer import final_ledger
 from zbuf.shared.cli.process import on_end
 from zbuf.shared.control.statistics import Ledger
 from zbuf.shared.errors import ControlError

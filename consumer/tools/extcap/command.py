@@ -13,7 +13,7 @@ import typer
 
 from zbuf import __version__
 from zbuf.consumer import Connection, Reader, connect, producers
-from zbuf.consumer.tools.extcap.capture import capture_into
+from zbuf.consumer.tools.extcap.fifo import capture_into
 from zbuf.consumer.tools.extcap.install import install_script, remove_script
 from zbuf.shared.cli.commandline import parse_size, whole_number
 from zbuf.shared.control.settings import Direction

@@ -8,7 +8,7 @@ import typer
 from zbuf.consumer.reading.opening import connect
 from zbuf.consumer.reading.reader import Reader, Wait
 from zbuf.consumer.tools.measure.latencies import Measured, Measuring
-from zbuf.consumer.tools.measure.report import Report
+from zbuf.consumer.tools.measure.summary import Summary
 from zbuf.shared.cli.commandline import Json, RunDir, parse_size, some_seconds, whole_number
 from zbuf.shared.cli.plot import check_plot
 from zbuf.shared.cli.progress import Progress
@@ -49,13 +49,13 @@ def measure(
         run_dir=run_dir,
     ) as reader:
         measured = _measured(reader, count, duration)
-    report = Report(name, measured)
+    summary = Summary(name, measured)
     if json:
-        report.print_json()
+        summary.print_json()
     else:
-        report.print_table()
+        summary.print_table()
     if plot is not None:
-        report.plot(plot)
+        summary.plot(plot)
     if measured.ended_by == "evicted":
         raise ZbufError(f"{name} took this reader off: it was too slow for others, or is not allowed any more")
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from zbuf.consumer.tools import words
 from zbuf.consumer.tools.top import cells as cell
 from zbuf.consumer.tools.top.cells import ASCII, BLOCKS, Glyphs
-from zbuf.consumer.tools.top.layout import Column, Section, compose
+from zbuf.consumer.tools.top.fitting import Column, Section, compose
 from zbuf.consumer.tools.top.rates import Compared, Rated, RatedDescriptor, is_slow
 from zbuf.consumer.tools.top.watch import Seen
 from zbuf.shared.control.statistics import InterfaceStatistics, ReaderStatistics

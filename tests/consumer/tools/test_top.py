@@ -27,7 +27,7 @@ from zbuf.consumer.reading.connection import Connection
 from zbuf.consumer.reading.reader import Reader
 from zbuf.consumer.tools.top import watch
 from zbuf.consumer.tools.top.cells import ASCII, BLOCKS, bar, per_second, sparkline
-from zbuf.consumer.tools.top.layout import Column, allot, compose, fit
+from zbuf.consumer.tools.top.fitting import Column, allot, compose, fit
 from zbuf.consumer.tools.top.rates import HISTORY, Compared, History, compare, is_slow
 from zbuf.consumer.tools.top.view import heading, json_line, report, sections
 from zbuf.consumer.tools.top.watch import Captures, Seen

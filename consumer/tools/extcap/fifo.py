@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from zbuf.consumer import Buffer, Reader
-from zbuf.consumer.tools.dump.statistics import closing_blocks, final_ledger
+from zbuf.consumer.tools.dump.trailer import closing_blocks, final_ledger
 from zbuf.shared.cli.process import on_end
 from zbuf.shared.closing import Closing
 from zbuf.shared.errors import ZbufError
