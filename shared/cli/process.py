@@ -78,7 +78,7 @@ def end_with(parent: int) -> None:
 
 
 def prctl(option: int, value: int) -> None:
-    """Set something about this process with prctl(2); raises OSError."""
+    """Change an attribute of this process; raises OSError."""
     if _libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)) != 0:
         raise_errno(f"prctl({option}, {value})")
 

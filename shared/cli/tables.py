@@ -3,19 +3,21 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from zbuf.shared.control.statistics import DescriptorStatistics, Ledger
 
 
 def printable(text: str) -> str:
-    """The text with whatever a terminal might obey, or hide, written as Python writes it: others made it up."""
+    """A text that others made up, with each character that a terminal might obey or hide written as Python does."""
+    if text.isprintable():
+        return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table on stdout; numbers to the right, with thousands apart."""
+    """Print a table on stdout; numbers are on the right, with their thousands apart."""
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, title_style="bold")
     for number, column in enumerate(columns):
         numeric = bool(rows) and isinstance(rows[0][number], int | float)

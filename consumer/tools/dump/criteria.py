@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import typer
 
 from zbuf.consumer.tools.dump.savefiles import FileLimits, dated_names, numbered_names, ring_names
-from zbuf.shared.cli.commandline import seconds, whole_number
+from zbuf.shared.cli.options import seconds, whole_number
 
 _C_UNITS = {"": 1_000_000, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _FILESIZE_UNIT = 1000  # dumpcap's kB

@@ -9,7 +9,7 @@ from zbuf.consumer.reading.opening import connect
 from zbuf.consumer.reading.reader import Reader, Wait
 from zbuf.consumer.tools.measure.latencies import Measured, Measuring
 from zbuf.consumer.tools.measure.summary import Summary
-from zbuf.shared.cli.commandline import Json, RunDir, parse_size, some_seconds, whole_number
+from zbuf.shared.cli.options import BufferSize, Join, Json, Producer, RunDir, parse_size, some_seconds, whole_number
 from zbuf.shared.cli.plot import check_plot
 from zbuf.shared.cli.progress import Progress
 from zbuf.shared.errors import ZbufError
@@ -18,7 +18,7 @@ _DURATION_S = 10.0
 
 
 def measure(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The producer's name; zbuf ls tells which there are.")],
+    name: Producer,
     expression: Annotated[list[str] | None, typer.Argument(metavar="[FILTER...]", help="A pcap-filter(7).")] = None,
     count: Annotated[
         int | None, typer.Option("-c", "--count", parser=whole_number(1), metavar="N", help="End after N packets.")
@@ -26,15 +26,15 @@ def measure(
     duration: Annotated[
         float, typer.Option("-a", "--duration", parser=some_seconds, metavar="SECONDS", help="End after this time.")
     ] = _DURATION_S,
-    join: Annotated[str | None, typer.Option(metavar="GROUP", help="Share a descriptor with all who name it.")] = None,
-    buffer_size: Annotated[str | None, typer.Option(metavar="S", help="Size of a buffer, such as 8M.")] = None,
+    join: Join = None,
+    buffer_size: BufferSize = None,
     wait: Annotated[Wait, typer.Option(help="Sleep for packets, or look for them all the time.")] = "sleep",
     immediate: Annotated[
         bool, typer.Option("--immediate-mode/--no-immediate-mode", help="Hand over each at once.")
     ] = True,
-    json: Annotated[bool, Json] = False,
+    json: Json = False,
     plot: Annotated[str | None, typer.Option(metavar="FILE.png", help="Draw latency by percentile.")] = None,
-    run_dir: Annotated[str | None, RunDir] = None,
+    run_dir: RunDir = None,
 ) -> None:
     """Measure how long packets take from their producer's stamp, the kernel's for live ones, to a reader."""
     if plot is not None:

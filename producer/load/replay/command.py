@@ -17,7 +17,7 @@ from zbuf.producer.serving.capture import DEFAULT_LINGER_S
 from zbuf.producer.sources.files.file_source import FileSource
 from zbuf.producer.sources.python import ScapySource
 from zbuf.shared.cli import privileges
-from zbuf.shared.cli.commandline import Json, RunDir, parse_size, seconds, some_seconds, whole_number
+from zbuf.shared.cli.options import Json, Latency, RunDir, parse_size, seconds, some_seconds, whole_number
 from zbuf.shared.cli.plot import check_plot
 from zbuf.shared.cli.process import end_with, on_end, raise_descriptor_limit
 from zbuf.shared.cli.progress import Progress
@@ -144,11 +144,9 @@ def replay(
             parser=seconds, metavar="SECONDS", help="How long to wait at the end for readers to take the rest."
         ),
     ] = DEFAULT_LINGER_S,
-    latency: Annotated[
-        bool, typer.Option("--latency", help="Measure latency too, by zbuf measure: a reader more.")
-    ] = False,
-    run_dir: Annotated[str | None, RunDir] = None,
-    json: Annotated[bool, Json] = False,
+    latency: Latency = False,
+    run_dir: RunDir = None,
+    json: Json = False,
     report: Annotated[
         str | None, typer.Option(metavar="FILE.html", help="Write the report as a page with plots, too.")
     ] = None,

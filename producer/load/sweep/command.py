@@ -15,7 +15,7 @@ from zbuf.producer.load.sweep.search import Trial, find_throughput
 from zbuf.producer.load.sweep.trials import Bench
 from zbuf.producer.producer import Producer
 from zbuf.producer.sources.files.file_source import FileSource
-from zbuf.shared.cli.commandline import Json, RunDir, parse_size, seconds, some_seconds, whole_number
+from zbuf.shared.cli.options import Json, Latency, RunDir, parse_size, seconds, some_seconds, whole_number
 from zbuf.shared.cli.plot import check_plot
 from zbuf.shared.cli.process import interrupt_on, raise_descriptor_limit
 from zbuf.shared.cli.progress import Progress
@@ -71,12 +71,10 @@ def sweep(
     buffer_size: Annotated[
         str, typer.Option(metavar="S", help="Size of a buffer, for consumers that do not say.")
     ] = "2M",
-    latency: Annotated[
-        bool, typer.Option("--latency", help="Measure latency too, by zbuf measure: a reader more.")
-    ] = False,
-    json: Annotated[bool, Json] = False,
+    latency: Latency = False,
+    json: Json = False,
     plot: Annotated[str | None, typer.Option(metavar="FILE.png", help="Draw loss, lag and latency by rate.")] = None,
-    run_dir: Annotated[str | None, RunDir] = None,
+    run_dir: RunDir = None,
 ) -> None:
     """Find the throughput of consumers: the highest rate at which they lose nothing (RFC 2544).
 
