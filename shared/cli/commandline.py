@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from zbuf import __version__
 from zbuf.shared.errors import ZbufError
 
 # ---- sub-commands ---------------------------------------------------------------------------------------------------
@@ -122,6 +121,8 @@ def make_app(name: str, purpose: str, entries: Mapping[str, Entry]) -> typer.Typ
 
     def show_version(wanted: bool) -> None:
         if wanted:
+            from zbuf import __version__
+
             sys.stdout.write(f"{name} {__version__}\n")
             raise typer.Exit
 

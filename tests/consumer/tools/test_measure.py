@@ -30,12 +30,6 @@ _DAY_NS = 86_400_000_000_000
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.fixture(autouse=True)
-def _run_dir(run_dir: Path) -> Path:
-    """All of these tests have a run directory of their own."""
-    return run_dir
-
-
 # ---- counting -------------------------------------------------------------------------------------------------------
 
 
