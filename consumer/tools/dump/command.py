@@ -19,7 +19,7 @@ from zbuf.consumer.tools.dump.savefiles import Savefiles
 from zbuf.consumer.tools.dump.trailer import final_ledger
 from zbuf.shared.cli import privileges
 from zbuf.shared.cli.options import BufferSize, Join, RunDir, parse_size, seconds, whole_number
-from zbuf.shared.cli.progress import Progress
+from zbuf.shared.cli.progress import progress
 from zbuf.shared.control.settings import Direction
 from zbuf.shared.errors import ProducerNotFound, ZbufError
 from zbuf.shared.memory.layout import MAX_CAPLEN
@@ -161,7 +161,7 @@ def _dump(
     dumping: Dump, reader: Reader, plan: Plan, to_files: bool, compress: Compression | None, clobber: bool
 ) -> None:
     output = _output(reader, plan, compress, clobber) if to_files else Lines(reader)
-    with contextlib.closing(output), Progress(lambda: f"{reader.name}: {output.packets:,} packets", shown=to_files):
+    with contextlib.closing(output), progress(lambda: f"{reader.name}: {output.packets:,} packets", shown=to_files):
         try:
             ledger = dumping.run(output)
         except ZbufError:

@@ -131,6 +131,14 @@ class _Settings(msgspec.Struct, frozen=True, rename="kebab"):
         ),
     ] = "true"
 
+    def __post_init__(self) -> None:
+        self.buffer_bytes  # noqa: B018  (a usage error, before the fifo is opened)
+
+    @property
+    def buffer_bytes(self) -> int | None:
+        """The size of a buffer; None for the producer's choice."""
+        return parse_size("--buffer-size", self.buffer_size) if self.buffer_size else None
+
     def connect(self, name: str, expression: str, run_dir: str | None) -> Reader:
         """Connect as set; who joins a group, and leaves all else as Wireshark proposes it, takes the group as it is."""
         if self.join and not expression and self == _Settings(join=self.join):
@@ -140,7 +148,7 @@ class _Settings(msgspec.Struct, frozen=True, rename="kebab"):
             filter=expression,
             join=self.join or None,
             snaplen=self.snaplen,
-            buffer_size=parse_size("--buffer-size", self.buffer_size) if self.buffer_size else None,
+            buffer_size=self.buffer_bytes,
             direction=self.direction,
             immediate=self.immediate == "true",
             run_dir=run_dir,

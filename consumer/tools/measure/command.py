@@ -11,7 +11,7 @@ from zbuf.consumer.tools.measure.latencies import Measured, Measuring
 from zbuf.consumer.tools.measure.summary import Summary
 from zbuf.shared.cli.options import BufferSize, Join, Json, Producer, RunDir, parse_size, some_seconds, whole_number
 from zbuf.shared.cli.plot import check_plot
-from zbuf.shared.cli.progress import Progress
+from zbuf.shared.cli.progress import progress
 from zbuf.shared.errors import ZbufError
 
 _DURATION_S = 10.0
@@ -63,7 +63,7 @@ def measure(
 def _measured(reader: Reader, count: int | None, duration_s: float) -> Measured:
     measuring = Measuring(reader, count, duration_s)
     sys.stderr.write(f"zbuf: measuring {reader.name} for {duration_s:g} s at most\n")
-    with Progress(lambda: f"{reader.name}: {measuring.packets:,} packets"):
+    with progress(lambda: f"{reader.name}: {measuring.packets:,} packets"):
         measured = measuring.run()
     if not measured.packets:
         raise ZbufError(

@@ -20,7 +20,7 @@ from zbuf.shared.cli import privileges
 from zbuf.shared.cli.options import Json, Latency, RunDir, parse_size, seconds, some_seconds, whole_number
 from zbuf.shared.cli.plot import check_plot
 from zbuf.shared.cli.process import end_with, on_end, raise_descriptor_limit
-from zbuf.shared.cli.progress import Progress
+from zbuf.shared.cli.progress import progress
 from zbuf.shared.control.rundir import name_from_path
 from zbuf.shared.errors import ValueRefused
 from zbuf.shared.memory.segment import check_space
@@ -235,7 +235,7 @@ def _open_source(
     def note(packets: int, size: int) -> None:
         loaded[:] = packets, size
 
-    with Progress(lambda: f"loading: {loaded[0]:,} packets, {loaded[1] / 1e6:,.0f} MB"):
+    with progress(lambda: f"loading: {loaded[0]:,} packets, {loaded[1] / 1e6:,.0f} MB"):
         return FileSource(files, preload_limit, note, merge=merge, unique_ip=unique_ip)
 
 
@@ -248,7 +248,7 @@ def _replay(
     measured: Measured,
 ) -> None:
     if wait_readers:
-        with Progress(lambda: f"{producer.name}: waiting for {wait_readers} readers"):
+        with progress(lambda: f"{producer.name}: waiting for {wait_readers} readers"):
             producer.wait_readers(wait_readers)
     pace = schedule.pace()
     if pace is not None and schedule.one_at_a_time:
@@ -259,7 +259,7 @@ def _replay(
         so_far = f"{producer.name}: {producer.offered:,} packets, {producer.offered / measured.age_s:,.0f} packets/s"
         return so_far if wait_s < 1 else f"{so_far}, the next one in {wait_s:,.0f} s"
 
-    with measured.during(producer, pace), Progress(describe, shown=not schedule.one_at_a_time):
+    with measured.during(producer, pace), progress(describe, shown=not schedule.one_at_a_time):
         if not producer.stopped:
             producer.publish(source, loops=loops, pace=pace)
 

@@ -18,7 +18,7 @@ from zbuf.producer.sources.files.file_source import FileSource
 from zbuf.shared.cli.options import Json, Latency, RunDir, parse_size, seconds, some_seconds, whole_number
 from zbuf.shared.cli.plot import check_plot
 from zbuf.shared.cli.process import interrupt_on, raise_descriptor_limit
-from zbuf.shared.cli.progress import Progress
+from zbuf.shared.cli.progress import progress
 from zbuf.shared.control.rundir import name_from_path
 from zbuf.shared.errors import ZbufError
 from zbuf.shared.memory.segment import check_space
@@ -124,7 +124,7 @@ def sweep(
 
 def _wait_readers(producer: Producer, consumers: Sequence[Consumer], count: int, seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    with Progress(lambda: f"{producer.name}: waiting for {count} readers"):
+    with progress(lambda: f"{producer.name}: waiting for {count} readers"):
         while not producer.wait_readers(count, _LOOK_S):
             for consumer in consumers:
                 consumer.check()
@@ -149,5 +149,5 @@ def _sweep(bench: Bench, precision: float, tries: int, trials: list[Trial]) -> N
         last = f" ({trials[-1].rate:,.0f} packets/s lost {trials[-1].lost:,})" if trials else ""
         return f"trial {len(trials) + 1}: {rate[0]}{last}"
 
-    with Progress(describe):
+    with progress(describe):
         find_throughput(run, precision, tries)
