@@ -7,8 +7,22 @@ Three lines make any Python program a producer::
             producer.append(data)
 """
 
-from zbuf.producer.producer import Producer
-from zbuf.producer.sources.files.file_source import FileSource
-from zbuf.producer.sources.python import RawPacket, ScapySource
+from typing import TYPE_CHECKING
+
+from zbuf.shared.lazy import lazily
+
+if TYPE_CHECKING:
+    from zbuf.producer.producer import Producer
+    from zbuf.producer.sources.files.file_source import FileSource
+    from zbuf.producer.sources.python import RawPacket, ScapySource
 
 __all__ = ["FileSource", "Producer", "RawPacket", "ScapySource"]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "producer": ["Producer"],
+        "sources.files.file_source": ["FileSource"],
+        "sources.python": ["RawPacket", "ScapySource"],
+    },
+)

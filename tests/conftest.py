@@ -5,6 +5,7 @@ import itertools
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,10 +17,17 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that "support" is a package of the tests' own
 
+from support.captures import pcap
 from support.commands import Commands
 from support.network import Network, network
 from support.processes import Lab, Nursery, Remote
+from support.replays import COUNT, records
 from support.rig import Rig
+
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    # nohup(1) has it ignored, and what is ignored is inherited. A handler that does nothing is not: what the tests
+    # start has the default, and the tests still outlive their terminal.
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 _READY_WITHIN_SECONDS = 30  # a limit for broken code only: what works says so at once
 _numbers = itertools.count()
@@ -98,6 +106,14 @@ def commands(run_dir: Path, producer_name: str) -> Iterator[Commands]:
     del run_dir, producer_name
     with contextlib.closing(Commands()) as commands:
         yield commands
+
+
+@pytest.fixture
+def numbered_pcap(tmp_path: Path) -> Path:
+    """A capture file of numbered packets."""
+    path = tmp_path / "lab.pcap"
+    path.write_bytes(pcap(records(COUNT), nanoseconds=True))
+    return path
 
 
 @pytest.fixture

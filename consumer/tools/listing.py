@@ -1,24 +1,23 @@
 """zbuf ls and zbuf stats: which captures run, and what became of every packet."""
 
 import sys
-from typing import Annotated
 
 import msgspec
-import typer
 
 from zbuf.consumer.reading.connection import Connection, producers
-from zbuf.consumer.tools.words import duration, user_name
-from zbuf.shared.cli.commandline import Json, RunDir
+from zbuf.consumer.tools.words import duration
+from zbuf.shared.cli.options import Json, Producer, RunDir
 from zbuf.shared.cli.tables import print_ledgers, print_table
 from zbuf.shared.control.statistics import Statistics
 from zbuf.shared.names import printable
+from zbuf.shared.users import user_name
 
 _PRODUCERS = ("name", "pid", "up", "interfaces", "descriptors", "readers", "offered", "dropped")
 _INTERFACES = ("interface", "engine", "state", "received", "taken", "dropped by kernel", "by interface", "times lost")
 _READERS = ("reader", "descriptor", "pid", "user", "delivered", "buffers held", "stalls", "dropped meanwhile")
 
 
-def ls(run_dir: Annotated[str | None, RunDir] = None, json: Annotated[bool, Json] = False) -> None:
+def ls(run_dir: RunDir = None, json: Json = False) -> None:
     """List the producers that run."""
     found = producers(run_dir)
     if json:
@@ -30,9 +29,9 @@ def ls(run_dir: Annotated[str | None, RunDir] = None, json: Annotated[bool, Json
 
 
 def stats(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The producer's name; zbuf ls tells which there are.")],
-    run_dir: Annotated[str | None, RunDir] = None,
-    json: Annotated[bool, Json] = False,
+    name: Producer,
+    run_dir: RunDir = None,
+    json: Json = False,
 ) -> None:
     """Print what became of every packet, for each descriptor of a capture."""
     with Connection(name, run_dir) as connection:

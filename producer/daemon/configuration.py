@@ -1,6 +1,7 @@
-"""What `zbufd capture` is told: by a TOML file, by flags, or by both; a flag comes before the file.
+"""The options of `zbufd capture`: from a TOML file, from flags, or from both; a flag takes precedence over the file.
 
-The keys of the file are the long flags without their dashes. Everything is checked here, before anything is opened.
+Each is declared once, in Configuration. The keys of the file are the long flags without their dashes. Everything is
+checked here, before anything is opened.
 """
 
 import difflib
@@ -10,13 +11,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
+import typer
 from msgspec import Meta
 
+from zbuf.producer.daemon.logs import LogFormat
 from zbuf.producer.filters import compile_filter
 from zbuf.producer.serving.access import Rule, group_id, user_id
 from zbuf.producer.serving.capture import DEFAULT_LINGER_S, Limits
+from zbuf.producer.sources.live.interfaces import list_interfaces
 from zbuf.producer.sources.live.live_source import DEFAULT_KERNEL_BUFFER_BYTES, Engine, LiveOptions
-from zbuf.shared.cli.commandline import size_in_bytes
+from zbuf.shared.cli.options import annotations, size_in_bytes
 from zbuf.shared.control.rundir import directory_mode
 from zbuf.shared.control.settings import FILTER_LENGTH_MAX, Direction
 from zbuf.shared.errors import ConfigurationError, FilterError, ValueRefused
@@ -33,51 +37,132 @@ _Text = Annotated[str, Meta(description="a string")]
 _Names = Annotated[list[str], Meta(description="a list of strings")]
 
 
-class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """Everything about a capture; the flags of `zbufd capture --help` say what each is for."""
+def _complete_interface(incomplete: str) -> list[str]:
+    return [one.name for one in list_interfaces() if one.name.startswith(incomplete)]
 
-    interface: _Names = []
-    engine: Annotated[Engine, Meta(description="auto, pcap or scapy")] = "auto"
-    name: _Text | None = None
+
+def _option(*names: str, help: str, **more: Any) -> Any:  # noqa: A002  (typer's word)
+    """The flag of a key; its help tells the default in brackets, since a flag that is not given leaves the file's."""
+    return typer.Option(*names, help=help, show_default=False, **more)
+
+
+class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """Everything about a capture: the keys of the file, and, with an option, the flags of `zbufd capture`."""
+
+    interface: Annotated[
+        _Names,
+        _option(
+            "-i",
+            "--interface",
+            metavar="IFACE",
+            help="An interface, any, or a number that zbufd interfaces shows. Repeatable.",
+            autocompletion=_complete_interface,
+        ),
+    ] = []
+    engine: Annotated[
+        Engine,
+        Meta(description="auto, pcap or scapy"),
+        _option(help="What reads the packets [auto: pcap if it can]."),
+    ] = "auto"
+    name: Annotated[
+        _Text | None, _option(metavar="N", help="What readers connect to [the name of the first interface].")
+    ] = None
     filter: _Text = ""
-    snapshot_length: Annotated[int, Meta(ge=0, le=MAX_CAPLEN, description=f"0 to {MAX_CAPLEN} bytes")] = MAX_CAPLEN
-    no_promiscuous_mode: _Switch = False
-    kernel_buffer: Annotated[int, Meta(ge=1, le=2**21 - 1, description=f"1 to {2**21 - 1} KiB")] = (
-        DEFAULT_KERNEL_BUFFER_BYTES >> 10
+    snapshot_length: Annotated[
+        int,
+        Meta(ge=0, le=MAX_CAPLEN, description=f"0 to {MAX_CAPLEN} bytes"),
+        _option("-s", "--snapshot-length", metavar="SNAPLEN", help="Bytes to keep of each packet [all]."),
+    ] = MAX_CAPLEN
+    no_promiscuous_mode: Annotated[
+        _Switch, _option("-p", "--no-promiscuous-mode", help="Capture only what is sent to this machine.")
+    ] = False
+    kernel_buffer: Annotated[
+        int,
+        Meta(ge=1, le=2**21 - 1, description=f"1 to {2**21 - 1} KiB"),
+        _option(
+            "-B",
+            "--kernel-buffer",
+            metavar="KiB",
+            help=f"Size of the kernel's buffer for each interface [{DEFAULT_KERNEL_BUFFER_BYTES >> 10}].",
+        ),
+    ] = DEFAULT_KERNEL_BUFFER_BYTES >> 10
+    direction: Annotated[
+        Direction,
+        Meta(description="in, out or inout"),
+        _option("-Q", "--direction", help="Which packets to capture [inout]."),
+    ] = "inout"
+    immediate_mode: Annotated[
+        _Switch, _option("--immediate-mode", help="Take each packet from the kernel at once.")
+    ] = False
+    buffer_size: Annotated[_Size, _option(metavar="S", help="Size of a buffer, for readers that give none [8M].")] = (
+        "8M"
     )
-    direction: Annotated[Direction, Meta(description="in, out or inout")] = "inout"
-    immediate_mode: _Switch = False
-    buffer_size: _Size = "8M"
-    linger: _Seconds = DEFAULT_LINGER_S
-    slow_readers: Annotated[Literal["drop", "evict"], Meta(description="drop or evict")] = "drop"
-    evict_after: _Seconds = 5.0
-    run_dir: _Text | None = None
-    user: _Text | None = None
-    group: _Text | None = None
-    mode: Annotated[str, Meta(pattern="^0?[0-7]{3}$", description='permissions such as "0660"')] | None = None
-    max_descriptors: _Count = Limits.descriptors
-    max_readers: _Count = Limits.readers
-    max_connections: _Count = Limits.connections
-    max_descriptors_per_user: _Count | None = None
-    max_memory_per_user: _Size | None = None
-    salvage: _Text | None = None
-    metrics: (
-        Annotated[str, Meta(pattern=r"^.+:[0-9]{1,5}$", description='an address such as "127.0.0.1:9477"')] | None
-    ) = None
-    log_format: Annotated[Literal["auto", "text", "json"], Meta(description="auto, text or json")] = "auto"
+    linger: Annotated[
+        _Seconds,
+        _option(metavar="SECONDS", help=f"Wait so long at the end for slow readers [{DEFAULT_LINGER_S:g}]."),
+    ] = DEFAULT_LINGER_S
+    slow_readers: Annotated[
+        Literal["drop", "evict"],
+        Meta(description="drop or evict"),
+        _option(help="What to do if one reader holds up those that share its descriptor [drop]."),
+    ] = "drop"
+    evict_after: Annotated[
+        _Seconds, _option(metavar="SECONDS", help="How long it may hold them up before it is evicted [5].")
+    ] = 5.0
+    run_dir: Annotated[
+        _Text | None,
+        _option(metavar="DIR", help="The directory of the control socket [/run/zbuf for root].", envvar="ZBUF_RUN_DIR"),
+    ] = None
+    user: Annotated[
+        _Text | None, _option("-Z", "--user", metavar="USER", help="Become USER once the interfaces are open.")
+    ] = None
+    group: Annotated[_Text | None, _option(metavar="GROUP", help="Let the members of GROUP read.")] = None
+    mode: Annotated[
+        Annotated[str, Meta(pattern="^0?[0-7]{3}$", description='permissions such as "0660"')] | None,
+        _option(metavar="MODE", help="Permissions of the control socket [0600; 0660 with --group]."),
+    ] = None
+    max_descriptors: Annotated[
+        _Count, _option(metavar="N", help=f"Most descriptors at a time [{Limits.descriptors}].")
+    ] = Limits.descriptors
+    max_readers: Annotated[_Count, _option(metavar="N", help=f"Most readers at a time [{Limits.readers}].")] = (
+        Limits.readers
+    )
+    max_connections: Annotated[
+        _Count, _option(metavar="N", help=f"Most connections at a time [{Limits.connections}].")
+    ] = Limits.connections
+    max_descriptors_per_user: Annotated[
+        _Count | None, _option(metavar="N", help="Most descriptors of one user [as many].")
+    ] = None
+    max_memory_per_user: Annotated[
+        _Size | None, _option(metavar="S", help="Most shared memory for one user's descriptors [as much].")
+    ] = None
+    salvage: Annotated[
+        _Text | None, _option(metavar="DIR", help="Write what a killed zbufd of this name left unread to files in DIR.")
+    ] = None
+    metrics: Annotated[
+        Annotated[str, Meta(pattern=r"^.+:[0-9]{1,5}$", description='an address such as "127.0.0.1:9477"')] | None,
+        _option(metavar="HOST:PORT", help="Serve /metrics for Prometheus, and /healthz."),
+    ] = None
+    log_format: Annotated[
+        LogFormat,
+        Meta(description="auto, text or json"),
+        _option(help="How to log [auto: text on a terminal, else json]."),
+    ] = "auto"
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Meta(description="debug, info, warning or error")
+        Literal["debug", "info", "warning", "error"],
+        Meta(description="debug, info, warning or error"),
+        _option(help="The least that is logged [info]."),
     ] = "info"
     allow: Annotated[list[Rule], Meta(description="[[allow]] tables with users, groups, filter and interfaces")] = []
 
     @property
     def buffer_bytes(self) -> int:
-        """The size of a buffer, for readers that do not say."""
+        """The size of a buffer, for readers that give none."""
         return size_in_bytes(self.buffer_size) or 0
 
     @property
     def socket_mode(self) -> int:
-        """The permissions of the control socket: as said, else its group's where there is one, else its owner's."""
+        """The permissions of the control socket: the mode if it is given, else the group's or the owner's."""
         return int(self.mode, 8) if self.mode else 0o660 if self.group else 0o600
 
     @property
@@ -151,7 +236,7 @@ def load(path: str | None, flags: dict[str, Any] | None = None) -> Configuration
 
     Args:
         path: of a TOML file; None for no file.
-        flags: values by key, where they were given.
+        flags: the values of the flags that were given, by key.
 
     Raises:
         ConfigurationError: one line with the file, the line in it, the key, and what is allowed.
@@ -178,7 +263,7 @@ def differences(old: Configuration, new: Configuration) -> set[str]:
 
 
 class _Wrong(Exception):
-    """A value of the right type that can't be used; its path, as msgspec gives it, and why."""
+    """A value that has the right type and can't be used: its path, as msgspec writes it, and why."""
 
     def __init__(self, path: str, why: object) -> None:
         super().__init__(f"{why} - at `$.{path}`")
@@ -202,7 +287,7 @@ def _parse(path: str | None, text: str) -> dict[str, Any]:
         raise ConfigurationError(f"{path}: {line}{what}: not TOML, https://toml.io") from None
 
 
-# ---- what types can't say -------------------------------------------------------------------------------------------
+# ---- what types don't check -----------------------------------------------------------------------------------------
 
 
 def _check(configuration: Configuration) -> None:
@@ -236,7 +321,7 @@ def _check(configuration: Configuration) -> None:
 
 
 def check_filter(expression: str) -> None:
-    """Raise FilterError where a filter compiles for none of the usual link types."""
+    """Raise FilterError if a filter compiles for none of the usual link types."""
     if len(expression) > FILTER_LENGTH_MAX:
         raise FilterError(f"filter of {len(expression)} characters: use at most {FILTER_LENGTH_MAX}")
     for linktype in _LINKTYPES:
@@ -265,7 +350,7 @@ def _check_port(configuration: Configuration) -> None:
 def _check_interfaces(rule: Rule, configuration: Configuration) -> None:
     for name in rule.interfaces:
         if configuration.interface and name not in configuration.interface:
-            raise ValueRefused(f"interface {name!r} is none of this capture's, {', '.join(configuration.interface)}")
+            raise ValueRefused(f"interface {name!r} is not one of this capture's: {', '.join(configuration.interface)}")
 
 
 def _check_rule(rule: Rule) -> None:
@@ -298,19 +383,17 @@ def _message(where: str, text: str, error: Exception, dashes: str) -> str:
 
 
 def _allowed(path: str) -> str:
-    """What a key can be, in the words of its description."""
+    """What a key may be, in the words of its description."""
     if re.fullmatch(r"allow\[\d+\]\..*", path):
         return "a string" if path.endswith("filter") else "a list of strings"
     key = re.split(r"[.\[]", path)[0].replace("-", "_")
     hint = get_type_hints(Configuration, include_extras=True).get(key)
-    for one in [hint, *getattr(hint, "__args__", ())]:
-        for meta in getattr(one, "__metadata__", ()):
-            return str(meta.description)
-    return "something else"
+    described = [one.description for one in annotations(hint) if isinstance(one, Meta) and one.description]
+    return described[0] if described else "something else"
 
 
 def _line_of(text: str, path: str) -> int | None:
-    """The line of a key in a TOML file, from 1; that of its table where the key is not found."""
+    """The line of a key in a TOML file, from 1, or of its table if the key is not found."""
     table = re.fullmatch(r"allow\[(\d+)\]\.?(.*)", path)
     wanted = int(table[1]) if table else -1
     key = re.split(r"[.\[]", table[2] if table else path)[0]

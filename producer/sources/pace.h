@@ -22,9 +22,4 @@ static inline int64_t ramped(uint64_t packets, long double from, long double slo
     return packets == 0 ? 0 : (int64_t)ceill(2 * packets / rate);
 }
 
-static inline int bits_of(uint64_t value)
-{
-    return 64 - __builtin_clzll(value);
-}
-
 #endif

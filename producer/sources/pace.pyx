@@ -16,6 +16,7 @@ from posix.time cimport clock_gettime, CLOCK_MONOTONIC, CLOCK_REALTIME, timespec
 cimport cython
 
 from zbuf.producer.ring.contract cimport NativeSource, SOURCE_ENDED, SOURCE_WOKEN
+from zbuf.shared.histogram cimport Histogram
 from zbuf.shared.memory.abi cimport zbuf_packet
 from zbuf.shared.memory.spin cimport clock_gettime, is_raised, lower_flag, now_ns, raise_flag, spin_pause
 
@@ -45,7 +46,6 @@ cdef extern from "zbuf/producer/sources/pace.h" nogil:
     int64_t NEVER_NS
     int64_t scaled(uint64_t count, uint64_t numerator, uint64_t denominator)
     int64_t ramped(uint64_t packets, long double start, long double slope)
-    int bits_of(uint64_t value)
 
 cdef enum:
     AT_ONCE, PACKETS, BYTES, NANOSECONDS, RAMP
@@ -53,9 +53,7 @@ cdef enum:
     LEAST_MARGIN_NS = 20_000
     MOST_MARGIN_NS = 1_000_000
     BEHIND_NS = 1_000_000
-    LAG_BITS = 5                    # of a lag that the histogram keeps: 3 %
-    LAG_STEPS = 1 << LAG_BITS
-    LAG_BUCKETS = (64 - LAG_BITS) * LAG_STEPS
+    LAG_BITS = 6                    # of a lag that the histogram keeps: 3 %
 
 _KINDS = {None: AT_ONCE, "packets": PACKETS, "bytes": BYTES, "nanoseconds": NANOSECONDS, "ramp": RAMP}
 
@@ -98,7 +96,7 @@ cdef class Pace:
     cdef int _woken, _wake_fd
     cdef int _over
     cdef bint _timed_out            # whether it is over since the duration is
-    cdef uint64_t _lags[LAG_BUCKETS]
+    cdef Histogram _lags
     cdef readonly bint stamp
     cdef readonly uint64_t packets
     """Offered so far."""
@@ -106,13 +104,13 @@ cdef class Pace:
     """Theirs, on the wire."""
     cdef readonly uint64_t behind
     """Packets that were offered more than a millisecond late."""
-    cdef readonly int64_t max_lag_ns
 
     def __cinit__(
         self, counts=None, *, ns_per=(0, 1), ramp=None, uint64_t burst=1, duration_ns=None, max_gap_ns=None,
         bint held=False, bint stamp=False, clock=None,
     ):
         self._wake_fd = -1
+        self._lags = Histogram(bits=LAG_BITS)
         self._kind = _KINDS[counts]
         self._numerator, self._denominator = ns_per
         if ramp is not None:
@@ -190,17 +188,16 @@ cdef class Pace:
 
     def lag_ns(self, double share):
         """The lag that so large a share of the packets did not exceed, within 3 %; 0 where there were none."""
-        cdef uint64_t wanted = <uint64_t>(share * self.packets), seen = 0
-        cdef int bucket
-        for bucket in range(LAG_BUCKETS):
-            seen += self._lags[bucket]
-            if seen > wanted:
-                return min(highest_of(bucket), self.max_lag_ns)
-        return self.max_lag_ns
+        return self._lags.value_at(share)
+
+    @property
+    def max_lag_ns(self):
+        """The longest lag."""
+        return self._lags.max
 
     def lags(self):
         """How many packets had a lag of up to so many nanoseconds, and of more than the entry before: a histogram."""
-        return [(highest_of(at), self._lags[at]) for at in range(LAG_BUCKETS) if self._lags[at]]
+        return self._lags.buckets()
 
     def next_in_s(self):
         """Seconds until the next packet is due, as far as that is known."""
@@ -318,8 +315,7 @@ cdef class Pace:
         if self.packets == 0:
             self._first, self._first_due = now, self._due
         self._last, self._last_due = now, self._due
-        self._lags[bucket_of(lag)] += 1
-        self.max_lag_ns = max(self.max_lag_ns, lag)
+        self._lags.count(lag)
         self.behind += lag > BEHIND_NS
         self.packets += 1
         self.wire_bytes += packet.wirelen
@@ -389,20 +385,6 @@ cdef class Pace:
             return <uint64_t>self._last
         clock_gettime(CLOCK_REALTIME, &now)
         return <uint64_t>now.tv_sec * 1_000_000_000 + <uint64_t>now.tv_nsec
-
-
-cdef int bucket_of(int64_t lag) noexcept nogil:
-    """Buckets as wide as the lag's highest bits tell, as in an HdrHistogram."""
-    cdef int shift
-    if lag < 2 * LAG_STEPS:
-        return <int>max(lag, <int64_t>0)
-    shift = bits_of(<uint64_t>lag) - LAG_BITS - 1
-    return shift * LAG_STEPS + <int>(lag >> shift)
-
-
-cdef int64_t highest_of(int bucket) noexcept nogil:
-    cdef int shift = max(0, bucket // LAG_STEPS - 1)
-    return ((<int64_t>(bucket - shift * LAG_STEPS) + 1) << shift) - 1
 
 
 @cython.final

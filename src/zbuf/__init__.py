@@ -13,8 +13,9 @@ processes, :mod:`zbuf.errors` has what both raise. What is imported from here co
 first use: a program that only reads loads nothing of the producer.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from zbuf.shared.lazy import lazily
 
 if TYPE_CHECKING:
     from zbuf.consumer import INDEX_DTYPE as INDEX_DTYPE
@@ -50,33 +51,25 @@ if TYPE_CHECKING:
 
     __version__: str
 
-_ERRORS = """CaptureFileError ConfigurationError ControlError CorruptBuffer FilterError InterfaceError ProducerExists
-    ProducerNotFound Refused RunDirectoryError SegmentError StaleBuffer ValueRefused ZbufError"""
 _READING = """INDEX_DTYPE AsyncReader Batch Buffer Connection Packet PacketCopy Reader ReconnectingReader connect
     connect_async producers"""
+_ERRORS = """CaptureFileError ConfigurationError ControlError CorruptBuffer FilterError InterfaceError ProducerExists
+    ProducerNotFound Refused RunDirectoryError SegmentError StaleBuffer ValueRefused ZbufError"""
 _PRODUCING = "FileSource Producer RawPacket ScapySource"
+_HOMES = {"consumer": _READING.split(), "errors": _ERRORS.split(), "producer": _PRODUCING.split()}
 
-_HOMES = {
-    name: home
-    for home, names in (("zbuf.consumer", _READING), ("zbuf.errors", _ERRORS), ("zbuf.producer", _PRODUCING))
-    for name in names.split()
-}
+__all__ = sorted(name for names in _HOMES.values() for name in names)
 
-__all__ = sorted(_HOMES)
+_find = lazily("zbuf", _HOMES)
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         from importlib.metadata import version
 
-        value: Any = version("zbuf")
-    elif name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), name)
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
+        return version("zbuf")
+    return _find(name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES, "__version__"})
+    return sorted({*globals(), *__all__, "__version__"})

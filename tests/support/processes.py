@@ -18,6 +18,7 @@ import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 LIMIT_S = 20
@@ -57,6 +58,13 @@ def take(reader: Any, count: int, seconds: float = LIMIT_S) -> list[int]:
 def open_fds(pid: int | str = "self") -> int:
     """How many file descriptors a process has open."""
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def wait_stopped(pid: int) -> None:
+    """Wait until all threads of a process are stopped: a signal takes its time."""
+    limit = time.monotonic() + LIMIT_S
+    while any(one.read_text().rsplit(")", 1)[1].split()[0] != "T" for one in Path(f"/proc/{pid}/task").glob("*/stat")):
+        assert time.monotonic() < limit, "it does not stop"
 
 
 # ---- a Python process -----------------------------------------------------------------------------------------------

@@ -16,10 +16,10 @@ from zbuf.consumer.tools.dump.lines import Lines, load_dissectors
 from zbuf.consumer.tools.dump.saved import Saved, saved_capture
 from zbuf.consumer.tools.dump.savefile import Compression, Savefile
 from zbuf.consumer.tools.dump.savefiles import Savefiles
-from zbuf.consumer.tools.dump.statistics import final_ledger
+from zbuf.consumer.tools.dump.trailer import final_ledger
 from zbuf.shared.cli import privileges
-from zbuf.shared.cli.commandline import RunDir, parse_size, seconds, whole_number
-from zbuf.shared.cli.progress import Progress
+from zbuf.shared.cli.options import BufferSize, Join, RunDir, parse_size, seconds, whole_number
+from zbuf.shared.cli.progress import progress
 from zbuf.shared.control.settings import Direction
 from zbuf.shared.errors import ProducerNotFound, ZbufError
 from zbuf.shared.memory.layout import MAX_CAPLEN
@@ -97,11 +97,11 @@ def dump(
         str | None,
         typer.Option("-Z", "--relinquish-privileges", metavar="USER", help="Become USER before files are opened."),
     ] = None,
-    join: Annotated[str | None, typer.Option(metavar="GROUP", help="Share a descriptor with all who name it.")] = None,
-    buffer_size: Annotated[str | None, typer.Option(metavar="S", help="Size of a buffer, such as 8M.")] = None,
+    join: Join = None,
+    buffer_size: BufferSize = None,
     immediate: Annotated[bool, typer.Option("--immediate-mode", help="Hand over each packet at once.")] = False,
     wait_producer: Annotated[float, typer.Option(parser=seconds, metavar="SECONDS", help="Wait for it to start.")] = 0,
-    run_dir: Annotated[str | None, RunDir] = None,
+    run_dir: RunDir = None,
 ) -> None:
     """Dump packets to pcapng files, or print a line for each, until the producer ends.
 
@@ -161,7 +161,7 @@ def _dump(
     dumping: Dump, reader: Reader, plan: Plan, to_files: bool, compress: Compression | None, clobber: bool
 ) -> None:
     output = _output(reader, plan, compress, clobber) if to_files else Lines(reader)
-    with contextlib.closing(output), Progress(lambda: f"{reader.name}: {output.packets:,} packets", shown=to_files):
+    with contextlib.closing(output), progress(lambda: f"{reader.name}: {output.packets:,} packets", shown=to_files):
         try:
             ledger = dumping.run(output)
         except ZbufError:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import typer
 
-from zbuf.consumer.tools.dump.savefiles import Limits, dated_names, numbered_names, ring_names
-from zbuf.shared.cli.commandline import seconds, whole_number
+from zbuf.consumer.tools.dump.savefiles import FileLimits, dated_names, numbered_names, ring_names
+from zbuf.shared.cli.options import seconds, whole_number
 
 _C_UNITS = {"": 1_000_000, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _FILESIZE_UNIT = 1000  # dumpcap's kB
@@ -21,7 +21,7 @@ _FILESIZE_UNIT = 1000  # dumpcap's kB
 class Plan:
     """What becomes of a dump's packets."""
 
-    limits: Limits
+    limits: FileLimits
     names: Iterator[str]
     keep: int | None = None
     """Files of a ring."""
@@ -57,7 +57,7 @@ def make_plan(
         return _tcpdump_plan(str(path), stops, rotate_size, rotate_seconds, files, clobber=clobber)
     if "files" in stops:
         raise typer.BadParameter("-a files: needs -b, -C or -G, which make more than one file")
-    limits = Limits(size=_bytes(stops), files=1)
+    limits = FileLimits(size=_bytes(stops), files=1)
     return Plan(limits, dated_names(lambda: str(path)), None, False, _whole(stops, "packets"), stops.get("duration"))
 
 
@@ -88,7 +88,7 @@ def _ring_plan(path: str, rings: dict[str, float], stops: dict[str, float]) -> P
         raise typer.BadParameter("-b files: needs another -b, which says when a file ends: filesize: or duration:")
     if "filesize" in stops:
         raise typer.BadParameter("-a filesize: ends a dump of one file: with -b use -b filesize: and -a files:")
-    limits = Limits(
+    limits = FileLimits(
         size=_bytes(rings),
         packets=_whole(rings, "packets"),
         seconds=rings.get("duration"),
@@ -114,7 +114,7 @@ def _tcpdump_plan(
     if size is not None and files is not None and not clobber:
         raise typer.BadParameter("-C with -W writes over its own files: leave --no-clobber out")
     last = _whole(stops, "files") if period is None else files or _whole(stops, "files")
-    limits = Limits(size=None if size is None else _millions(size), seconds=period, files=last)
+    limits = FileLimits(size=None if size is None else _millions(size), seconds=period, files=last)
     names = dated_names(path) if period is not None else numbered_names(path, files)
     return Plan(limits, names, None, True, _whole(stops, "packets"), stops.get("duration"))
 

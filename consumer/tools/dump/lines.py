@@ -8,6 +8,7 @@ from typing import Any
 from zbuf.consumer.reading.reader import Reader
 from zbuf.consumer.tools.dump.blocks import Blocks
 from zbuf.shared.control.statistics import Ledger
+from zbuf.shared.names import printable
 
 
 class Lines:
@@ -71,7 +72,7 @@ def _describer(linktype: int) -> Callable[[bytes], str]:
 
     def describe(data: bytes) -> str:
         try:
-            return str(layer(data).summary())
+            return printable(str(layer(data).summary()))
         except Exception as error:  # a dissector that meets a malformed packet may raise anything
             return f"malformed ({type(error).__name__}): {data[:32].hex()}"
 

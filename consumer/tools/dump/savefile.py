@@ -15,7 +15,7 @@ from typing import Protocol
 
 from zbuf.consumer.reading.reader import Reader
 from zbuf.consumer.tools.dump.blocks import Blocks
-from zbuf.consumer.tools.dump.statistics import closing_blocks
+from zbuf.consumer.tools.dump.trailer import closing_blocks
 from zbuf.shared.control.statistics import Ledger
 from zbuf.shared.errors import ZbufError
 

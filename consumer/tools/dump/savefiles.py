@@ -15,7 +15,7 @@ from zbuf.shared.control.statistics import Ledger
 
 
 @dataclass(frozen=True)
-class Limits:
+class FileLimits:
     """Where a file ends, and the next begins; None for no limit."""
 
     size: int | None = None
@@ -47,7 +47,7 @@ class Savefiles:
         reader: Reader,
         open_file: Callable[[str], Savefile],
         names: Iterator[str],
-        limits: Limits,
+        limits: FileLimits,
         keep: int | None = None,
         told: Callable[[str], object] = str,
     ) -> None:

@@ -6,41 +6,25 @@ an answer consists of is sentences such as `interface {value=zbuf-lab}{display=z
 """
 
 import sys
-from collections.abc import Iterable, Iterator
-from typing import Annotated, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
+import msgspec
 import typer
+from msgspec import Meta
 
 from zbuf import __version__
 from zbuf.consumer import Connection, Reader, connect, producers
-from zbuf.consumer.tools.extcap.capture import capture_into
+from zbuf.consumer.tools.extcap.fifo import capture_into
 from zbuf.consumer.tools.extcap.install import install_script, remove_script
-from zbuf.shared.cli.commandline import parse_size, whole_number
+from zbuf.shared.cli.options import annotations, parse_size, takes
 from zbuf.shared.control.settings import Direction
 from zbuf.shared.errors import Refused, ValueRefused
 from zbuf.shared.memory.layout import MAX_CAPLEN, PAGE_BYTES
 
-TOLERANT = {"ignore_unknown_options": True, "allow_extra_args": True}
-"""The command's settings: a Wireshark of another version may say what is not known here."""
-
 _PREFIX = "zbuf-"
 _HELP = "https://www.wireshark.org/docs/man-pages/extcap.html"
-
-_CONFIG = f"""\
-arg {{number=0}}{{call=--join}}{{display=Group}}{{type=string}}\
-{{tooltip=Share one copy of the packets with all readers that name this group; empty for a copy of your own}}
-arg {{number=1}}{{call=--snaplen}}{{display=Snapshot length}}{{type=integer}}\
-{{range=1,{MAX_CAPLEN}}}{{default={MAX_CAPLEN}}}{{tooltip=Bytes to keep of each packet}}
-arg {{number=2}}{{call=--buffer-size}}{{display=Buffer size}}{{type=string}}{{placeholder=the producer's choice}}\
-{{validation=^[0-9]+ *[kKmMgG]?$}}{{tooltip=Of each of the two buffers, such as 8M; larger ones drop less}}
-arg {{number=3}}{{call=--direction}}{{display=Direction}}{{type=selector}}\
-{{tooltip=Which packets, of those whose direction is known}}
-value {{arg=3}}{{value=inout}}{{display=in and out}}{{default=true}}
-value {{arg=3}}{{value=in}}{{display=in}}{{default=false}}
-value {{arg=3}}{{value=out}}{{display=out}}{{default=false}}
-arg {{number=4}}{{call=--immediate}}{{display=Immediate mode}}{{type=boolean}}{{default=true}}\
-{{tooltip=Show each packet at once, not only when a buffer is full or a tenth of a second has passed}}
-"""
 
 _DLT_OF_LINKTYPE = {100: 11, 101: 12, 102: 15, 103: 16, 106: 19}
 """Where Linux has another DLT_ value for a LINKTYPE_ value: https://www.tcpdump.org/linktypes.html."""
@@ -69,15 +53,128 @@ _DLTS = {
 }
 
 
+# ---- what can be set ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Question:
+    """How Wireshark's dialog asks for an option: see extcap(4)."""
+
+    display: str
+    type: str
+    tooltip: str
+    more: str = ""
+    """More of the sentence."""
+    choices: Mapping[str, str] = field(default_factory=dict)
+    """The values of a selector, and how each is shown."""
+
+    def sentences(self, number: int, call: str, default: object) -> Iterator[str]:
+        """The question, as `zbuf extcap --extcap-config` answers it."""
+        kept = f"{{default={default}}}" if default and not self.choices else ""
+        yield (
+            f"arg {{number={number}}}{{call=--{call}}}{{display={self.display}}}{{type={self.type}}}"
+            f"{self.more}{kept}{{tooltip={self.tooltip}}}"
+        )
+        for value, display in self.choices.items():
+            is_default = str(value == default).lower()
+            yield f"value {{arg={number}}}{{value={value}}}{{display={display}}}{{default={is_default}}}"
+
+
+_HIDDEN = typer.Option(hidden=True)
+
+
+class _Settings(msgspec.Struct, frozen=True, rename="kebab"):
+    """What can be set about a capture: each field is an option, and a question in Wireshark's dialog."""
+
+    join: Annotated[
+        str,
+        _HIDDEN,
+        _Question(
+            "Group",
+            "string",
+            "Share one copy of the packets with all readers that name this group; empty for a copy of your own",
+        ),
+    ] = ""
+    snaplen: Annotated[
+        int,
+        Meta(ge=1, le=MAX_CAPLEN),
+        typer.Option(hidden=True),
+        _Question("Snapshot length", "integer", "Bytes to keep of each packet", f"{{range=1,{MAX_CAPLEN}}}"),
+    ] = MAX_CAPLEN
+    buffer_size: Annotated[
+        str,
+        _HIDDEN,
+        _Question(
+            "Buffer size",
+            "string",
+            "Of each of the two buffers, such as 8M; larger ones drop less",
+            "{placeholder=the producer's choice}{validation=^[0-9]+ *[kKmMgG]?$}",
+        ),
+    ] = ""
+    direction: Annotated[
+        Direction,
+        _HIDDEN,
+        _Question(
+            "Direction",
+            "selector",
+            "Which packets, of those whose direction is known",
+            choices={"inout": "in and out", "in": "in", "out": "out"},
+        ),
+    ] = "inout"
+    immediate: Annotated[
+        Literal["true", "false"],
+        _HIDDEN,
+        _Question(
+            "Immediate mode",
+            "boolean",
+            "Show each packet at once, not only when a buffer is full or a tenth of a second has passed",
+        ),
+    ] = "true"
+
+    def __post_init__(self) -> None:
+        self.buffer_bytes  # noqa: B018  (a usage error, before the fifo is opened)
+
+    @property
+    def buffer_bytes(self) -> int | None:
+        """The size of a buffer; None for the producer's choice."""
+        return parse_size("--buffer-size", self.buffer_size) if self.buffer_size else None
+
+    def connect(self, name: str, expression: str, run_dir: str | None) -> Reader:
+        """Connect as set; who joins a group, and leaves all else as Wireshark proposes it, takes the group as it is."""
+        if self.join and not expression and self == _Settings(join=self.join):
+            return connect(name, join=self.join, run_dir=run_dir)
+        return connect(
+            name,
+            filter=expression,
+            join=self.join or None,
+            snaplen=self.snaplen,
+            buffer_size=self.buffer_bytes,
+            direction=self.direction,
+            immediate=self.immediate == "true",
+            run_dir=run_dir,
+        )
+
+
+def _questions() -> Iterator[str]:
+    for number, each in enumerate(msgspec.structs.fields(_Settings)):
+        question = next(one for one in annotations(each.type) if isinstance(one, _Question))
+        yield from question.sentences(number, each.encode_name, each.default)
+
+
+# ---- the command ----------------------------------------------------------------------------------------------------
+
+
+@takes(_Settings)
 def extcap(
+    settings: dict[str, Any],
     context: typer.Context,
     install: Annotated[bool, typer.Option("--install", help="Have Wireshark and tshark list the captures.")] = False,
-    uninstall: Annotated[bool, typer.Option("--uninstall", help="Have them no longer.")] = False,
+    uninstall: Annotated[bool, typer.Option("--uninstall", help="Have them list the captures no longer.")] = False,
     folder: Annotated[
         str | None, typer.Option("--dir", metavar="DIR", help="The extcap folder, if not the personal one.")
     ] = None,
     run_dir: Annotated[
-        str | None, typer.Option("--run-dir", metavar="DIR", help="Where producers are found; --install keeps it.")
+        str | None, typer.Option("--run-dir", metavar="DIR", help="The directory of the sockets; --install keeps it.")
     ] = None,
     interfaces: Annotated[bool, typer.Option("--extcap-interfaces", hidden=True)] = False,
     interface: Annotated[str | None, typer.Option("--extcap-interface", hidden=True)] = None,
@@ -86,13 +183,8 @@ def extcap(
     capture: Annotated[bool, typer.Option("--capture", hidden=True)] = False,
     fifo: Annotated[str | None, typer.Option("--fifo", hidden=True)] = None,
     capture_filter: Annotated[str | None, typer.Option("--extcap-capture-filter", hidden=True)] = None,
-    join: Annotated[str | None, typer.Option("--join", hidden=True)] = None,
-    snaplen: Annotated[int, typer.Option("--snaplen", parser=whole_number(1, MAX_CAPLEN), hidden=True)] = MAX_CAPLEN,
-    buffer_size: Annotated[str | None, typer.Option("--buffer-size", hidden=True)] = None,
-    direction: Annotated[Direction, typer.Option("--direction", hidden=True)] = "inout",
-    immediate: Annotated[Literal["true", "false"], typer.Option("--immediate", hidden=True)] = "true",
 ) -> None:
-    """Make running captures interfaces of Wireshark and tshark; they call it, once it is installed."""
+    """Make running captures interfaces of Wireshark and tshark, which call this once it is installed."""
     if install and uninstall:
         raise typer.BadParameter("--install or --uninstall: choose one")
     if install or uninstall:
@@ -102,59 +194,20 @@ def extcap(
     elif interfaces:
         _answer(_interfaces(run_dir))
     elif interface is None:
-        raise typer.BadParameter("say --install or --uninstall; Wireshark says the rest")
+        raise typer.BadParameter("give --install or --uninstall; Wireshark gives the other options")
     elif dlts:
         _answer([_dlt(_producer(interface), run_dir)])
     elif config:
-        _answer([_CONFIG.rstrip()])
+        _answer(_questions())
     elif capture:
         if not fifo:
             raise typer.BadParameter("--capture needs --fifo")
-        settings = _Settings(capture_filter, join, snaplen, buffer_size, direction, immediate)
-        capture_into(fifo, lambda: settings.connect(_producer(interface), run_dir))
+        wanted = _Settings(**settings)
+        capture_into(fifo, lambda: wanted.connect(_producer(interface), capture_filter or "", run_dir))
     elif capture_filter is not None:
         _answer(_complaints(_producer(interface), capture_filter, run_dir))
     else:
         raise typer.BadParameter("--extcap-interface needs --capture, or one of Wireshark's questions")
-
-
-class _Settings:
-    """What was said about a capture."""
-
-    def __init__(
-        self,
-        expression: str | None,
-        join: str | None,
-        snaplen: int,
-        buffer_size: str | None,
-        direction: Direction,
-        immediate: Literal["true", "false"],
-    ) -> None:
-        self._filter = expression or ""
-        self._join = join or None
-        self._snaplen = snaplen
-        self._buffer_size = parse_size("--buffer-size", buffer_size) if buffer_size else None
-        self._direction = direction
-        self._immediate = immediate == "true"
-
-    def connect(self, name: str, run_dir: str | None) -> Reader:
-        if self._join and self._says_nothing():
-            return connect(name, join=self._join, run_dir=run_dir)
-        return connect(
-            name,
-            filter=self._filter,
-            join=self._join,
-            snaplen=self._snaplen,
-            buffer_size=self._buffer_size,
-            direction=self._direction,
-            immediate=self._immediate,
-            run_dir=run_dir,
-        )
-
-    def _says_nothing(self) -> bool:
-        """Whether all is as Wireshark proposes it: who joins a group then takes it as it is."""
-        chosen = self._filter, self._snaplen, self._buffer_size, self._direction, self._immediate
-        return chosen == ("", MAX_CAPLEN, None, "inout", True)
 
 
 def _answer(lines: Iterable[str]) -> None:
@@ -177,7 +230,7 @@ def _plain(text: str) -> str:
 def _producer(interface: str) -> str:
     """The producer whose interface that is."""
     if not interface.startswith(_PREFIX):
-        raise ValueRefused(f"interface {interface!r} is none of zbuf's: those are {_PREFIX}NAME, see zbuf ls")
+        raise ValueRefused(f"interface {interface!r} is not one of zbuf's, which are called {_PREFIX}NAME: see zbuf ls")
     return interface.removeprefix(_PREFIX)
 
 

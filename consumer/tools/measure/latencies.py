@@ -1,99 +1,72 @@
 """How long packets take from their producer's stamp to this process: what zbuf measure counts.
 
 A packet's latency is CLOCK_REALTIME at the moment that its buffer was taken, minus the packet's time: the kernel's for
-a live packet, the producer's for an appended one.  Latencies are counted in HdrHistogram's buckets: three significant
-digits, from a nanosecond to an hour.
-
-The counting is numpy's, in an array with an element for each bucket, 15 ns a packet; the histogram is made of that
-array at the end.  Recording each buffer's distinct values in the histogram itself takes a microsecond of Python for
-each: more than there is time for at a million packets a second.
+a live packet, the producer's for an appended one. Latencies are counted with three significant digits, from a
+nanosecond to an hour.
 """
 
-import signal
 import time
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy
-from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
 
 from zbuf.consumer.reading.buffer import Buffer
 from zbuf.consumer.reading.reader import Reader
+from zbuf.shared.cli.process import on_end
 from zbuf.shared.control.statistics import Ledger
 from zbuf.shared.errors import ZbufError
+from zbuf.shared.histogram import Histogram
 
 LEAST_NS = 1
 MOST_NS = 3_600_000_000_000
-DIGITS = 3
-
-_BUCKET_BITS = 11
-"""Of a value, so many leading bits are kept: 2 ** 11 is the first power of 2 that tells 2 * 10 ** DIGITS apart."""
 
 _LOOK_S = 0.1
-"""The longest wait: a reader that spins looks at signals when it is over."""
+"""The longest wait: a reader that spins notices signals between two waits."""
 
 _UNITS_NS = (("days", 86_400_000_000_000), ("hours", 3_600_000_000_000), ("minutes", 60_000_000_000))
 
 EndedBy = Literal["count", "duration", "signal", "closed", "producer died", "evicted", "left"]
 
 
-def bucket_of(values: NDArray[numpy.int64]) -> NDArray[numpy.int64]:
-    """The number of HdrHistogram's bucket for each value, from LEAST_NS to MOST_NS."""
-    bits = numpy.frexp(values)[1].astype(numpy.int64)  # exact: an hour in nanoseconds has 42 bits, a float64 53
-    shift = numpy.maximum(bits - _BUCKET_BITS, 0)
-    return (shift << (_BUCKET_BITS - 1)) + (values >> shift)
-
-
 class Latencies:
-    """A histogram of latencies that arrays of them go into."""
+    """Latencies in a histogram, to which arrays of them are added."""
 
     def __init__(self) -> None:
-        self._counts = numpy.zeros(_new_histogram().counts_len, numpy.int64)
+        self.histogram = Histogram()
         self._sum_ns = 0
-        self.max_ns = 0
-        """The longest, exact."""
-        self.packets = 0
-        """How many there are."""
         self.later_than_now = 0
         """How many were below zero: the packet's time was later than that of its arrival."""
 
     def add(self, latencies_ns: NDArray[numpy.int64]) -> None:
-        """Count some more; what is out of range counts as the nearest that is in it."""
+        """Count some more; one that is out of range counts as the nearest in range."""
         inside = latencies_ns.clip(LEAST_NS, MOST_NS)
-        numpy.add.at(self._counts, bucket_of(inside), 1)
-        self.packets += len(inside)
+        self.histogram.add(inside)
         self._sum_ns += int(inside.sum())
-        self.max_ns = max(self.max_ns, int(inside.max(initial=0)))
         self.later_than_now += int(numpy.count_nonzero(latencies_ns < 0))
+
+    @property
+    def packets(self) -> int:
+        """How many there are."""
+        return self.histogram.total
 
     @property
     def mean_ns(self) -> float:
         """Their mean, exact."""
         return self._sum_ns / self.packets
 
-    def histogram(self) -> HdrHistogram:
-        """All of them."""
-        made = _new_histogram()
-        for index in numpy.flatnonzero(self._counts).tolist():
-            made.record_value(made.get_value_from_index(index), int(self._counts[index]))
-        return made
-
-
-def _new_histogram() -> HdrHistogram:
-    return HdrHistogram(LEAST_NS, MOST_NS, DIGITS)
-
 
 @dataclass(frozen=True)
 class Measured:
-    """What a measuring came to."""
+    """The outcome of a measurement."""
 
     latencies: Latencies
     seconds: float
     """From its beginning to its end."""
     captured_bytes: int
     lost: int
-    """Packets lost before those that were measured, as their buffers say."""
+    """Packets lost before the measured ones, by what their buffers say."""
     ledger: Ledger
     """The descriptor's, as of its last rotation or drop."""
     ended_by: EndedBy
@@ -105,14 +78,14 @@ class Measured:
 
 
 class Measuring:
-    """Takes a reader's packets and their latencies, until enough of them are there.
+    """Takes a reader's packets and their latencies, until there are enough of them.
 
-    From its making on, SIGINT and SIGTERM end it in good order.
+    From its making on, the first SIGINT or SIGTERM ends it in good order.
 
     Args:
         reader: whose packets.
-        count: end after so many; None for as many as come.
-        duration_s: end after so long.
+        count: end after so many packets; None for no end.
+        duration_s: end after this time.
     """
 
     def __init__(self, reader: Reader, count: int | None, duration_s: float) -> None:
@@ -122,8 +95,7 @@ class Measuring:
         self._latencies = Latencies()
         self._captured_bytes = self._lost = 0
         self._stopped = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop)
+        on_end(self._stop)
 
     @property
     def packets(self) -> int:
@@ -164,7 +136,7 @@ class Measuring:
         self._captured_bytes += int(index["caplen"].sum())
         self._lost += buffer.dropped_before
 
-    def _stop(self, _number: int, _frame: object) -> None:
+    def _stop(self) -> None:
         self._stopped = True
         self._reader.interrupt()
 

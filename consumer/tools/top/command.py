@@ -19,7 +19,7 @@ from rich.text import Text
 
 from zbuf.consumer.tools.top.view import Screenful, json_line, report
 from zbuf.consumer.tools.top.watch import Captures, Seen
-from zbuf.shared.cli.commandline import RunDir, whole_number
+from zbuf.shared.cli.options import RunDir, whole_number
 from zbuf.shared.closing import Closing
 from zbuf.shared.errors import ProducerNotFound
 
@@ -51,7 +51,7 @@ def top(
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Print one update, after a delay to measure, and end.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each update.")] = False,
-    run_dir: Annotated[str | None, RunDir] = None,
+    run_dir: RunDir = None,
 ) -> None:
     """Watch captures: packets, drops and buffers, and which reader is slow; q quits.
 

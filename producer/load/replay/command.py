@@ -1,8 +1,5 @@
 """zbufd replay."""
 
-import ctypes
-import os
-import signal
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -11,7 +8,6 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from zbuf.producer.daemon.daemon import raise_descriptor_limit
 from zbuf.producer.load.replay.measured import Measured
 from zbuf.producer.load.replay.page import write_page
 from zbuf.producer.load.replay.stepping import step
@@ -21,9 +17,10 @@ from zbuf.producer.serving.capture import DEFAULT_LINGER_S
 from zbuf.producer.sources.files.file_source import FileSource
 from zbuf.producer.sources.python import ScapySource
 from zbuf.shared.cli import privileges
-from zbuf.shared.cli.commandline import Json, RunDir, parse_size, seconds, some_seconds, whole_number
+from zbuf.shared.cli.options import Json, Latency, RunDir, parse_size, seconds, some_seconds, whole_number
 from zbuf.shared.cli.plot import check_plot
-from zbuf.shared.cli.progress import Progress
+from zbuf.shared.cli.process import end_with, on_end, raise_descriptor_limit
+from zbuf.shared.cli.progress import progress
 from zbuf.shared.errors import ValueRefused
 from zbuf.shared.memory.segment import check_space
 from zbuf.shared.names import name_from_path
@@ -31,7 +28,6 @@ from zbuf.shared.names import name_from_path
 T = TypeVar("T")
 
 _BURST_MAX = 10**9
-_PR_SET_PDEATHSIG = 1
 
 
 def _parsed(parse: Callable[[str], T]) -> Callable[[str | T], T]:
@@ -148,11 +144,9 @@ def replay(
             parser=seconds, metavar="SECONDS", help="How long to wait at the end for readers to take the rest."
         ),
     ] = DEFAULT_LINGER_S,
-    latency: Annotated[
-        bool, typer.Option("--latency", help="Measure latency too, by zbuf measure: a reader more.")
-    ] = False,
-    run_dir: Annotated[str | None, RunDir] = None,
-    json: Annotated[bool, Json] = False,
+    latency: Latency = False,
+    run_dir: RunDir = None,
+    json: Json = False,
     report: Annotated[
         str | None, typer.Option(metavar="FILE.html", help="Write the report as a page with plots, too.")
     ] = None,
@@ -180,7 +174,7 @@ def replay(
     if user is not None:
         privileges.drop(user)
     if parent is not None:
-        _end_with(parent)
+        end_with(parent)
     if report is not None:
         check_plot(report, "--report")
     loops = loop if loop is not None else 0 if duration is not None else 1
@@ -191,7 +185,7 @@ def replay(
     if engine is Engine.SCAPY and (merge or unique_ip):
         raise typer.BadParameter("--merge and --unique-ip: --engine scapy has neither, leave it out")
     source = _open_source(files, engine, parse_size("--preload-limit", preload_limit), merge, unique_ip)
-    signals = _Signals()
+    ending = _Ending()
     producer = Producer(
         name or name_from_path(files[0]),
         linktype=source.linktype,
@@ -201,7 +195,7 @@ def replay(
         run_dir=run_dir,
         linger_s=None if lossless else linger,
     )
-    signals.watch(producer)
+    ending.watch(producer)
     sys.stderr.write(f"zbufd: {producer.name} ready in {producer.run_dir}, link-type {source.linktype}\n")
     known = _warn(source.warnings)
     measured = Measured(want_latency=latency, want_rates=report is not None)
@@ -241,7 +235,7 @@ def _open_source(
     def note(packets: int, size: int) -> None:
         loaded[:] = packets, size
 
-    with Progress(lambda: f"loading: {loaded[0]:,} packets, {loaded[1] / 1e6:,.0f} MB"):
+    with progress(lambda: f"loading: {loaded[0]:,} packets, {loaded[1] / 1e6:,.0f} MB"):
         return FileSource(files, preload_limit, note, merge=merge, unique_ip=unique_ip)
 
 
@@ -254,7 +248,7 @@ def _replay(
     measured: Measured,
 ) -> None:
     if wait_readers:
-        with Progress(lambda: f"{producer.name}: waiting for {wait_readers} readers"):
+        with progress(lambda: f"{producer.name}: waiting for {wait_readers} readers"):
             producer.wait_readers(wait_readers)
     pace = schedule.pace()
     if pace is not None and schedule.one_at_a_time:
@@ -265,35 +259,26 @@ def _replay(
         so_far = f"{producer.name}: {producer.offered:,} packets, {producer.offered / measured.age_s:,.0f} packets/s"
         return so_far if wait_s < 1 else f"{so_far}, the next one in {wait_s:,.0f} s"
 
-    with measured.during(producer, pace), Progress(describe, shown=not schedule.one_at_a_time):
+    with measured.during(producer, pace), progress(describe, shown=not schedule.one_at_a_time):
         if not producer.stopped:
             producer.publish(source, loops=loops, pace=pace)
 
 
-def _end_with(parent: int) -> None:
-    """Have the kernel end this process with the one that started it: prctl(2); to become another user undoes that."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        sys.exit(1)
-
-
-class _Signals:
-    """The first SIGINT or SIGTERM ends the replay in good order, the second at once."""
+class _Ending:
+    """SIGINT or SIGTERM ends the replay in good order, also before there is a producer to stop."""
 
     def __init__(self) -> None:
         self._producer: Producer | None = None
         self._stopped = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop)
+        on_end(self._stop)
 
     def watch(self, producer: Producer) -> None:
-        """Stop this producer, also for a signal that has come already."""
+        """Stop this producer, at once if a signal has come already."""
         self._producer = producer
         if self._stopped:
             producer.stop()
 
-    def _stop(self, number: int, _frame: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
+    def _stop(self) -> None:
         self._stopped = True
         if self._producer is not None:
             self._producer.stop()

@@ -9,16 +9,16 @@ from typing import Annotated
 
 import typer
 
-from zbuf.producer.daemon.daemon import raise_descriptor_limit
 from zbuf.producer.load.sweep.consumers import Consumer
 from zbuf.producer.load.sweep.results import Results
 from zbuf.producer.load.sweep.search import Trial, find_throughput
 from zbuf.producer.load.sweep.trials import Bench
 from zbuf.producer.producer import Producer
 from zbuf.producer.sources.files.file_source import FileSource
-from zbuf.shared.cli.commandline import Json, RunDir, parse_size, seconds, some_seconds, whole_number
+from zbuf.shared.cli.options import Json, Latency, RunDir, parse_size, seconds, some_seconds, whole_number
 from zbuf.shared.cli.plot import check_plot
-from zbuf.shared.cli.progress import Progress
+from zbuf.shared.cli.process import interrupt_on, raise_descriptor_limit
+from zbuf.shared.cli.progress import progress
 from zbuf.shared.errors import ZbufError
 from zbuf.shared.memory.segment import check_space
 from zbuf.shared.names import name_from_path
@@ -71,12 +71,10 @@ def sweep(
     buffer_size: Annotated[
         str, typer.Option(metavar="S", help="Size of a buffer, for consumers that do not say.")
     ] = "2M",
-    latency: Annotated[
-        bool, typer.Option("--latency", help="Measure latency too, by zbuf measure: a reader more.")
-    ] = False,
-    json: Annotated[bool, Json] = False,
+    latency: Latency = False,
+    json: Json = False,
     plot: Annotated[str | None, typer.Option(metavar="FILE.png", help="Draw loss, lag and latency by rate.")] = None,
-    run_dir: Annotated[str | None, RunDir] = None,
+    run_dir: RunDir = None,
 ) -> None:
     """Find the throughput of consumers: the highest rate at which they lose nothing (RFC 2544).
 
@@ -87,7 +85,7 @@ def sweep(
     if plot is not None:
         check_plot(plot)
     raise_descriptor_limit()
-    _end_on_signals()
+    interrupt_on(signal.SIGTERM, signal.SIGHUP)  # so that the consumers end with it
     source = FileSource(files)
     trials: list[Trial] = []
     results = Results(files=files, consumers=[], trial_s=trial, precision=precision, trials=trials)
@@ -124,16 +122,9 @@ def sweep(
         results.plot(plot)
 
 
-def _end_on_signals() -> None:
-    """Take the consumers along, also where the terminal is closed; nohup(1) has that ignored."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, signal.default_int_handler)
-
-
 def _wait_readers(producer: Producer, consumers: Sequence[Consumer], count: int, seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    with Progress(lambda: f"{producer.name}: waiting for {count} readers"):
+    with progress(lambda: f"{producer.name}: waiting for {count} readers"):
         while not producer.wait_readers(count, _LOOK_S):
             for consumer in consumers:
                 consumer.check()
@@ -158,5 +149,5 @@ def _sweep(bench: Bench, precision: float, tries: int, trials: list[Trial]) -> N
         last = f" ({trials[-1].rate:,.0f} packets/s lost {trials[-1].lost:,})" if trials else ""
         return f"trial {len(trials) + 1}: {rate[0]}{last}"
 
-    with Progress(describe):
+    with progress(describe):
         find_throughput(run, precision, tries)

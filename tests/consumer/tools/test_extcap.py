@@ -156,11 +156,11 @@ def test_a_producer_that_takes_nobody_gives_no_verdict_on_a_filter(
 @pytest.mark.parametrize(
     ("options", "status", "said"),
     [
-        ([], 2, "say --install"),
+        ([], 2, "give --install or --uninstall"),
         (["--install", "--uninstall"], 2, "choose one"),
         (["--extcap-interface", "zbuf-none"], 2, "--extcap-interface needs --capture"),
         (["--extcap-interface", "zbuf-none", "--capture"], 2, "--capture needs --fifo"),
-        (["--extcap-interface", "eth0", "--extcap-dlts"], 1, "interface 'eth0' is none of zbuf's"),
+        (["--extcap-interface", "eth0", "--extcap-dlts"], 1, "interface 'eth0' is not one of zbuf's"),
         (["--extcap-interface", "zbuf-none", "--extcap-dlts"], 1, "no producer 'none' runs"),
         (["--extcap-interface", "zbuf-/", "--extcap-capture-filter", ""], 1, "producer name '/' can't be used"),
         (["--extcap-interface", "zbuf-none", "--capture", "--fifo", "/nonexistent"], 1, "/nonexistent: No such file"),

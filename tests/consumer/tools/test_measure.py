@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy
 import pytest
-from hdrh.histogram import HdrHistogram
 from support.captures import Record, pcap
 from support.commands import Commands, run, wait_line
 from support.processes import LIMIT_S, Lab, numbered
 
-from zbuf.consumer.tools.measure.latencies import DIGITS, LEAST_NS, MOST_NS, Latencies, bucket_of
+from zbuf.consumer.tools.measure.latencies import LEAST_NS, MOST_NS, Latencies
+from zbuf.consumer.tools.measure.summary import percentiles
 from zbuf.shared import control
 
 Process = subprocess.Popen[str]
@@ -30,27 +30,7 @@ _DAY_NS = 86_400_000_000_000
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.fixture(autouse=True)
-def _run_dir(run_dir: Path) -> Path:
-    """All of these tests have a run directory of their own."""
-    return run_dir
-
-
 # ---- counting -------------------------------------------------------------------------------------------------------
-
-
-def some_latencies() -> list[int]:
-    """From a nanosecond to an hour, as many in one decade as in another; powers of 2 and their neighbours."""
-    chance = random.Random(1)
-    edges = [2**power + step for power in range(1, 42) for step in (-1, 0, 1) if 2**power + step <= MOST_NS]
-    return [int(10 ** chance.uniform(0, 12.556)) for _ in range(20_000)] + edges + [LEAST_NS, MOST_NS]
-
-
-def histogram_of(values: list[int]) -> HdrHistogram:
-    """HdrHistogram's own, of each value by itself."""
-    made = HdrHistogram(LEAST_NS, MOST_NS, DIGITS)
-    assert all(made.record_value(value) for value in values)
-    return made
 
 
 def counted(*arrays: list[int]) -> Latencies:
@@ -60,35 +40,26 @@ def counted(*arrays: list[int]) -> Latencies:
     return latencies
 
 
-def test_bucket_keeps_three_digits_of_a_value() -> None:
-    values = some_latencies()
-    histogram = HdrHistogram(LEAST_NS, MOST_NS, DIGITS)
-    for value, bucket in zip(values, bucket_of(numpy.array(values)).tolist(), strict=True):
-        lowest = histogram.get_value_from_index(bucket)
-        assert lowest <= value <= histogram.get_highest_equivalent_value(lowest)
-        assert value - lowest <= value / 1000
-
-
-def test_counts_are_those_of_a_histogram_that_each_value_is_recorded_in() -> None:
-    values = some_latencies()
-    expected, found = histogram_of(values), counted(values[:7], values[7:], []).histogram()
-    assert list(found.counts) == list(expected.counts)
-    assert found.get_total_count() == len(values)
-    for percentile in (0, 50, 90, 99, 99.9, 100):
-        assert found.get_value_at_percentile(percentile) == expected.get_value_at_percentile(percentile)
-
-
 def test_mean_and_longest_latency_are_exact() -> None:
-    values = some_latencies()
-    latencies = counted(values[:100], values[100:])
-    assert latencies.max_ns == max(values)
+    chance = random.Random(1)
+    values = [int(10 ** chance.uniform(0, 12.5)) for _ in range(1000)]
+    latencies = counted(values[:100], values[100:], [])
+    assert latencies.packets == len(values)
+    assert latencies.histogram.max == max(values)
     assert latencies.mean_ns == sum(values) / len(values)
 
 
 def test_latency_out_of_range_counts_as_the_nearest_that_is_in_it() -> None:
     latencies = counted([-_DAY_NS, -1, 0, 1, MOST_NS, MOST_NS + 1, _DAY_NS])
-    assert list(latencies.histogram().counts) == list(histogram_of([LEAST_NS] * 4 + [MOST_NS] * 3).counts)
-    assert (latencies.packets, latencies.later_than_now, latencies.max_ns) == (7, 2, MOST_NS)
+    (least, few), (most, many) = latencies.histogram.buckets()
+    assert (least, few, many) == (LEAST_NS, 4, 3)
+    assert most * 0.999 <= MOST_NS <= most
+    assert (latencies.packets, latencies.later_than_now, latencies.histogram.max) == (7, 2, MOST_NS)
+
+
+def test_percentiles_come_closer_together_and_end_at_a_hundred() -> None:
+    assert list(percentiles(4)) == [0, 10, 20, 30, 40, 50, 55, 60, 65, 70, 75, 77.5, 80, 82.5, 85, 100]
+    assert list(percentiles(1)) == [0, 10, 20, 30, 40, 100]
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------

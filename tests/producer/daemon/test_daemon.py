@@ -63,7 +63,7 @@ def as_user(user: int, groups: str, *line: str) -> subprocess.CompletedProcess[s
         ('[[allow]]\nusers=["root"]\n[[allow]]\nusers=["no-such-user"]', r"line 4: allow\[1\].users: no user 'no-such"),
         ('[[allow]]\nuser=["a"]', r"line 2: allow\[0\].user: no such key: do you mean users"),
         ('[[allow]]\nfilter="tcp"', r"line 1: allow\[0\]: an allow rule without users and groups allows nobody"),
-        ('interface = ["a"]\n[[allow]]\nusers=["0"]\ninterfaces=["b"]', "line 4: .*interface 'b' is none of"),
+        ('interface = ["a"]\n[[allow]]\nusers=["0"]\ninterfaces=["b"]', "line 4: .*interface 'b' is not one of"),
         ("kernel-buffer = 0", "line 1: kernel-buffer: .*1 to 2097151 KiB"),
         ('mode = "999"', 'line 1: mode: .*such as "0660"'),
         ('metrics = "here"', 'line 1: metrics: .*"127.0.0.1:9477"'),

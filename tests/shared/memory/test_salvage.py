@@ -420,7 +420,7 @@ def test_full_disk_is_one_line_and_what_was_written_is_a_whole_file(
 # ---- other users' ---------------------------------------------------------------------------------------------------
 
 AS_SOMEBODY_ELSE = """
-from zbuf.consumer.tools.salvage import salvage_to_files
+from zbuf.consumer.tools.salvaging import salvage_to_files
 from zbuf.shared.memory.leftovers import find_segments
 os.setuid(54321)
 """

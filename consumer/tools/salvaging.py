@@ -4,17 +4,43 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from zbuf.consumer.tools.words import user_name
+from zbuf.shared.cli.options import Json, whole_number
 from zbuf.shared.cli.tables import print_table
 from zbuf.shared.errors import SegmentError, ZbufError
 from zbuf.shared.memory.leftovers import Found, find_segments
-from zbuf.shared.memory.salvage import Salvaged, salvage
-from zbuf.shared.names import check_name, encodable
+from zbuf.shared.memory.salvage import Salvaged
+from zbuf.shared.memory.salvage import salvage as write_segment
+from zbuf.shared.names import check_name, encodable, printable
+from zbuf.shared.users import user_name
+
+
+def salvage(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="The killed producer; without it, list what there is.")
+    ] = None,
+    write: Annotated[str | None, typer.Option("-w", metavar="FILE", help="Write pcapng to FILE; - is stdout.")] = None,
+    descriptor: Annotated[
+        int | None, typer.Option(parser=whole_number(0), metavar="N", help="Write this descriptor alone.")
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the segments once they are written.")] = False,
+    json: Json = False,
+) -> None:
+    """Write what the readers of a killed producer had not acknowledged, each descriptor to a file of its own."""
+    if name is None:
+        if write is not None or descriptor is not None or remove:
+            raise typer.BadParameter("say whose packets to salvage: zbuf salvage lists the names")
+        list_remains(json=json)
+        return
+    if write is None:
+        raise typer.BadParameter(f"say where to write what is left of {name!r}: -w FILE")
+    if remove and write == "-":
+        raise typer.BadParameter("--remove needs a file: nobody can tell what became of standard output")
+    salvage_to_files(name, write, descriptor=descriptor, remove=remove, json=json)
 
 
 def list_remains(*, json: bool) -> None:
@@ -58,7 +84,7 @@ def salvage_to_files(name: str, path: str, *, descriptor: int | None, remove: bo
 
 def _salvage_one(found: Found, path: str, *, remove: bool, told: bool) -> list[Salvaged]:
     try:
-        salvaged = salvage(found, path, remove=remove)
+        salvaged = write_segment(found, path, remove=remove)
     except SegmentError as error:
         sys.stderr.write(f"zbuf: {error}\n")
         return []
@@ -114,7 +140,7 @@ def _tell_foreign(found: Sequence[Found]) -> None:
 def _print_written(one: Salvaged) -> None:
     """A line for a file; its packets may be on stdout."""
     span = "" if one.first_ns is None or one.last_ns is None else f", {_time(one.first_ns)} to {_time(one.last_ns)} UTC"
-    where = "standard output" if one.path == "-" else encodable(one.path)
+    where = "standard output" if one.path == "-" else printable(one.path)
     packets = f"{one.packets:,} packet{'' if one.packets == 1 else 's'}"
     _report_to(one.path).write(f"{where}: {packets} of descriptor {one.descriptor}{span}\n")
 

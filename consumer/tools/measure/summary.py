@@ -1,6 +1,9 @@
-"""What zbuf measure tells: a table, JSON, a plot."""
+"""The summary that zbuf measure ends with, as a table, JSON, or a plot."""
 
+import bisect
+import itertools
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -11,20 +14,31 @@ from zbuf.shared.cli.tables import print_table
 
 _PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 _STEPS_PER_HALVING = 5
-"""How many percentiles the distribution has on each way to half the distance from 100 %."""
+"""How many percentiles there are from one to that at half its distance from 100 %."""
 _NS_PER_US = 1000
 
 
-class Report:
-    """A measuring of the producer `name` in numbers; there is a packet at least."""
+def percentiles(packets: int) -> Iterator[float]:
+    """The percentiles at which so many packets are told: from 0 to 100, ever closer together."""
+    level, step = 0.0, 50.0 / _STEPS_PER_HALVING
+    while (100 - level) / 100 * packets >= 1:
+        for _ in range(_STEPS_PER_HALVING):
+            yield level
+            level += step
+        step /= 2
+    yield 100.0
+
+
+class Summary:
+    """What was measured of the producer `name`, in numbers; there must be a packet at least."""
 
     def __init__(self, name: str, measured: Measured) -> None:
         self._name = name
         self._measured = measured
-        self._histogram = measured.latencies.histogram()
+        self._histogram = measured.latencies.histogram
 
     def numbers(self) -> dict[str, Any]:
-        """All of it, as JSON has it: latencies in microseconds."""
+        """All numbers, as JSON has them: latencies in microseconds."""
         one = self._measured
         return {
             "producer": self._name,
@@ -42,33 +56,35 @@ class Report:
         }
 
     def _latencies_us(self) -> dict[str, float]:
-        at = self._histogram.get_percentile_to_value_dict(list(_PERCENTILES))
-        latencies = {f"p{percentile:g}": self._in_us(at[percentile]) for percentile in _PERCENTILES}
-        of_all = self._measured.latencies
-        return latencies | {"max": of_all.max_ns / _NS_PER_US, "mean": of_all.mean_ns / _NS_PER_US}
+        latencies = {f"p{percentile:g}": self._at(percentile) for percentile in _PERCENTILES}
+        mean_us = self._measured.latencies.mean_ns / _NS_PER_US
+        return latencies | {"max": self._histogram.max / _NS_PER_US, "mean": mean_us}
 
-    def _in_us(self, value_ns: int) -> float:
-        """A bucket's value is the highest that it stands for, which none needs to have reached."""
-        return min(value_ns, self._measured.latencies.max_ns) / _NS_PER_US
+    def _at(self, percentile: float) -> float:
+        return self._histogram.value_at(percentile / 100) / _NS_PER_US
 
     def _distribution(self) -> list[dict[str, float]]:
+        """Points of the curve: a percentile, its latency, and the packets of the histogram up to that latency."""
+        buckets = self._histogram.buckets()
+        so_far = list(itertools.accumulate(count for _, count in buckets))
         return [
             {
-                "percentile": one.percentile_level_iterated_to,
-                "latency_us": self._in_us(one.value_iterated_to),
-                "packets": one.total_count_to_this_value,
+                "percentile": percentile,
+                "latency_us": min(buckets[at][0], self._histogram.max) / _NS_PER_US,
+                "packets": so_far[at],
             }
-            for one in self._histogram.get_percentile_iterator(_STEPS_PER_HALVING)
+            for percentile in percentiles(self._histogram.total)
+            for at in [bisect.bisect_left(so_far, percentile / 100 * self._histogram.total)]
         ]
 
     # ---- as text ------------------------------------------------------------------------------------------------
 
     def print_json(self) -> None:
-        """All of it, on stdout."""
+        """Print all numbers as JSON on stdout."""
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(self.numbers())) + b"\n")
 
     def print_table(self) -> None:
-        """The numbers in short, on stdout."""
+        """Print the main numbers on stdout."""
         numbers = self.numbers()
         heads = ["packets", "seconds", "packets_per_second", "bytes_per_second", "lost"]
         print_table(
@@ -82,7 +98,7 @@ class Report:
     # ---- as a picture -------------------------------------------------------------------------------------------
 
     def plot(self, path: str) -> None:
-        """Latency by percentile to a PNG file, with as much room for each nine as for the one before.
+        """Draw latency by percentile to a PNG file, with the same room for each further nine.
 
         Raises:
             ZbufError: it can't be written.
@@ -98,7 +114,7 @@ class Report:
         save_plot(figure, path)
 
     def _curve(self) -> tuple[list[float], list[float]]:
-        """Where 100 % would be without end, the last packet stands in for it."""
+        """The curve's points; the last packet's percentile stands for 100 %, which would be infinitely far off."""
         points = self._distribution()
         percentiles = [min(one["percentile"], self._last_percentile()) for one in points]
         return [_stretched(percentile) for percentile in percentiles], [one["latency_us"] for one in points]
