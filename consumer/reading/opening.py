@@ -84,7 +84,7 @@ class connect_async:  # noqa: N801  (it is called as a function is)
             mean nothing here.
 
     Raises:
-        as connect() does, when it is awaited or entered.
+        ZbufError: as from connect(), when it is awaited or entered.
     """
 
     def __init__(self, name: str, *, reconnect: bool = False, **options: Unpack[Options]) -> None:
