@@ -34,7 +34,7 @@ def test_its_commands_publish_a_capture_and_read_it(capture: Path, run: Run, tmp
     (shown,) = blocks_of(README, "sh", "--wait-readers")
     make, replay, ls, stats, dump = (line.split("#")[0].split() for line in shown.splitlines())
     assert make == ["python", "examples/make_capture.py", "mix.pcap"]
-    command = [BIN / replay[0], *(str(capture) if word == "mix.pcap" else word for word in replay[1:])]
+    command = [str(BIN / replay[0]), *(str(capture) if word == "mix.pcap" else word for word in replay[1:])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as producer:
         assert producer.stderr is not None
         assert "ready" in producer.stderr.readline()

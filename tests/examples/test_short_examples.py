@@ -49,7 +49,8 @@ def test_publish_reaches_a_dump(producer_name: str, run_dir: Path, tmp_path: Pat
     del run_dir
     process = example("publish.py", producer_name, 5000)
     written = tmp_path / "numbers.pcapng"
-    dump = [Path(sys.executable).parent / "zbuf", "dump", "--wait-producer", "30", "-w", written, producer_name]
+    zbuf = str(Path(sys.executable).parent / "zbuf")
+    dump = [zbuf, "dump", "--wait-producer", "30", "-w", str(written), producer_name]
     subprocess.run(dump, check=True, capture_output=True, timeout=60)
     assert outcome(process) == ("5000 packets published\n", "", 0)
     records = read_capture(written.read_bytes()).records
@@ -59,7 +60,7 @@ def test_publish_reaches_a_dump(producer_name: str, run_dir: Path, tmp_path: Pat
 @pytest.mark.slow
 def test_the_demo_finds_every_byte(run_dir: Path) -> None:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    command = [sys.executable, EXAMPLES / "demo.py"]
+    command = [sys.executable, str(EXAMPLES / "demo.py")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "holds byte for byte what went in" in done.stdout
