@@ -23,13 +23,13 @@ _JOBS: Mapping[tuple[str, str], str] = {
         "tcpdump -r -w",
     ): "writing a capture file\nagainst tcpdump, processor time",
 }
-"""What to call a measure, and how the name of the peer begins that it is shown with."""
+"""By measure and the beginning of the peer's name: what the picture calls them."""
 
 _LONG, _HIGH = 9.0, 3.2  # inches
 
 
 def jobs(rows: Sequence[Row]) -> list[tuple[str, Row]]:
-    """The rows that the picture shows, with what they are called; fewer where a run measured only some."""
+    """The rows that the picture shows, and their names in it; a run that measured only some of them has fewer."""
     return [
         (called, row)
         for (measure, peer), called in _JOBS.items()
