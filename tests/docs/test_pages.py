@@ -10,6 +10,7 @@ import typer
 from support.pages import PAGES, blocks_of, text_of
 from support.project import ROOT
 
+from zbuf.consumer import INDEX_DTYPE
 from zbuf.consumer.cli import app as zbuf
 from zbuf.producer.cli import app as zbufd
 
@@ -76,3 +77,8 @@ def test_functions_that_pages_name_are_in_the_code(page: str) -> None:
     )
     assert named
     assert named - defined - OTHERS == set()
+
+
+def test_the_reference_lists_the_fields_of_an_index_row() -> None:
+    rows = re.findall(r"^   ``(\w+)`` +(u?int\d+) ", text_of("docs/reference/consumer.md"), re.MULTILINE)
+    assert rows == [(name, str(INDEX_DTYPE[name])) for name in INDEX_DTYPE.names or ()]

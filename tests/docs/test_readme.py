@@ -1,5 +1,6 @@
 """What the README shows is true: its programs and commands run, its numbers are the measured ones."""
 
+import html
 import re
 import subprocess
 import sys
@@ -61,3 +62,18 @@ def test_its_ratios_are_those_of_the_picture_and_of_the_page_of_measurements() -
     told = re.findall(r"^\|[^|]*(\|[^|]*\|[^|]*\| \d+\.\d+ \([\d.]+\) \|)$", text_of(README), re.MULTILINE)
     assert told == measured.stdout.splitlines()
     assert len(told) == 4
+
+
+def words_of(svg: str) -> set[str]:
+    """The words of a screen that rich drew, without numbers and what is drawn."""
+    texts = re.findall(r'<text class="top-r\d"[^>]*>([^<]*)</text>', svg)
+    return {word for text in texts for word in html.unescape(text).split() if re.fullmatch(r"[a-z][a-z/.]+", word)}
+
+
+@pytest.mark.slow
+def test_its_picture_of_top_is_what_the_command_shows_of_a_slow_reader(tmp_path: Path) -> None:
+    drawn = tmp_path / "top.svg"
+    subprocess.run([sys.executable, ROOT / "docs" / "pictures" / "top.py", drawn], check=True, timeout=300)
+    committed = (ROOT / "docs" / "pictures" / "top.svg").read_text()
+    assert words_of(drawn.read_text()) == words_of(committed)
+    assert {"descriptor", "received/s", "stalls", "slow"} <= words_of(committed)
