@@ -46,7 +46,7 @@ def paced(link: Link, capture: Capture, timer: str, pps: int, packets: int) -> A
     """Replay, and have tcpdump capture at the other end, with the kernel's time stamps in nanoseconds.
 
     Args:
-        link: where.
+        link: the veth pair.
         capture: numbered packets.
         timer: one of TIMERS.
         pps: packets per second.

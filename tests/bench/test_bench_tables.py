@@ -14,7 +14,7 @@ ROWS = [
     {"measure": "not in the page", "zbuf": "1", "peer": "2", "ratio": "3", "target": "4", "met": True},
 ]
 PAGE = """\
-Words | that are no table.
+Words | that are not a table.
 
 | measure | zbuf | peer | ratio | target | met? |
 |---|---|---|---|---|---|
@@ -30,7 +30,7 @@ Words | that are no table.
 | ring | stays |
 """
 UPDATED = """\
-Words | that are no table.
+Words | that are not a table.
 
 | measure | zbuf | peer | ratio | target | met? |
 |---|---|---|---|---|---|
