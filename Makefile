@@ -3,6 +3,7 @@
 # make lint    checks format, style and types
 # make bench   measures zbuf against its peers; BENCH='--only iterate' for one measure
 #              make bench-quick: in less than two minutes, with fewer and shorter rounds
+# make docs    builds the pages and the reference into build/docs; a broken link or an undocumented name is an error
 # make model   checks the protocol's model exhaustively
 # make soak    watches a capture daemon for leaks, for minutes; as root, SOAK='--minutes 120' for longer
 #
@@ -15,7 +16,7 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
 NATIVE := $(shell find shared producer consumer -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
 
-.PHONY: demo test lint bench bench-quick model soak clean
+.PHONY: demo test lint bench bench-quick docs model soak clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/zbuf
@@ -39,6 +40,10 @@ bench: $(VENV)/bench
 
 bench-quick: override BENCH += --quick
 bench-quick: bench
+
+docs: $(VENV)/docs
+	$(BIN)/sphinx-build -c docs -b html -q --fail-on-warning --keep-going . build/docs
+	@echo "build/docs/docs/index.html"
 
 model:
 	@PYTHON=$(PYTHON) .ci/require spin
@@ -68,6 +73,6 @@ $(VENV)/zbuf: $(VENV)/build pyproject.toml setup.py $(NATIVE)
 	@$(PIP) install --no-build-isolation --editable '.[plot]'
 	@touch $@
 
-$(VENV)/test $(VENV)/lint $(VENV)/bench: $(VENV)/%: $(VENV)/zbuf
+$(VENV)/test $(VENV)/lint $(VENV)/bench $(VENV)/docs: $(VENV)/%: $(VENV)/zbuf
 	@$(PIP) install --no-build-isolation --editable '.[$*]'
 	@touch $@

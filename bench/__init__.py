@@ -1,1 +1,1 @@
-"""How fast zbuf is, against its peers: ``python -m bench`` from the top of the repository. Never installed."""
+"""How fast zbuf is beside its peers: ``python -m bench`` from the top of the repository. It is never installed."""

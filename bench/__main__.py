@@ -42,11 +42,11 @@ from zbuf.shared.errors import ZbufError
 
 _THOROUGH = {"rounds": 7, "most_rounds": 14, "shorten": 1}
 _QUICK = {"rounds": 2, "most_rounds": 2, "shorten": 4}
-_WIDTH = 120  # of the table, where there is no terminal to tell
+_WIDTH = 120  # of the table, if no terminal says how wide it is
 
 
 class Measure(StrEnum):
-    """What is measured."""
+    """The measures, by name."""
 
     RING = "ring"
     ITERATE = "iterate"
@@ -93,7 +93,7 @@ _LONG_ROUNDS = (
     Measure.MESSAGES,
     Measure.PACING,
 )
-"""Measures whose rounds take so long that --quick leaves it at one."""
+"""Measures whose rounds take so long that --quick runs one only."""
 
 
 def main(

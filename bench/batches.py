@@ -1,13 +1,13 @@
-"""Sums and a filter over all packets, for those who have NumPy.
+"""Sums and a filter over all packets, for programs that use NumPy.
 
-Timed: three numbers of all packets: how many there are, the sum of their captured lengths, and how many have a certain
-byte (on Ethernet and IPv4 it says TCP). zbuf's user takes index_batches(), and a few array expressions for each buffer,
-from the first packet that the producer offers to the last one summed up: end to end, two processes.
+Timed: three numbers of all packets. These are how many there are, the sum of their captured lengths, and how many have
+a certain byte (on Ethernet and IPv4 it says TCP). zbuf's reader takes index_batches(), and a few array expressions for
+each buffer. The time is from the first packet that the producer offers to the last one summed up, with two processes.
 
-Against: what else there is to read packets in Python, over the same file, from the page cache, again and again. cypcap
-and dpkt give them one by one; the sums are made as they come, since collecting lengths for an array only takes longer.
-pcapy-ng gives 1024 packets at a time by next_batch(), for the same array expressions; that one has no loop in Python.
-Whoever competes must come to the same numbers.
+Against: other ways to read packets in Python, over the same file, from the page cache, again and again. cypcap and dpkt
+give packets one by one; the sums are made as they come, since collecting lengths for an array only takes longer.
+pcapy-ng's next_batch() gives 1024 packets at a time, for the same array expressions and with no loop in Python. All
+contestants must come to the same numbers.
 """
 
 import importlib
@@ -58,7 +58,7 @@ def _zbuf(session: Session, loops: int, agreed: dict[str, float]) -> float:
 
 
 def _agree(who: str, times: Times, loops: int, agreed: dict[str, float]) -> None:
-    """The numbers of one pass are those that the first to run came to."""
+    """Raise BenchError unless the numbers of one pass are those of the contestant that ran first."""
     found = {name: times[name] / loops for name in _NUMBERS}
     agreed.update(agreed or found)
     if found != agreed:
@@ -69,7 +69,7 @@ def _agree(who: str, times: Times, loops: int, agreed: dict[str, float]) -> None
 
 
 def sum_up(name: str, run_dir: str) -> Times:
-    """The reader."""
+    """Be the reader."""
     return pipeline.read_counts(name, run_dir, _sum_up_all)
 
 

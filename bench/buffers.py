@@ -1,8 +1,8 @@
 """Which buffer size is fastest.
 
-Timed: Buffer.index() of every buffer, as bench.index does, with buffers of several sizes. A small buffer stays in the
-processors' caches, and is handed over so often that this costs; a large one is fetched from memory. A size that
-/dev/shm has no room for twice is left out, and its row says so.
+Timed: Buffer.index() of every buffer, as in bench.index, with buffers of several sizes. A small buffer stays in the
+processors' caches, but is handed over so often that this costs; a large one is fetched from memory. If /dev/shm has no
+room for two buffers of a size, the size is left out, and its row says so.
 """
 
 import os

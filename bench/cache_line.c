@@ -1,5 +1,5 @@
-/* How far apart two processors are: the nanoseconds that a cache line takes from one to the other and back.  They are the
- * first and the last that this process may use: two threads left to the scheduler can find themselves on one. */
+/* How far apart two processors are: the nanoseconds that a cache line takes from one to the other and back.  The two are the
+ * first and the last processor that this process may use; if the scheduler chose, two threads could share one. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>

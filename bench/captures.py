@@ -1,4 +1,4 @@
-"""The captures that are measured with. The same bytes each time: they are made from a seed."""
+"""The captures to measure with. They are made from a seed, so they have the same bytes each time."""
 
 import os
 import random
@@ -16,17 +16,17 @@ _RECORD = struct.Struct("<IIII")
 _ETHERNET = bytes.fromhex("020000000002 020000000001 88b5")  # local addresses, a type for local experiments
 
 ETHERTYPE = 0x88B5
-"""Theirs."""
+"""The type of these packets."""
 NUMBER_AT = len(_ETHERNET)
-"""Where a numbered packet has its number: 4 bytes, little-endian."""
+"""The place of the number in a numbered packet: 4 bytes, little-endian."""
 _NUMBER_BYTES = 4
 
 _MIX_PACKETS = 40_000
 _SMALLEST, _LARGEST = 60, 1514
 
 _ONE_SIZE_BYTES = 16 << 20
-"""What captures of one packet size hold: as much as a real capture, more than a second-level cache. With a source that
-stays in that cache (256 KiB) the append loop alone is faster still, and the ring's share of the time is larger."""
+"""The size of a capture with packets of one size. Like a real capture, it is larger than a second-level cache. With a
+source that stays in that cache (256 KiB), the append loop alone is faster, and the ring's share of the time larger."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Capture:
     captured_bytes: int
 
     def loops(self, packets: int) -> int:
-        """How many times to read it for that many packets or a few more."""
+        """How many times to read it for that many packets, or a few more."""
         return -(-packets // self.packets)
 
     def __str__(self) -> str:
@@ -47,7 +47,7 @@ class Capture:
 
 
 def mixed_sizes(directory: Path) -> Capture:
-    """As on a real line: most packets are short, most bytes are in full-sized ones; 395 bytes on average."""
+    """Packets as on a real line: most are short, and most bytes are in full-sized ones; 395 bytes on average."""
     chance = random.Random(1)  # noqa: S311  (no secrets here)
     sizes = [_mixed_size(chance) for _ in range(_MIX_PACKETS)]
     return _write(directory / "mix.pcap", (_frame(size, chance) for size in sizes))
@@ -106,10 +106,10 @@ def packets_of(path: str) -> list[bytes]:
 
 
 def existing(path: Path) -> Capture:
-    """A capture that is there already: pcap or pcapng, not gzipped, since libpcap reads no gzip.
+    """A capture that somebody gave: pcap or pcapng, not gzipped, since libpcap does not read gzip.
 
     Raises:
-        CaptureFileError: it is no capture.
+        CaptureFileError: it is not a capture.
         OSError: it can't be opened.
     """
     file, store = CaptureFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC), str(path)), PacketStore()

@@ -1,12 +1,12 @@
 """Writing capture files: packets per processor second of the process that writes.
 
-Timed: `zbuf dump NAME -w FILE`, its producer replaying a capture from memory again and again, lossless. The processor
-time is that of the dump, from its start to its end, without what the start of Python and the connecting took: a dump
+Timed: `zbuf dump NAME -w FILE`, while its producer replays a capture from memory again and again, lossless. The
+processor time is the dump's own, from when it is connected to its end. The start of Python is left out, since a dump
 runs for as long as a capture does.
 
-Against: `tcpdump -r FILE -w FILE`, whose input holds the same packets as often, all of its processor time. Both write
+Against: `tcpdump -r FILE -w FILE`, with all of its processor time. Its input has the same packets as often. Both write
 to memory (/dev/shm), and tcpdump's input is there, too. Before each run a file of that size is written there and
-removed: a virtual machine's memory that its host has yet to find costs several times as much as the writing.
+removed: memory that a virtual machine's host has yet to find costs several times as much as the writing.
 """
 
 import dataclasses
@@ -39,9 +39,9 @@ class Written:
 
     packets: int
     bytes: int
-    """Of the file."""
+    """The size of the file."""
     cpu_s: float
-    """Of the process that wrote it."""
+    """Processor time of the process that wrote it."""
     seconds: float
 
     @property
@@ -68,7 +68,7 @@ def measure(session: Session) -> list[Row]:
 
 
 def _repeated(capture: Capture, loops: int, path: Path) -> Path:
-    """A pcap file with the capture's packets as often."""
+    """Make a pcap file that has the capture's packets as often."""
     content = Path(capture.path).read_bytes()
     if struct.unpack_from("<I", content)[0] not in (0xA1B2C3D4, 0xA1B23C4D):
         raise BenchError(f"{capture.path}: to be repeated it must be a pcap file of this machine's byte order")
@@ -117,7 +117,7 @@ def _dump(stage: Stage, path: Path) -> float:
 
 
 def _cpu_s(pid: int) -> float:
-    """Of a process that runs: fields 14 and 15 of proc(5)'s stat."""
+    """The processor time of a running process: fields 14 and 15 of proc(5)'s stat."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

@@ -1,7 +1,7 @@
 """Whole buffers at a time.
 
-Timed: Buffer.index() of every buffer, from the first packet that the producer offers to the last index made: end to
-end, two processes, the file in the producer's memory. Each index is a NumPy array with the place, both lengths, the
+Timed: Buffer.index() of every buffer, from the first packet that the producer offers to the last index made. There are
+two processes, and the file is in the producer's memory. Each index is a NumPy array with the place, both lengths, the
 interface and the time of every packet.
 
 Against: libpcap itself, in C: pcap_open_offline() and pcap_loop() over the same file, with a callback that counts and
@@ -9,8 +9,8 @@ does nothing else. It is compiled with cc -O2, linked with the libpcap that zbuf
 the page cache, again and again. Opening the file, some microseconds of each pass, is part of its time. It keeps
 libpcap's default of microseconds, in which the capture is written, so that it has no timestamps to convert.
 
-And pcapy-ng's loop_to_buffer(), the fastest that it has: with a walk over its records, since that is how one comes to a
-packet's place and length; and, for information, with no walk, where one has nothing but how many packets there are.
+Against: pcapy-ng's loop_to_buffer(), its fastest function, with a walk over its records, which a program needs to find
+a packet's place and length. For information, it also runs without the walk, and then gives only the number of packets.
 """
 
 import tempfile
@@ -71,7 +71,7 @@ def _pcap_loop(program: Path, capture: Capture, loops: int) -> float:
 
 
 def index(name: str, run_dir: str) -> Times:
-    """The reader."""
+    """Be the reader."""
     return pipeline.read(name, run_dir, _index_all)
 
 

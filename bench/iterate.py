@@ -1,11 +1,11 @@
 """Python, packet by packet.
 
-Timed: ``for packet in reader``, reading time_ns and caplen of each, from the first packet that the producer offers to
-the last one read: end to end, two processes, the file in the producer's memory.
+Timed: ``for packet in reader``, which reads time_ns and caplen of each packet, from the first packet that the producer
+offers to the last one read. There are two processes, and the file is in the producer's memory.
 
 Against: cypcap, a Cython binding of libpcap, iterating over the same file as its documentation shows (``for header,
-data in pcap``), reading the header's ts and caplen, from opening the file to its end, again and again. The file is in
-the page cache. All loops are in a function, where Python is fastest.
+data in pcap``). It reads the header's ts and caplen, from opening the file to its end, again and again. The file is in
+the page cache. All loops are in a function, since Python is fastest there.
 
 The others are there for information: pcapy-ng's next(), next_batch() and loop_to_buffer(), dpkt, and scapy's
 RawPcapReader. See bench.python_readers.
@@ -54,7 +54,7 @@ def _zbuf(capture: Capture, loops: int) -> float:
 
 
 def iterate(name: str, run_dir: str) -> Times:
-    """The reader."""
+    """Be the reader."""
     return pipeline.read(name, run_dir, _iterate_all)
 
 

@@ -1,16 +1,16 @@
 """One-way latency: how long a small message takes from one Python process to another.
 
 Timed: the sender writes time.time_ns() into a message of 64 bytes and sends it; the receiver, once it has the bytes,
-subtracts that from the time. There is a message every 200 µs, and the sender waits for its moment by looking at the
-clock, so one of the processors is busy with that, whoever competes. A process sends, another receives, and each run
-has new ones; its first messages don't count. zbuf sends by Producer.append(), and receives by ``for packet in reader``,
-with immediate=True.
+subtracts that from the time. There is a message every 200 µs. Every sender waits for its moment by looking at the
+clock, so one of the processors is always busy with that. One process sends and another receives; each run has new
+processes, and its first messages don't count. zbuf sends by Producer.append(), and receives by ``for packet in
+reader``, with immediate=True.
 
 Against: multiprocessing.Pipe, pyzmq's PUSH and PULL over ipc, and iceoryx2's publish-subscribe, each blocking and
-looking all the time; see bench.messages. pyzmq works by a thread in each of the processes, which may have to wait for a
-processor where there are only two.
+looking all the time; see bench.messages. pyzmq has a thread in each of the processes; on two processors, it may have to
+wait for one.
 
-The ratio is the peer's latency by zbuf's: above 1, zbuf is faster.
+The ratio is the peer's latency divided by zbuf's: above 1, zbuf is faster.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ def _send_all(send: Send, messages: int) -> None:
             pass
         _STAMP.pack_into(message, 0, now)
         send(bytes(message))
-        due = max(due, now)  # where it is late, the next ones are not early
+        due = max(due, now)  # after a late message, the next ones are not early
 
 
 def _receive_all(receive: Receive, messages: int) -> list[int]:
@@ -96,7 +96,7 @@ def _run(way: str, messages: int) -> Latencies:
 
 
 def _compares(zbuf: str, peer: str) -> bool:
-    """A reader that spins is compared with everybody, one that sleeps with those that do, too."""
+    """Compare a reader that spins with all peers, and one that sleeps with the peers that sleep."""
     return not peer.startswith("zbuf") and (zbuf == ZBUF_SPINNING or peer.endswith("blocking"))
 
 

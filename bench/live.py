@@ -1,9 +1,9 @@
-"""Live capture on a veth pair, against what people capture with: packets sent, captured, dropped, and processor time.
+"""Live capture on a veth pair, against other capture programs: packets sent, captured, dropped, and processor time.
 
-trafgen sends as fast as it can into one end, in a network namespace of this run's own; at the other end each contestant
-in turn captures the same number of packets. Processor time is what the kernel says that the process's threads ran
-(/proc/PID/task/*/schedstat), from before the first packet until the last one was taken: the start of the program is not
-in it. It takes root, and Debian's iproute2 and netsniff-ng.
+trafgen sends as fast as it can into one end, in a network namespace of this run's own. At the other end the contestants
+take turns to capture the same number of packets. Processor time is the time that the process's threads ran, as the
+kernel says (/proc/PID/task/*/schedstat), from before the first packet until the last one was taken; the start of the
+program is not in it. This needs root, and Debian's iproute2 and netsniff-ng.
 """
 
 import contextlib
@@ -42,9 +42,9 @@ class Outcome:
     captured: int
     dropped: int
     cpu_s: float
-    """Of the capturing process."""
+    """Processor time of the capturing process."""
     readers_cpu_s: float = 0.0
-    """Of zbuf's readers, all of them."""
+    """Processor time of all of zbuf's readers."""
 
     @property
     def per_million(self) -> float:
@@ -54,15 +54,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Contestant:
-    """Who captures."""
+    """A program that captures."""
 
     name: str
     program: str
     command: Callable[["Link", Stage], list[str]]
     ready: str
-    """In the line on standard error that says that it captures."""
+    """A part of the line on standard error that says that it captures."""
     counts: Callable[[str, int], tuple[int, int]]
-    """(captured, dropped) from what it says on standard error at its end, and the packets sent."""
+    """Makes (captured, dropped) of what it says on standard error at its end, and of the number of packets sent."""
     readers: int = 0
     join: str | None = None
     packets: int = _PACKETS
@@ -181,7 +181,7 @@ _MORE = [
 
 
 def read(name: str, run_dir: str, join: str | None) -> dict[str, float]:
-    """Be a reader: take every buffer, and look at no packet."""
+    """Be a reader that takes every buffer, and looks at no packet."""
     packets = 0
     with connect(name, run_dir=run_dir, join=join) as reader:
         for buffer in reader.buffers():
@@ -198,7 +198,7 @@ class Started:
 
     process: "subprocess.Popen[str]"
     said: list[str] = field(default_factory=list)
-    """On standard error until then."""
+    """What it said on standard error until then."""
 
 
 @contextlib.contextmanager
@@ -269,11 +269,11 @@ def measure(session: Session) -> list[Row]:
 
 
 def missing(measure: str, **packages: str) -> str:
-    """Why a measure that needs a Link can't be run here, and what to do; empty where it can.
+    """Why a measure that needs a Link can't be run here, and what to do; empty if it can.
 
     Args:
         measure: its name.
-        packages: Debian's, by the program that it needs of each.
+        packages: Debian packages, by the program that it needs from each.
     """
     if os.geteuid() != 0:
         return f"needs root: sudo make bench BENCH='--only {measure}'"

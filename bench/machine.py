@@ -1,4 +1,4 @@
-"""Where the numbers come from: the machine, what else it did, and the versions of everything."""
+"""What the numbers depend on: the machine, what else it did, and the versions of everything."""
 
 import contextlib
 import importlib.metadata
@@ -27,9 +27,9 @@ _PROCESSORS = os.cpu_count() or 1
 
 
 class Crowd:
-    """What other processes, and other virtual machines, took of the processors' time that a run had use for.
+    """The share of the processors' time that others took from a run: other processes, and other virtual machines.
 
-    A context manager. What they did on processors that the run left idle is not counted.
+    It is a context manager. It does not count what others did on processors that the run left idle.
 
     Args:
         wanted: how many processors the run keeps busy.
@@ -62,11 +62,11 @@ def _own_s() -> float:
 class CacheLine:
     """How long a cache line takes to another processor and back.
 
-    Whatever one processor writes and another reads costs this. A virtual machine's processors can move apart and
-    together again while it runs, and this changes threefold then.
+    This is the price of everything that one processor writes and another reads. The processors of a virtual machine can
+    move apart and together again while it runs; then the price changes threefold.
 
     Args:
-        program: what measures it; None where it can't be compiled.
+        program: the program that measures it; None if it can't be compiled.
     """
 
     def __init__(self, program: Path | None) -> None:
@@ -77,7 +77,7 @@ class CacheLine:
     @classmethod
     @contextlib.contextmanager
     def meter(cls) -> Iterator[Self]:
-        """With its program compiled, as long as that is needed."""
+        """A meter with its program, which is removed at the end."""
         with tempfile.TemporaryDirectory(prefix="zbuf-bench-") as directory:
             try:
                 yield cls(compile_program("cache_line", Path(directory)))
@@ -85,7 +85,7 @@ class CacheLine:
                 yield cls(None)
 
     def nanoseconds(self) -> float:
-        """As of now; 0 where there is no compiler, or no second processor."""
+        """Measure it now; 0 if there is no compiler, or no second processor."""
         if self._program is None:
             return 0.0
         taken_ns = float(subprocess.run([self._program], capture_output=True, text=True, check=True).stdout)
@@ -97,7 +97,7 @@ class CacheLine:
 
 
 def versions() -> dict[str, str]:
-    """What ran, and what it was compared with."""
+    """The versions of zbuf, of its peers, and of what they use."""
     found = {package: _package_version(package) for package in _PACKAGES}
     return found | {
         "python": platform.python_version(),

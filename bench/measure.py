@@ -4,9 +4,9 @@ The contestants of a measure take turns: each round runs each of them once, and 
 round's ratio compares runs that are seconds apart, so what slows a shared machine for a minute slows both. The result
 is the median of those ratios, with the smallest and the largest beside it.
 
-Where other processes keep the processors busy, or a virtual machine's processors have moved apart, there are more
-rounds, and those count that ran under the best conditions. Rounds are chosen by the conditions alone, never by their
-outcome, and all of them are in the JSON file.
+If other processes keep the processors busy, or a virtual machine's processors have moved apart, there are more rounds.
+Then the rounds under the best conditions count. They are chosen by the conditions alone, never by their outcome, and
+all of them are in the JSON file.
 """
 
 import dataclasses
@@ -19,16 +19,16 @@ from bench.captures import Capture
 from bench.machine import CacheLine, Crowd
 
 _QUIET = 0.1
-"""Up to here, the share of the processors' time that other processes take does no harm."""
+"""A share of the processors' time that other processes may take without harm."""
 
 _NEAR = 1.5
-"""Processors are near where a cache line takes at most so many times as long as it does at best."""
+"""Processors are near if a cache line takes at most so many times as long as at best."""
 
 Rate = Callable[[], float]
 """Runs a contestant once, in processes of its own; returns its packets per second."""
 
 Outcome = TypeVar("Outcome")
-"""What a run of a contestant comes to."""
+"""The result of one run of a contestant."""
 
 Point = TypeVar("Point")
 """What the runs of a series differ in."""
@@ -36,28 +36,28 @@ Point = TypeVar("Point")
 
 @dataclass(frozen=True)
 class Peer:
-    """Whom zbuf is compared with."""
+    """A program or library that zbuf is compared with."""
 
     name: str
     run: Rate
     target: float | None = None
-    """The ratio that zbuf wants to reach; None where the peer is there for information."""
+    """The ratio that zbuf aims at; None if the peer is there for information."""
     missing: str = ""
-    """Why it can't be run here, and what to do; empty where it can."""
+    """Why it can't be run here, and what to do; empty if it can."""
     packet_bytes: int = 0
-    """The size of each packet, where rates are to be told in bytes."""
+    """The size of each packet, if rates are to be told in bytes."""
 
 
 @dataclass(frozen=True)
 class Round(Generic[Outcome]):
-    """Each contestant ran once."""
+    """One round: each contestant ran once."""
 
     outcomes: Mapping[str, Outcome]
-    """Where contestants are compared by it, packets per second."""
+    """The outcome of each contestant; packets per second, if they are compared by that."""
     crowd: float
-    """The share of the processors' time that other processes took from it."""
+    """The share of the processors' time that others took from it."""
     cache_line_ns: float
-    """What a cache line took to another processor and back, just before."""
+    """How long a cache line took to another processor and back, just before."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Row:
     target: str = ""
     met: bool | None = None
     conditions: str = ""
-    """Under which the rounds ran that count."""
+    """The conditions of the rounds that count."""
     data: Mapping[str, object] = field(default_factory=dict)
     """Everything that was measured."""
 
@@ -82,19 +82,19 @@ class Session:
     """One call of the benchmark."""
 
     capture: Capture
-    """What is read, unless a measure makes its own."""
+    """The capture to read, unless a measure makes its own."""
     cache_line: CacheLine
     progress: Callable[[str], None]
-    """Told what runs."""
+    """Called with what runs."""
     rounds: int
-    """Those that count."""
+    """How many rounds count."""
     most_rounds: int
-    """Those that there are at most."""
+    """How many rounds there are at most."""
     shorten: int
     """By how much to divide the length of the runs."""
 
     def scaled(self, packets: int) -> int:
-        """How many packets a run handles, of those that it should."""
+        """How many packets a run handles that would handle so many if it were not shortened."""
         return packets // self.shorten
 
     def selected(self, points: Sequence[Point]) -> Sequence[Point]:
@@ -110,7 +110,13 @@ class Session:
     def take_turns(
         self, name: str, contestants: Mapping[str, Callable[[], Outcome]], processors: Callable[[str], int]
     ) -> tuple[list[Round[Outcome]], list[Round[Outcome]]]:
-        """Run contestants in turn, each keeping so many processors busy; returns the rounds that count, and all."""
+        """Run contestants in turn; returns the rounds that count, and all.
+
+        Args:
+            name: of the measure.
+            contestants: what runs each of them once, by name.
+            processors: how many processors a contestant keeps busy.
+        """
         rounds: list[Round[Outcome]] = []
         while len(rounds) < self.most_rounds and sum(map(self._is_good, rounds)) < self.rounds:
             rounds.append(self._round(name, contestants, processors, len(rounds)))
@@ -158,7 +164,7 @@ def _row(name: str, counted: Sequence[Round[float]], peer: Peer, rounds: Sequenc
 
 
 def conditions(rounds: Sequence[Round[Outcome]]) -> str:
-    """Under which rounds ran, in words."""
+    """The conditions of rounds, in words."""
     cache_line_ns = statistics.median(one.cache_line_ns for one in rounds)
     crowd = statistics.median(one.crowd for one in rounds)
     return f"{cache_line_ns:.0f} ns, {crowd:.0%}" if cache_line_ns else f"{crowd:.0%}"

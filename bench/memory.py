@@ -1,7 +1,7 @@
-"""How fast this machine copies memory: the speed limit of whatever hands over a copy.
+"""How fast this machine copies memory, which is the speed limit of all that hands over a copy.
 
-memcpy() of the C library, in one process, from 16 MiB to two buffers of 2 MiB in turn, 2 MiB at a time: the memory that
-a replay of a preloaded capture touches, with no packets in it and nobody to read it.
+The C library's memcpy() copies in one process from 16 MiB to two buffers of 2 MiB in turn, 2 MiB at a time. A replay of
+a preloaded capture touches the same memory; here there are no packets in it, and nobody reads it.
 """
 
 import mmap
@@ -35,7 +35,7 @@ def copy(total_bytes: int) -> Mapping[str, float]:
 
 
 def _memory(size: int) -> memoryview:
-    """All of it there, and written once: pages that were only read are all the same zeros."""
+    """Memory that was written once: pages that were only read are all the same page of zeros."""
     memory = memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
     memory[:] = bytes([1]) * size
     return memory

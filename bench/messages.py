@@ -1,8 +1,8 @@
-"""Ways to get messages from one Python process to another, each as its documentation shows. None loses any.
+"""Ways to get messages from one Python process to another, each as its documentation shows. None loses a message.
 
-A way has two ends, context managers that are entered in the processes that use them, the sender's first. The sender's
-end is a function that sends a message; the receiver's waits for one, and returns its bytes, a copy that it may keep.
-Where a message holds several packets, both handle a list of them.
+A way has two ends. They are context managers, which the processes that use them enter, the sender first. The sender's
+end is a function that sends a message. The receiver's waits for one and returns its bytes, a copy that it may keep. If
+a message has several packets, both handle a list of them.
 """
 
 import contextlib
@@ -25,7 +25,8 @@ from zbuf.producer.producer import Producer
 
 MESSAGE_BYTES = 64
 
-_CONTEXT = multiprocessing.get_context("fork")  # what is inherited is there before either has what a fork would harm
+# What is inherited is made before either process has anything that a fork would harm.
+_CONTEXT = multiprocessing.get_context("fork")
 _PATIENCE_S = 60.0
 
 Send = Callable[[Any], object]
@@ -35,14 +36,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run happens."""
+    """What both ends of a way need to know of a run."""
 
     name: str
     run_dir: str
     size: int = MESSAGE_BYTES
-    """Of each message, in bytes."""
+    """The size of each message, in bytes."""
     inherited: Any = None
-    """The way's channel, where it has one that can only be inherited."""
+    """The way's channel, if it has one that can only be inherited."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Way:
 
     @property
     def missing(self) -> str:
-        """Why it can't be used here, and what to do; empty where it can."""
+        """Why it can't be used here, and what to do; empty if it can."""
         return "" if importlib.util.find_spec(self.module) else "is not installed: pip install zbuf[bench]"
 
     def talk(
@@ -71,7 +72,7 @@ class Way:
         send_all: Callable[[Send], None],
         receive_all: Callable[[Receive], Result],
     ) -> Result:
-        """Be the receiver, and start the sender; both begin together, and nobody goes before all is received."""
+        """Be the receiver, and start the sender; both begin together, and neither ends before all is received."""
         place, barrier = Place(name, run_dir, size, self.channel()), _CONTEXT.Barrier(2, timeout=_PATIENCE_S)
         sender = _CONTEXT.Process(target=self._send, args=(place, barrier, send_all), daemon=True)
         sender.start()
@@ -114,7 +115,7 @@ def _zbuf_receiver(wait: Wait) -> Callable[[Place], AbstractContextManager[Recei
 
 
 def _pipe() -> tuple[Connection, Connection]:
-    """One way only, since that is faster than the two-way one, which is a pair of sockets."""
+    """A one-way Pipe: it is faster than a two-way one, which is a pair of sockets."""
     return multiprocessing.Pipe(duplex=False)
 
 
@@ -233,7 +234,7 @@ def _multipart_zmq_receiver(place: Place) -> Iterator[Receive]:
 # ---- iceoryx2 -------------------------------------------------------------------------------------------------------
 
 _ICEORYX2_QUEUE = 1024
-"""Messages that a subscriber may be late with; then the publisher waits, where by default it would lose the third."""
+"""How many messages a subscriber may be late with; then the publisher waits. By default it would lose the third."""
 
 
 class _Iceoryx2:
@@ -254,15 +255,15 @@ class _Iceoryx2:
 
     @property
     def event(self) -> Any:
-        """Of the same name."""
+        """The event service of the same name."""
         return self._node.service_builder(self._name).event().open_or_create()
 
     def publisher(self) -> Any:
-        """One that may have a message at hand while it sends another."""
+        """A publisher that may have a message at hand while it sends another."""
         return self.service.publisher_builder().max_loaned_samples(2).backpressure_strategy(self._wait).create()
 
     def subscriber(self) -> Any:
-        """With a queue that loses nothing."""
+        """A subscriber with a queue that loses nothing."""
         return self.service.subscriber_builder().buffer_size(_ICEORYX2_QUEUE).create()
 
 
@@ -272,7 +273,7 @@ def _iceoryx2_sender(*, notify: bool) -> Callable[[Place], AbstractContextManage
         own, size = _Iceoryx2(place), place.size
         publisher = own.publisher()
         wake = own.event.notifier_builder().create().notify if notify else lambda: None
-        loaned = publisher.loan_uninit()  # ahead of the message, so that this is no part of its way
+        loaned = publisher.loan_uninit()  # before the message, so that this does not count
 
         def send(message: bytes) -> None:
             nonlocal loaned
@@ -293,7 +294,7 @@ def _spinning_iceoryx2_receiver(place: Place) -> Iterator[Receive]:
     def spin() -> bytes:
         while (sample := receive()) is None:
             pass
-        return ctypes.string_at(sample.payload_ptr, size)  # half the time that payload().contents takes
+        return ctypes.string_at(sample.payload_ptr, size)  # takes half the time of payload().contents
 
     yield spin
 
@@ -337,7 +338,7 @@ WAYS = {
         _ICEORYX2,
     )
 }
-"""For one message now and then."""
+"""Ways for one message now and then."""
 
 ZBUF_APPEND = "zbuf append()"
 
@@ -355,4 +356,4 @@ STREAMS = {
         Way("pyzmq, 64 multipart", "zmq", _multipart_zmq_sender, _multipart_zmq_receiver, batch=_BATCH),
     )
 }
-"""For many messages, one after the other."""
+"""Ways for many messages, one after the other."""

@@ -1,4 +1,4 @@
-"""The C programs of the benchmarks, compiled when they are wanted."""
+"""The C programs of the benchmarks, compiled when they are needed."""
 
 import shutil
 import subprocess
@@ -13,7 +13,7 @@ def compile_program(name: str, directory: Path, *libraries: str) -> Path:
     """Compile a C file of this folder, with optimization; returns the program's path.
 
     Raises:
-        BenchError: there is no compiler, or not what the program needs.
+        BenchError: there is no compiler, or a library is missing.
     """
     source, program = _HERE / f"{name}.c", directory / name
     if shutil.which("cc") is None:

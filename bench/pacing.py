@@ -4,18 +4,18 @@ Both read the same 64-byte packets from memory; zbufd offers them to one reader,
 buffer, and tcpreplay sends them into a veth pair, in a network namespace of this run's own.
 
 The highest rate: zbufd is asked for more than any machine can do, and the rate that it reaches is bisected. A trial
-holds its rate if the report of zbufd says so: within 0.1 % of what was asked. Its reader may lose packets, as at any
-other rate that is too high for it, and what is lost costs less than what is kept; so the same is measured lossless,
-too. Against tcpreplay --topspeed, which has no schedule to keep, with nobody at the other end.
+holds its rate if zbufd's report says so, within 0.1 % of what was asked. Its reader may lose packets, as at any rate
+that is too high for it, and a lost packet costs less than one that is kept; so the same is measured lossless, too. The
+peer is tcpreplay --topspeed, which has no schedule to keep, and nobody at the other end.
 
-The schedule's error: packet n of 100,000 a second is due n * 10 µs after the first. Its error is its time stamp less
-that, less the smallest of all these differences, for both. zbufd's stamps are its own (--stamp now: when a packet, or
-up to 16 that are due together, is offered), as its reader finds them. Beside them stands what zbufd's report says,
-which is from its schedule, not from the stamps. tcpreplay's are the kernel's, at the other end of the pair, so the way
-through that pair is in them as far as it varies. Each of tcpreplay's timers has its turn; the target is for the best.
-Packets carry their numbers, so that a lost one shifts none.
+The schedule's error: packet n of 100,000 a second is due n * 10 µs after the first. Its error is its time stamp minus
+that time, minus the smallest of all these differences. zbufd's stamps are its own, as its reader finds them (--stamp
+now: the moment at which a packet, or up to 16 that are due together, is offered). Beside them is what zbufd's report
+says, which comes from its schedule, and not from the stamps. tcpreplay's stamps are the kernel's, at the other end of
+the pair, so they have the way through the pair in them, as far as it varies. tcpreplay's timers take turns; the target
+is for the best of them. Packets carry their numbers, so that a lost one shifts no other.
 
-It takes root, and Debian's iproute2, tcpdump and tcpreplay.
+This needs root, and Debian's iproute2, tcpdump and tcpreplay.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ from zbuf.consumer.reading.reader import Reader
 _MOST_ROUNDS = 5
 _TRIAL_S = 1.0
 _STEPS = 8
-"""Of the bisection: to 1/256 of the rate that is reached where more is asked."""
+"""Steps of the bisection: it ends within 1/256 of the rate that is reached when more is asked."""
 _FASTEST_PPS = 10**9
 _TOP_SPEED_PACKETS = 4_000_000
 _TOP_SPEED_TARGET = 10.0
@@ -59,7 +59,7 @@ class Trial:
     """A replay at a rate."""
 
     pps: float
-    """Achieved."""
+    """The rate that was achieved."""
     held: bool
     dropped: float = 0.0
     """The share of the packets that the reader did not get."""
@@ -73,9 +73,9 @@ class Errors:
     p99: float
     max: float
     lost: int
-    """Packets that nobody saw."""
+    """Packets that were lost."""
     reported_p99: float | None = None
-    """What the sender itself says."""
+    """The 99th percentile that the sender itself reports."""
 
 
 def measure(session: Session) -> list[Row]:
@@ -99,12 +99,12 @@ def measure(session: Session) -> list[Row]:
 
 
 def take_all(name: str, run_dir: str) -> Times:
-    """A reader: an index of every buffer."""
+    """Be a reader that makes an index of every buffer."""
     return pipeline.read(name, run_dir, lambda reader: sum(len(buffer.index()) for buffer in reader.buffers()))
 
 
 def take_stamps(name: str, run_dir: str, packets: int) -> Times:
-    """A reader: how late the packets are that it gets, of so many, by their stamps."""
+    """Be a reader that tells how late its packets are, by their stamps."""
     return pipeline.read_counts(name, run_dir, lambda reader: dataclasses.asdict(errors_of(_stamps(reader), packets)))
 
 
@@ -118,7 +118,7 @@ def _stamps(reader: Reader) -> Arrivals:
 
 
 def errors_of(arrivals: Arrivals, packets: int) -> Errors:
-    """How late numbered packets of the schedule were, the one that was least late being on time."""
+    """How late numbered packets of the schedule were; the least late one counts as on time."""
     if not len(arrivals.numbers):
         raise BenchError(f"none of {packets:,} packets came")
     late_ns = arrivals.times_ns - arrivals.numbers * _PERIOD_NS
@@ -144,7 +144,7 @@ def _try(capture: Capture, seconds: float, pps: float, *options: str) -> Trial:
 
 
 def highest_held(trial: Callable[[float], Trial], steps: int) -> Trial:
-    """The trial with the highest rate that was held, by bisection; one of 0 packets per second where none was."""
+    """Find the trial with the highest rate that was held, by bisection; 0 packets per second if none was held."""
     low, high = 0.0, trial(_FASTEST_PPS).pps
     best = Trial(0.0, False)
     for _ in range(steps):
@@ -210,7 +210,7 @@ def _errors(session: Session, link: Link, capture: Capture) -> list[Row]:
 
 
 def replay_errors(capture: Capture, packets: int) -> Errors:
-    """What zbufd's reader finds, and what zbufd reports, of so many packets."""
+    """Replay so many packets: what zbufd's reader finds, and what zbufd reports."""
     with Stage() as stage:
         replaying = _replay(stage, capture, _PPS, packets / _PPS, "--stamp", "now")
         reading = stage.call(take_stamps, **stage.place, packets=packets)

@@ -18,21 +18,21 @@ from zbuf.shared.errors import ProducerNotFound
 from zbuf.shared.memory.layout import DEFAULT_BUFFER_BYTES
 
 _PATIENCE_S = 60.0
-"""For the other process to come up."""
+"""How long the other process may take to come up."""
 
 Times = dict[str, float]
-"""packets, and where it is known when they began and ended, in seconds of CLOCK_MONOTONIC; and what they took of the
-process: cpu_s, processor time in seconds, and its context switches, voluntary and involuntary."""
+"""What a process tells: packets; when they began and ended, if it knows, in seconds of CLOCK_MONOTONIC; cpu_s, its
+processor time in seconds; and its context switches, voluntary and involuntary."""
 
 
 class Usage:
-    """What this process takes from here on, with all its threads: see getrusage(2)."""
+    """What this process uses from here on, with all its threads: see getrusage(2)."""
 
     def __init__(self) -> None:
         self._before = self._now()
 
     def taken(self) -> Times:
-        """Until now."""
+        """What it used until now."""
         now = self._now()
         return {what: now[what] - before for what, before in self._before.items()}
 
@@ -68,7 +68,7 @@ def read(name: str, run_dir: str, take_all: Callable[[Reader], int], join: str |
 
 
 def read_counts(name: str, run_dir: str, take_all: Callable[[Reader], Times], join: str | None = None) -> Times:
-    """The same, where `take_all` counts more than packets."""
+    """Be such a reader, whose `take_all` counts more than packets."""
     with _connect(name, run_dir, join) as reader:
         usage = Usage()
         counts = take_all(reader)
@@ -120,7 +120,7 @@ def run_all(
 
 
 def packets_per_second(times: Times, *others: Times) -> float:
-    """From the first packet to the end, where several processes tell one of them each."""
+    """Packets per second from the first packet to the end; several processes may tell one of these moments each."""
     every: Times = {}
     for one in (times, *others):
         every |= one

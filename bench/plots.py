@@ -1,7 +1,7 @@
 """Plots of a run, from its JSON file: ``python -m bench.plots FILE.json`` draws them again.
 
-There is one for each thing that was measured: ratios to the peers, rates by the number of readers, by buffer size and
-by packet size, with the fitted lines. Each is a PNG file beside the JSON file.
+Each thing that was measured has a plot: ratios to the peers, the four ratios of the README, rates by the number of
+readers, by buffer size and by packet size, with the fitted lines. Each plot is a PNG file beside the JSON file.
 """
 
 import importlib.util
@@ -13,11 +13,12 @@ from typing import Annotated, Any
 
 import typer
 
+from bench import headline
 from zbuf.shared.cli.plot import new_figure, save_plot
 from zbuf.shared.errors import ZbufError
 
 Rows = Sequence[Mapping[str, Any]]
-"""Of the JSON file."""
+"""Rows of the JSON file."""
 
 
 def draw(path: Path) -> list[Path]:
@@ -27,10 +28,10 @@ def draw(path: Path) -> list[Path]:
         path: the JSON file.
 
     Returns:
-        The files written; none where matplotlib is not installed.
+        The files written; an empty list if matplotlib is not installed.
 
     Raises:
-        ZbufError: one can't be written.
+        ZbufError: a file can't be written.
     """
     if importlib.util.find_spec("matplotlib") is None:
         return []
@@ -48,6 +49,8 @@ def _save(path: Path, name: str, draw_one: "Callable[[Any, Rows], None]", rows: 
 def _rows(rows: Rows, name: str) -> Rows:
     if name == "peers":
         return [row for row in rows if "ratio" in row["data"]]
+    if name == "headline":
+        return [row for _, row in headline.jobs(rows)]
     return [row for row in rows if row["data"].get("series") == name]
 
 
@@ -118,6 +121,7 @@ def _sizes(figure: Any, rows: Rows) -> None:
 
 _PLOTS: dict[str, Callable[[Any, Rows], None]] = {
     "peers": _ratios,
+    "headline": headline.draw,
     "readers": _readers,
     "buffers": _buffers,
     "sizes": _sizes,

@@ -1,7 +1,7 @@
-"""What reads capture files in Python, packet by packet, each as its documentation shows.
+"""Libraries that read capture files in Python, packet by packet, each as its documentation shows.
 
 Every function reads a file from its first packet to its last, `loops` times, and takes the time and the captured length
-of each packet. The time begins before the file is opened; importing is no part of it.
+of each packet. The time begins before the file is opened; it does not include importing.
 """
 
 import importlib
@@ -16,14 +16,14 @@ from bench.pipeline import Times, packets_per_second
 from bench.stage import BenchError, Stage
 
 BATCH = 1024
-"""Packets that pcapy-ng is asked for at a time; with more it is slower."""
+"""How many packets to ask pcapy-ng for at a time; with more it is slower."""
 
-_BUFFER_BYTES = 64 << 20  # as pcapy-ng's documentation has it
+_BUFFER_BYTES = 64 << 20  # as in pcapy-ng's documentation
 _RECORD = struct.Struct("<IB")
 
 
 def missing(module: str) -> str:
-    """Why it can't be run here, and what to do; empty where it can."""
+    """Why it can't be run here, and what to do; empty if it can."""
     return "" if importlib.util.find_spec(module) else "is not installed: pip install zbuf[bench]"
 
 
@@ -31,7 +31,7 @@ def run(function: Callable[[str, int], Times], capture: Capture, loops: int) -> 
     """Call one of these functions in a process of its own.
 
     Raises:
-        BenchError: it has not read every packet.
+        BenchError: it did not read every packet.
     """
     with Stage() as stage:
         times = stage.call(function, file=capture.path, loops=loops).result()
@@ -41,7 +41,7 @@ def run(function: Callable[[str, int], Times], capture: Capture, loops: int) -> 
 
 
 def rate(function: Callable[[str, int], Times], capture: Capture, loops: int) -> float:
-    """The same; returns packets per second."""
+    """Call one of these functions in a process of its own; returns packets per second."""
     return packets_per_second(run(function, capture, loops))
 
 
@@ -59,7 +59,7 @@ def timed(one_pass: Callable[[], Mapping[str, float]], loops: int) -> Times:
 
 
 def with_cypcap(file: str, loops: int) -> Times:
-    """cypcap: its loop() with a callback is no faster."""
+    """Read with cypcap; its loop() with a callback is no faster."""
     cypcap = importlib.import_module("cypcap")
 
     def one_pass() -> Times:
@@ -75,7 +75,7 @@ def with_cypcap(file: str, loops: int) -> Times:
 
 
 def with_pcapy(file: str, loops: int) -> Times:
-    """pcapy-ng's next()."""
+    """Read with pcapy-ng's next()."""
     pcapy = importlib.import_module("pcapy")
 
     def one_pass() -> Times:
@@ -93,7 +93,7 @@ def with_pcapy(file: str, loops: int) -> Times:
 
 
 def with_pcapy_batches(file: str, loops: int) -> Times:
-    """pcapy-ng's next_batch(): struct.iter_unpack() is faster than the unpack_from() of its documentation."""
+    """Read with pcapy-ng's next_batch(); struct.iter_unpack() is faster than its documentation's unpack_from()."""
     pcapy = importlib.import_module("pcapy")
 
     def one_pass() -> Times:
@@ -108,7 +108,7 @@ def with_pcapy_batches(file: str, loops: int) -> Times:
 
 
 def with_pcapy_buffer(file: str, loops: int) -> Times:
-    """pcapy-ng's loop_to_buffer(): its records have a length, and no time."""
+    """Read with pcapy-ng's loop_to_buffer(), whose records have a length, and no time."""
     pcapy = importlib.import_module("pcapy")
     buffer = bytearray(_BUFFER_BYTES)
 
@@ -126,20 +126,20 @@ def with_pcapy_buffer(file: str, loops: int) -> Times:
 
 
 def with_pcapy_buffer_counted(file: str, loops: int) -> Times:
-    """The same with no look at the records: neither length nor time, only how many there are."""
+    """Read with loop_to_buffer() without a look at the records: only their number comes out."""
     pcapy = importlib.import_module("pcapy")
     buffer = bytearray(_BUFFER_BYTES)
     return timed(lambda: {"packets": sum(_filled(pcapy.open_offline(file), buffer))}, loops)
 
 
 def _filled(pcap: Any, buffer: bytearray) -> Iterator[int]:
-    """Fill the buffer again and again; the packets in it each time."""
+    """Fill the buffer again and again; gives the number of packets in it each time."""
     while written := pcap.loop_to_buffer(BATCH, buffer)[0]:
         yield written
 
 
 def with_dpkt(file: str, loops: int) -> Times:
-    """dpkt, which is all Python; UniversalReader is its Reader where the file is pcap."""
+    """Read with dpkt, which is all Python; for a pcap file, its UniversalReader is its Reader."""
     pcap = importlib.import_module("dpkt.pcap")
 
     def one_pass() -> Times:
@@ -154,7 +154,7 @@ def with_dpkt(file: str, loops: int) -> Times:
 
 
 def with_scapy(file: str, loops: int) -> Times:
-    """RawPcapReader, which dissects nothing."""
+    """Read with scapy's RawPcapReader, which dissects nothing."""
     utils = importlib.import_module("scapy.utils")
 
     def one_pass() -> Times:

@@ -1,12 +1,12 @@
-"""What a descriptor costs, and what a reader.
+"""What a descriptor costs, and what a reader costs.
 
 Timed: the pump, from the first packet to the last acknowledgement, lossless, with 1 to 16 reading processes that walk
-every block's header; each with a descriptor of its own, and all joined to one. Told are the packets offered per second,
-and the processor time that one packet takes, of the producer and of all readers together, with what they spend on
-waiting for each other.
+every block's header; once each with a descriptor of its own, and once all joined to one. The rows have the packets
+offered per second, and the processor time that a packet takes in the producer and in all readers together, with the
+time that they spend on waiting for each other.
 
-The lines: nanoseconds per packet = those of one descriptor with one reader + those of each further descriptor + those
-of each further reader. Readers of their own are both.
+The lines: nanoseconds per packet = one descriptor with one reader + each further descriptor + each further reader. A
+further reader with a descriptor of its own is both.
 """
 
 from bench import pipeline
@@ -16,12 +16,12 @@ from bench.series import Outcome, Series
 
 _COUNTS = (1, 2, 4, 8, 16)
 _PACKETS = 24_000_000
-"""By the number of readers, so that all runs take about as long."""
+"""Packets to offer by the number of readers, so that all runs take about as long."""
 _TERMS = ("per packet", "per further descriptor", "per further reader")
 
 
 def measure(session: Session) -> list[Row]:
-    """A row for each number of readers, private and joined, and the lines'."""
+    """A row for each number of readers, private and joined, and the rows of the lines."""
     counts = session.selected(_COUNTS)
     cases = {f"{count} {kind}": (count, kind == "joined") for kind in ("private", "joined") for count in counts}
     runs = {name: lambda case=case: run(session, *case) for name, case in cases.items()}

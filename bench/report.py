@@ -16,7 +16,7 @@ _MET = {True: "[green]yes[/]", False: "[red]no[/]", None: ""}
 _LEGEND = """\
 M/s, k/s: million, thousand packets a second. syscalls: per packet. switches: context switches per million packets. ns:
 per packet offered. conditions: the time that a cache line takes to another processor and back, and the share of the
-processors' time that other processes took. zbuf works on two processors, its peers on one: where processors are far
+processors' time that other processes took. zbuf works on two processors, its peers on one: if processors are far
 apart or busy with something else, its ratios are lower."""
 
 

@@ -2,15 +2,14 @@
 
 Timed: the pump, from the first packet to the last acknowledgement, while a reader in another process walks every
 block's header (Buffer.totals(), which checks each block) and gives the buffers back. Everything is as in any capture:
-Producer and connect(), buffers of 2 MiB, waits as they are by default. It is lossless, so that both contestants handle
-the same packets.
+Producer and connect(), buffers of 2 MiB, default waits. It is lossless, so both contestants handle the same packets.
 
 Against: the same pump, packet store and descriptor, appending the same packets, in one process into private memory. No
-reader is there, so a buffer is free again as soon as it is full: it is the same loop without the sharing. The ratio is
-what is left of the pump's speed when the packets are shared with another processor.
+reader is there, so a buffer is free again as soon as it is full: this is the same loop without the sharing. The ratio
+is the share of the pump's speed that is left when the packets are shared with another processor.
 
-Beside it stands what no way of handing over a copy can exceed: memcpy() in one process, see bench.memory. That ratio is
-of bytes of packets, not of their blocks.
+Beside it is the speed that no copy can exceed: memcpy() in one process, see bench.memory. That ratio counts the bytes
+of packets, and not of their blocks.
 """
 
 import mmap
@@ -63,12 +62,12 @@ def _alone(capture: Capture, loops: int) -> float:
 
 
 def walk(name: str, run_dir: str) -> Times:
-    """The reader: walks every header."""
+    """Be the reader, which walks every header."""
     return pipeline.read(name, run_dir, _walk_all)
 
 
 def walk_joined(name: str, run_dir: str) -> Times:
-    """A reader that shares one descriptor with all the others."""
+    """Be a reader that shares one descriptor with all the others."""
     return pipeline.read(name, run_dir, _walk_all, join="all")
 
 
@@ -77,7 +76,7 @@ def _walk_all(reader: Reader) -> int:
 
 
 def append_alone(file: str, loops: int) -> Times:
-    """The peer: the append loop on memory of its own, all of it there before the first packet, as a segment's is."""
+    """Be the peer: the append loop on private memory, which is all there before the first packet, as a segment's is."""
     memory = mmap.mmap(-1, _PAGE + 2 * DEFAULT_BUFFER_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
     descriptor, store, pump = Descriptor(), PacketStore(), Pump(lossless=True)
     descriptor.set_buffers(memory, _PAGE, _PAGE + DEFAULT_BUFFER_BYTES, DEFAULT_BUFFER_BYTES)

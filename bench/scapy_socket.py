@@ -1,14 +1,14 @@
 """Packets in scapy, by sniff() and one by one.
 
 Timed: ``sniff(opened_socket=ScapySocket(reader), prn=..., store=False)``, and the socket's recv() alone, from the first
-packet that the producer offers to the last one that the caller has, each dissected by its link type and with its time:
-end to end, two processes.
+packet that the producer offers to the last one that the caller has. Each is dissected by its link type, and has its
+time. There are two processes.
 
 Against: scapy itself over the same file: ``sniff(offline=...)`` with the same callback; and PcapReader, which is its
 RawPcapReader with each packet dissected by the same layer and given its time.
 
-Scapy knows no more of the made capture's packets than their Ethernet header, so dissecting takes as little as it can,
-and what the socket takes counts most.
+Of the made capture's packets scapy knows the Ethernet header only. So dissecting takes as little time as it can, and
+the socket's own time counts most.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""A series: runs of zbuf that differ in one thing, and the straight line through them.
+"""A series of runs of zbuf that differ in one thing, and the straight line through them.
 
 The runs take turns, as contestants do. Each round that counts gives a line of its own, by least squares of the relative
 errors, so that a point that costs ten times as much does not count ten times; the result is the median of each of its
@@ -13,17 +13,17 @@ import numpy
 from bench.measure import Row, Session, conditions
 
 Outcome = Mapping[str, float]
-"""What a run comes to, by name."""
+"""The results of a run, by name."""
 
 
 class Series:
-    """Runs it, as it is made.
+    """A series, which runs when it is made.
 
     Args:
-        session: how often.
+        session: says how often to run.
         name: of the measure.
-        runs: by what they are called.
-        processors: how many a run keeps busy.
+        runs: the functions that run, by name.
+        processors: how many processors a run keeps busy.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Series:
         self._counted, self._rounds = session.take_turns(name, runs, lambda _: processors)
 
     def median(self, run: str, what: str) -> float:
-        """Of the rounds that count."""
+        """The median of the rounds that count."""
         return statistics.median(self._values(run, what))
 
     def spread(self, run: str, what: str) -> tuple[float, float]:
@@ -42,7 +42,7 @@ class Series:
         return min(values), max(values)
 
     def ratios(self, run: str, other: str, what: str) -> list[float]:
-        """One for each round that counts."""
+        """The ratio of two runs in each round that counts."""
         return [
             of_run / of_other
             for of_run, of_other in zip(self._values(run, what), self._values(other, what), strict=True)
@@ -57,12 +57,12 @@ class Series:
         """A row for a run.
 
         Args:
-            run: which.
-            what: that of its outcomes whose spread is told, in millions, unless there are ratios.
+            run: its name.
+            what: the outcome whose spread is told, in millions, unless there are ratios.
             told: the result, in words.
-            beside: what is to stand in the column of the peer.
+            beside: the text for the column of the peer.
             ratios: one for each round that counts.
-            data: for the JSON file, where the outcomes of every round are in any case.
+            data: more for the JSON file, which has the outcomes of every round in any case.
         """
         low, high = (min(ratios), max(ratios)) if ratios else (one / 1e6 for one in self.spread(run, what))
         return Row(
@@ -77,7 +77,7 @@ class Series:
 
     @property
     def conditions(self) -> str:
-        """Under which the rounds ran that count, in words."""
+        """The conditions of the rounds that count, in words."""
         return conditions(self._counted)
 
     def facts(self, run: str) -> dict[str, object]:

@@ -1,10 +1,10 @@
-"""What a packet costs, and what a byte.
+"""What a packet costs, and what a byte costs.
 
 Timed: as in bench.ring, the pump from the first packet to the last acknowledgement, while a reader walks every block's
 header; for packets of one size each, and for the capture, whose sizes are mixed.
 
-Beside each stands memcpy(), see bench.memory: the ratio is the share of its bytes per second. Counted are the packets'
-bytes, not those of their blocks. The line goes through the sizes, not through the capture: nanoseconds from packet to
+Beside each is memcpy(), see bench.memory: the ratio is the share of its bytes per second. The packets' bytes count, and
+not those of their blocks. The line goes through the sizes, and not through the capture: nanoseconds from packet to
 packet = one packet's + bytes * one byte's.
 """
 
@@ -24,7 +24,7 @@ _MIX, _MEMCPY = "mixed", "memcpy"
 
 
 def measure(session: Session) -> list[Row]:
-    """A row for each size, one for the capture, and the line's."""
+    """A row for each size, one for the capture, and the rows of the line."""
     with tempfile.TemporaryDirectory(prefix="zbuf-bench-") as directory:
         sizes = session.selected(_SIZES)
         captures = {f"{size} bytes": one_size(Path(directory), size) for size in sizes} | {_MIX: session.capture}

@@ -1,7 +1,7 @@
 """Where a run happens: a directory, a producer's name, and processes that don't outlive it.
 
-Every run has new processes. How a process's memory happens to lie changes its speed by some percent, for as long as it
-lives; the median over several processes is free of that.
+Every run has new processes. The layout of a process's memory is a matter of chance, and changes its speed by some
+percent for as long as it lives. The median over several processes is free of that.
 """
 
 import contextlib
@@ -19,30 +19,30 @@ from typing import Any, Self
 from zbuf.shared.memory.leftovers import leftovers
 
 ROOT = Path(__file__).resolve().parents[1]
-"""The top of the repository, from where ``bench`` can be imported."""
+"""The top of the repository; ``bench`` can be imported from there."""
 
 TIMEOUT_S = 300.0
-"""For broken code only: no run takes nearly as long."""
+"""A limit for broken code: no run takes nearly as long."""
 
 _ENVIRONMENT = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
-"""NumPy's BLAS, which nobody here uses, would have threads look for work on all processors for a tenth of a second."""
+"""Keeps NumPy's BLAS, which nobody here uses, from looking for work on all processors for a tenth of a second."""
 
 _numbers = itertools.count()
 
 
 class BenchError(Exception):
-    """A run came to nothing."""
+    """A run failed."""
 
 
 class Stage:
-    """The processes of one run and all that they make; a context manager that leaves nothing behind."""
+    """The processes of one run; a context manager that leaves nothing of theirs behind."""
 
     def __init__(self) -> None:
         self._cleaning = contextlib.ExitStack()
         self._cleaning.callback(self._remove_segments)
         self.directory = Path(self._cleaning.enter_context(tempfile.TemporaryDirectory(prefix="zbuf-bench-")))
         self.name = f"bench-{os.getpid()}-{next(_numbers)}"
-        """For the producer of this run."""
+        """The name of this run's producer."""
 
     def __enter__(self) -> Self:
         return self
@@ -52,11 +52,11 @@ class Stage:
 
     @property
     def place(self) -> dict[str, str]:
-        """What the functions of bench.pipeline want to know of it."""
+        """The arguments of bench.pipeline's functions."""
         return {"name": self.name, "run_dir": str(self.directory)}
 
     def start(self, command: Sequence[str | os.PathLike[str]]) -> "Running":
-        """Start a program; it is killed at the end of the run, should it still be there."""
+        """Start a program; if it is still there at the end of the run, it is killed."""
         errors = self._cleaning.enter_context(tempfile.TemporaryFile("w+", dir=self.directory))  # noqa: SIM115
         process = self._cleaning.enter_context(
             subprocess.Popen(
@@ -79,9 +79,9 @@ class Stage:
         """Call a function of one of these modules in a process of its own.
 
         Args:
-            function: it returns what JSON can hold.
-            under: a program, with its arguments, that runs that process, strace for one.
-            arguments: the function's.
+            function: returns what JSON can hold.
+            under: a program with its arguments that runs the process, such as strace.
+            arguments: the function's arguments.
         """
         name = f"{function.__module__}:{function.__qualname__}"
         return self.start([*under, sys.executable, "-m", "bench.child", name, json.dumps(arguments)])
@@ -92,7 +92,7 @@ class Stage:
 
 
 def _kill(process: "subprocess.Popen[str]") -> None:
-    """With what it started: a process outlives the strace that runs it."""
+    """Kill it with what it started: a process outlives the strace that runs it."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
 
@@ -125,6 +125,6 @@ class Running:
         return printed
 
     def result(self) -> dict[str, float]:
-        """What the function that it called returned."""
+        """Wait for its end, and return what its function returned."""
         found: dict[str, float] = json.loads(self.output())
         return found

@@ -1,8 +1,8 @@
 """Context switches per million packets, of both sides, while they are busy.
 
-Counted: getrusage(2) of each process, from the first packet to the last one, as bench.readers runs them: one reader,
-and four, private and joined. A voluntary switch is one that waits, for a packet or for room; an involuntary one hands
-the processor to somebody else, which five processes on two processors must.
+Counted: getrusage(2) of each process, from the first packet to the last one, as in bench.readers: one reader, and four,
+private and joined. A process makes a voluntary switch when it waits for a packet or for room. It makes an involuntary
+one when another process gets its processor, as must happen with five processes on two processors.
 
 There is no peer, and no strace: that would make switches of its own.
 """

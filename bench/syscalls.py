@@ -2,11 +2,11 @@
 
 Counted: strace -c of the whole life of each process, with all its threads, divided by the packets: ``zbufd replay
 --lossless`` with a reader that iterates in Python, and with ``zbuf dump -w /dev/null``, which makes one write for each
-buffer. That count has the start and the end of Python in it, some ten thousand calls. So the busy phase, which the
-target is for, is told by two such runs, with more loops and with fewer: the additional calls by the additional packets.
+buffer. That count has the start and the end of Python in it, some ten thousand calls. The target is for the busy phase.
+So there are two such runs, with more loops and with fewer; the additional calls are divided by the additional packets.
 
-Four readers that walk every block's header, and wait for a processor where there are only two, are there for
-information: each with a descriptor of its own, and all joined. Theirs are the calls of the four together.
+Four readers that walk every block's header are there for information, once each with a descriptor of its own, and once
+all joined; on two processors they wait for each other. Their calls are counted together.
 
 There is no peer. strace slows system calls down, and nothing else.
 """
@@ -27,7 +27,7 @@ _FEWER = 4
 _TARGET = 0.001
 
 Starter = Callable[[Stage, Sequence[str]], Running]
-"""Starts a reader, under the program given."""
+"""Starts a reader, run by the program that is given."""
 
 
 def measure(session: Session) -> list[Row]:
@@ -116,7 +116,7 @@ def _strace(counts: Path) -> list[str]:
 
 
 def _command(name: str) -> Path:
-    """The command as it is installed beside this Python."""
+    """The command that is installed beside this Python."""
     return Path(sys.executable).with_name(name)
 
 

@@ -1,7 +1,7 @@
 """Tables of a run in Markdown: ``python -m bench.tables FILE.json docs/performance.md`` puts its numbers into a page.
 
-A table of the page is one of a run where its heads are known; it keeps its heads and its measures, and gets the run's
-rows of them. A measure that the run does not have keeps its row.
+A table whose heads are all known is a table of measures. It keeps its heads and its measures; the run's rows replace
+the rows of the measures that the run has.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 Row = Mapping[str, Any]
-"""Of the JSON file: see bench.measure.Row."""
+"""A row of the JSON file: see bench.measure.Row."""
 
 _FIELDS = {
     "measure": "measure",
@@ -31,7 +31,7 @@ _FIELDS = {
     "met?": "met",
     "conditions": "conditions",
 }
-"""What stands below a head."""
+"""Which field of a row stands below which head."""
 
 _WORDS = {True: "yes", False: "no", None: ""}
 
@@ -53,6 +53,19 @@ def _table(lines: Sequence[str], rows: Sequence[Row]) -> Iterator[str]:
         yield from new or (line for line in lines[2:] if _cells(line)[0] == measure)
 
 
+def rows_of(page: str) -> list[Row]:
+    """The rows of a page's tables, as a run has them; those of tables with other heads are left out."""
+    parts = itertools.groupby(page.splitlines(), lambda line: line.startswith("|"))
+    return [row for is_table, lines in parts if is_table for row in _rows_of(list(lines))]
+
+
+def _rows_of(lines: Sequence[str]) -> Iterator[Row]:
+    heads = _cells(lines[0])
+    if _FIELDS.keys() >= set(heads):
+        for line in lines[2:]:
+            yield {_FIELDS[head]: cell for head, cell in zip(heads, _cells(line), strict=True)}
+
+
 def _cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip().strip("|").split("|")]
 
@@ -67,7 +80,7 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def main(
-    run: Annotated[Path, typer.Argument(metavar="FILE.json", help="Of a run, from bench/results.")],
+    run: Annotated[Path, typer.Argument(metavar="FILE.json", help="The run, from bench/results.")],
     page: Annotated[Path, typer.Argument(metavar="PAGE.md", help="The page to change.")],
 ) -> None:
     """Put the numbers of a run into the tables of a page."""

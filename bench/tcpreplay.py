@@ -1,7 +1,7 @@
-"""tcpreplay, which sends the packets of a capture file to an interface: what paced replay is compared with.
+"""tcpreplay, which sends the packets of a capture file to an interface: the peer of paced replay.
 
-It sends into one end of a veth pair. The file is preloaded (-K), and it keeps no statistics of flows, which is how its
-manual page has it go fastest.
+It sends into one end of a veth pair. The file is preloaded (-K), and statistics of flows are off: its manual page says
+that it is fastest so.
 """
 
 import re
@@ -18,23 +18,23 @@ from bench.live import KERNEL_BUFFER_KIB, Link, Started, started
 from bench.stage import TIMEOUT_S, BenchError, Stage
 
 TIMERS = ("gtod", "nano", "select")
-"""What -T takes. The first one is its default; its fourth, ioport, is for i386 and not compiled in elsewhere."""
+"""The values of -T. The first one is the default; a fourth, ioport, exists on i386 only."""
 
-_NANOSECONDS = b"\x4d\x3c\xb2\xa1"  # how a pcap file with such time stamps begins, on a little-endian machine
+_NANOSECONDS = b"\x4d\x3c\xb2\xa1"  # the beginning of a pcap file with nanoseconds, on a little-endian machine
 _HEADER_BYTES = 24
 _PATIENCE_S = 5.0  # libpcap hands packets over after a second at the latest
 
 
 @dataclass(frozen=True)
 class Arrivals:
-    """Numbered packets, and when they came."""
+    """Numbered packets, and the times at which they came."""
 
     numbers: NDArray[numpy.int64]
     times_ns: NDArray[numpy.int64]
 
 
 def top_speed(link: Link, capture: Capture, loops: int) -> float:
-    """Packets per second, as it reports them."""
+    """The packets per second that it reports."""
     said = _send(link, "--topspeed", "--loop", str(loops), capture.path)
     sent = int(_found(r"Actual: (\d+) packets", said))
     if sent != capture.packets * loops:
@@ -43,10 +43,10 @@ def top_speed(link: Link, capture: Capture, loops: int) -> float:
 
 
 def paced(link: Link, capture: Capture, timer: str, pps: int, packets: int) -> Arrivals:
-    """What tcpdump captures at the other end, with the kernel's time stamps, in nanoseconds.
+    """Replay, and have tcpdump capture at the other end, with the kernel's time stamps in nanoseconds.
 
     Args:
-        link: where.
+        link: the veth pair.
         capture: numbered packets.
         timer: one of TIMERS.
         pps: packets per second.
@@ -79,7 +79,7 @@ def _found(pattern: str, said: str) -> str:
 
 
 def _end(capturing: Started) -> None:
-    """It ends by itself once it has all packets; if some were lost, it has to be told."""
+    """Wait for tcpdump: it ends by itself once it has all packets, and is told to if some were lost."""
     try:
         capturing.process.communicate(timeout=_PATIENCE_S)
     except subprocess.TimeoutExpired:

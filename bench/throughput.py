@@ -2,17 +2,17 @@
 
 Timed: packets of one size, held in the sender's memory and sent again and again, from the first one to when the
 receiver has the last one, and has taken the length of each. zbuf's sender replays a file by Producer.publish(),
-lossless, and its receiver takes them as NumPy batches (index_batches()), or by ``for packet in reader``. What it has
-then is the packets' place in shared memory: who reads their bytes, too, has these to fetch, which peers' receivers did
-when they copied them.
+lossless. Its receiver takes them as NumPy batches (index_batches()), or by ``for packet in reader``. Then it has the
+packets' place in shared memory. A program that reads their bytes, too, must fetch these; peers' receivers did so by
+copying them.
 
 Against: multiprocessing.Pipe and Queue, pyzmq's PUSH and PULL over ipc, Unix sockets of datagrams and of packets, and
 iceoryx2's publish-subscribe, one packet a message, from a list in the sender. Beside them, zbuf's own Producer.append()
-from the same list to ``bytes(packet)``, immediate: what it comes to where each packet is a Python object on both sides.
-See bench.messages. Targets are for the fastest of the peers.
+from the same list to ``bytes(packet)``, immediate: each packet is a Python object on both sides. See bench.messages.
+Targets are for the fastest of the peers.
 
-For information, the two of them that take lists: 64 packets in a message, pickled by Connection.send(), or the parts of
-a multipart message.
+For information, the two peers that take lists send 64 packets in a message: pickled by Connection.send(), or as the
+parts of a multipart message.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ Rounds = Sequence[Round[float]]
 
 
 def take_batches(name: str, run_dir: str) -> Times:
-    """A reader: the lengths of a buffer at a time."""
+    """Be a reader that takes the lengths of a buffer at a time."""
     return pipeline.read_counts(name, run_dir, _take_batches)
 
 
@@ -56,7 +56,7 @@ def _take_batches(reader: Reader) -> Times:
 
 
 def take_packets(name: str, run_dir: str) -> Times:
-    """The other one: packet by packet."""
+    """Be a reader that takes packet by packet."""
     return pipeline.read_counts(name, run_dir, _take_packets)
 
 
@@ -132,7 +132,7 @@ def _measure_size(session: Session, capture: Capture, size: int) -> list[Row]:
 
 
 def _peers(runs: Mapping[str, object]) -> list[str]:
-    """Those that compete for being the fastest."""
+    """The peers that compete for being the fastest."""
     return [name for name, way in STREAMS.items() if name in runs and name != ZBUF_APPEND and way.batch == 1]
 
 
@@ -154,7 +154,7 @@ def _stream(way: str, capture: Capture, loops: int, size: int) -> Callable[[], f
 
 
 def _rate(size: int, times: Times) -> float:
-    """Packets per second, once it is clear that every one came whole."""
+    """Packets per second; raises BenchError unless each of them came whole."""
     if times["octets"] != times["packets"] * size:
         raise BenchError(f"{times['packets']:.0f} packets of {size} bytes came with {times['octets']:.0f} bytes")
     return packets_per_second(times)

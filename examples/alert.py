@@ -1,7 +1,7 @@
 """An alert when a host opens too many connections: python examples/alert.py LIMIT NAME...
 
-Watches as many captures as are named, all in one thread of asyncio, until they end, or Ctrl-C or SIGTERM. Prints a line
-for each source that sends more than LIMIT TCP SYNs over IPv4 within one second of the clock, once for that second.
+It watches all captures that are named, in one thread of asyncio, until they end, or until Ctrl-C or SIGTERM. If a
+source sends more than LIMIT TCP SYNs over IPv4 within one second of the clock, it prints a line, once for that second.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ SECOND_NS = 1_000_000_000
 
 
 async def watch(name: str, limit: int) -> None:
-    """Watch one capture to its end; what is remembered is one second's, however many sources a flood makes up."""
+    """Watch one capture to its end; it remembers one second only, however many sources a flood makes up."""
     second, sent = 0, Counter[bytes]()
     async with connect_async(name, filter=SYN, snaplen=SOURCE.stop) as reader:
         async for packet in reader:
@@ -32,7 +32,7 @@ async def watch(name: str, limit: int) -> None:
 
 
 async def main(limit: int, names: list[str]) -> None:
-    """Watch them all; where one fails, all end."""
+    """Watch them all; if one fails, all end."""
     task = asyncio.current_task()
     assert task is not None  # noqa: S101  (we run in it)
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,8 +1,8 @@
-"""zbuf's main job, to look at: one capture file reaches three processes at once. Run by `make demo`.
+"""zbuf's main job: one capture file reaches three processes at once. `make demo` runs this.
 
-A producer replays a capture at top speed, many times over, losing nothing. One process counts with NumPy, one dumps to
-a pcapng file, one iterates in plain Python. At the end the numbers are printed, and the dumped file is compared, byte
-by byte, with what went in.
+A producer replays a capture at top speed, many times over, and loses nothing. One process counts with NumPy, one dumps
+to a pcapng file, one iterates in plain Python. At the end the demo prints the numbers, and compares the dumped file
+byte by byte with what went in.
 """
 
 import json
@@ -33,7 +33,7 @@ BIN = Path(sys.executable).parent
 
 
 def count_with_numpy(name: str) -> None:
-    """One NumPy array a buffer."""
+    """Be a consumer that makes one NumPy array a buffer."""
     packets = 0
     with connect(name) as reader:
         for buffer in reader.buffers():
@@ -45,7 +45,7 @@ def count_with_numpy(name: str) -> None:
 
 
 def iterate(name: str) -> None:
-    """One Python object a packet."""
+    """Be a consumer that takes one Python object a packet."""
     packets = octets = 0
     with connect(name) as reader:
         for packet in reader:
@@ -61,21 +61,21 @@ def iterate(name: str) -> None:
 
 @dataclass
 class Process:
-    """One of the four processes, and the file that has its system calls, if they can be traced."""
+    """One of the four processes, and the file with its system calls, if they can be traced."""
 
     what: str
     process: "subprocess.Popen[str]"
     trace: Path | None
 
     def wait(self) -> str:
-        """Its output, once it has ended well."""
+        """Wait for its end, which must be a good one, and return its output."""
         output, errors = self.process.communicate()
         if self.process.returncode:
             sys.exit(f"{self.what} failed: {errors}")
         return output
 
     def wait_until_ready(self) -> None:
-        """Until it says on stderr that it is."""
+        """Wait until it says on stderr that it is ready."""
         assert self.process.stderr is not None  # noqa: S101  (it is a pipe)
         line = self.process.stderr.readline()
         if "ready" not in line:
@@ -90,7 +90,7 @@ class Demo:
         self.traced = _can_trace()
 
     def start(self, what: str, *command: object) -> Process:
-        """Start one of them."""
+        """Start one of the processes."""
         trace = self.folder / f"{what}.trace" if self.traced else None
         strace = ["strace", "-f", "-qq", "-ttt", "-o", str(trace)] if trace else []
         environment = {**os.environ, "ZBUF_RUN_DIR": str(self.folder)}
@@ -101,7 +101,7 @@ class Demo:
 
 
 def _can_trace() -> bool:
-    """Whether strace is there, and allowed."""
+    """Whether strace is there, and may trace."""
     return bool(shutil.which("strace")) and not subprocess.run(["strace", "-qq", "-o", "/dev/null", "true"]).returncode
 
 
@@ -119,7 +119,7 @@ def system_calls(process: Process, started: float, ended: float) -> int | None:
 
 
 def blocks_of(timed: list[tuple[int, bytes]]) -> bytes:
-    """The packets as pcapng Enhanced Packet Blocks, made here once more and not by zbuf."""
+    """The packets as pcapng Enhanced Packet Blocks, made here and not by zbuf."""
     made = []
     for time_ns, data in timed:
         padded = data + bytes(-len(data) % 4)
@@ -130,9 +130,9 @@ def blocks_of(timed: list[tuple[int, bytes]]) -> bytes:
 
 
 def holds(path: Path, timed: list[tuple[int, bytes]], passes: int) -> bool:
-    """Whether a pcapng file has these packets so many times over, between its prologue and its statistics.
+    """Whether a pcapng file has these packets `passes` times, between its prologue and its statistics.
 
-    Times go on from pass to pass: each begins a mean gap after the last packet of the one before.
+    Times go on from pass to pass: a pass begins one mean gap after the last packet of the pass before.
     """
     blocks = blocks_of(timed)
     words = numpy.frombuffer(bytearray(blocks), "<u4")  # a block is made of whole words
@@ -169,7 +169,7 @@ def _block_types(file: IO[bytes]) -> list[int]:
 
 
 def main() -> None:
-    """Run it all; exit 1 where anything is missing."""
+    """Run it all; exit with 1 if anything is missing."""
     console = Console(highlight=False, soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="zbuf-demo-") as folder:
         timed = make_capture.packets()
@@ -211,7 +211,7 @@ def run(demo: Demo, capture: Path, dumped: Path, console: Console) -> dict[str, 
 
 
 def print_rates(console: Console, rows: list[tuple[str, int, float, int | None]]) -> None:
-    """A line for each process: packets, rate, system calls."""
+    """Print a line for each process: packets, rate, system calls."""
     table = Table(box=None, pad_edge=False)
     for column in ("process", "packets", "seconds", "packets/s", "system calls", "per packet"):
         table.add_column(column, justify="left" if column == "process" else "right")
@@ -226,7 +226,7 @@ def print_rates(console: Console, rows: list[tuple[str, int, float, int | None]]
 
 
 def print_ledgers(console: Console, report: dict[str, Any], expected: int) -> bool:
-    """Each descriptor's ledger; whether all of them add up, with every packet delivered."""
+    """Print each descriptor's ledger; returns whether all of them add up, with every packet delivered."""
     good = len(report["descriptors"]) == 3
     for one in report["descriptors"]:
         adds_up = (

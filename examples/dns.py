@@ -1,6 +1,7 @@
 """A line for each DNS question and answer, by scapy: python examples/dns.py NAME
 
-sniff() and everything else of scapy that takes a socket takes a reader. Only what the filter passes is dissected.
+sniff(), and everything else in scapy that takes a socket, takes a reader. Only packets that pass the filter are
+dissected.
 """
 
 import signal
@@ -17,7 +18,7 @@ from zbuf.shared.errors import ZbufError
 
 
 def text(value: Any) -> str:
-    """A field of a record; a terminal gets nothing of it to obey."""
+    """A field of a record, without anything that a terminal would obey."""
     return repr(value)[2:-1] if isinstance(value, bytes) else ascii(value).strip("'")
 
 

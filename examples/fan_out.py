@@ -1,8 +1,8 @@
-"""Share the work on one capture among processes, copying nothing: python examples/fan_out.py NAME [WORKERS]
+"""Share the work on one capture among processes, with no copy: python examples/fan_out.py NAME [WORKERS]
 
-The workers join one descriptor: each packet is in memory once, and every worker sees every packet, in place. Each does
-the work for the flows whose hash is its own. `zbufd replay --wait-readers 4` waits for all of them, so that none misses
-the beginning.
+The workers join one descriptor. Each packet is in memory once, and every worker sees every packet, in place; it works
+on the flows whose hash is its own. `zbufd replay --wait-readers 4` waits for all of them, so that none misses the
+beginning.
 """
 
 import multiprocessing
@@ -19,16 +19,16 @@ SOURCE, DESTINATION = slice(26, 30), slice(30, 34)  # the addresses of IPv4 in a
 
 
 def share_of(packet: Packet, workers: int) -> int:
-    """Whose a packet is: the same worker's for both directions; what is no IPv4 goes by the bytes in that place."""
+    """Which worker a packet is for, the same in both directions; if it is not IPv4, the bytes in that place decide."""
     return (zlib.crc32(packet.data[SOURCE]) ^ zlib.crc32(packet.data[DESTINATION])) % workers
 
 
 def count(reader: Reader, number: int, workers: int) -> int:
-    """The packets of one share, to the end or SIGTERM."""
+    """Count the packets of one share, to the end or SIGTERM."""
     stopped = threading.Event()
 
     def stop(*_: object) -> None:
-        stopped.set()  # for a reader with a buffer before it at all times,
+        stopped.set()  # for a reader that always has a next buffer,
         reader.interrupt()  # and for one that waits
 
     signal.signal(signal.SIGTERM, stop)
@@ -41,8 +41,8 @@ def count(reader: Reader, number: int, workers: int) -> int:
 
 
 def work(name: str, number: int, workers: int, result: Connection) -> None:
-    """One worker's life; the result is what it counted, or what went wrong."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for all of us: main() passes it on
+    """Be one worker; send what it counted, or what went wrong."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # main() passes Ctrl-C on
     try:
         with connect(name, join="fan_out") as reader:
             result.send(count(reader, number, workers))
@@ -51,11 +51,11 @@ def work(name: str, number: int, workers: int, result: Connection) -> None:
 
 
 def start(name: str, number: int, workers: int) -> tuple[multiprocessing.Process, Connection]:
-    """One worker, and where its result comes from."""
+    """Start one worker; returns it, and where its result comes from."""
     receiving, sending = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.Process(target=work, args=(name, number, workers, sending), daemon=True)
     process.start()
-    sending.close()  # the worker's own is left, so that its end is seen here
+    sending.close()  # only the worker's own is left, so we see its end
     return process, receiving
 
 

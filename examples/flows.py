@@ -1,8 +1,8 @@
 """The busiest flows of a capture, counted in NumPy: python examples/flows.py NAME [FILTER...]
 
-A flow is one direction of a TCP or UDP conversation over IPv4 and Ethernet. No packet is looked at in Python: a few
-array expressions take the 5-tuples out of a whole buffer. Prints the ten flows with the most bytes when the capture
-ends, or at Ctrl-C or SIGTERM. Fragments but the first tell no ports, and are left out.
+A flow is one direction of a TCP or UDP conversation over IPv4 and Ethernet. Python looks at no single packet: a few
+array expressions take the 5-tuples out of a whole buffer. When the capture ends, or at Ctrl-C or SIGTERM, it prints the
+ten flows with the most bytes. Later fragments have no ports, and are left out.
 """
 
 import signal
@@ -18,12 +18,12 @@ from zbuf.consumer import Batch, connect
 from zbuf.shared.errors import ZbufError
 
 ETHERNET, TCP, UDP = 1, 6, 17
-TYPE, IP, FRAGMENT, PROTOCOL, ADDRESSES = 12, 14, 20, 23, 26  # where an Ethernet frame has them
+TYPE, IP, FRAGMENT, PROTOCOL, ADDRESSES = 12, 14, 20, 23, 26  # their places in an Ethernet frame
 LONGEST = IP + 60 + 4  # bytes, up to the ports
 
 
 def flows_of(batch: Batch) -> tuple[NDArray[numpy.void], NDArray[numpy.int64]]:
-    """The flow of each packet that has one, as 13 bytes (addresses, ports, protocol), and its bytes on the wire."""
+    """The flow of each packet that has one, in 13 bytes (addresses, ports, protocol), and its length on the wire."""
     rows = batch.index[batch.index["caplen"] >= IP + 20 + 4]
     at = rows["offset"].astype(int)
     length = (batch.data[at + IP] & 15).astype(int) * 4
@@ -36,7 +36,7 @@ def flows_of(batch: Batch) -> tuple[NDArray[numpy.void], NDArray[numpy.int64]]:
 
 
 def count(batch: Batch, packets: Counter[bytes], octets: Counter[bytes]) -> None:
-    """Add a buffer's packets to what was counted of each flow."""
+    """Add the packets of a buffer to the counts of each flow."""
     flows, sizes = flows_of(batch)
     flows, which, counts = numpy.unique(flows, return_inverse=True, return_counts=True)
     sums = numpy.zeros(len(flows), int)

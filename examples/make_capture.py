@@ -1,6 +1,6 @@
 """Make a small capture of real protocols, the same at every run: python examples/make_capture.py FILE
 
-ARP, DNS, TCP with HTTP, ICMP, IPv6, VLAN tags and IP fragments, made by scapy; nanosecond pcap.
+scapy makes ARP, DNS, TCP with HTTP, ICMP, IPv6, VLAN tags and IP fragments. The file is a pcap file with nanoseconds.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""What comes in, every few seconds, until SIGTERM: python examples/rates.py NAME [SECONDS]"""
+"""Print what comes in, every few seconds, until SIGTERM: python examples/rates.py NAME [SECONDS]"""
 
 import signal
 import sys
@@ -9,7 +9,7 @@ from zbuf.shared.errors import ZbufError
 
 
 def count(reader: Reader, until: float) -> tuple[int, int, int]:
-    """Packets, their bytes on the wire, and packets lost, up to a time of time.monotonic() or the stream's end."""
+    """Count packets, their bytes on the wire, and lost packets, until a time.monotonic() or the stream's end."""
     packets = octets = lost = 0
     while not reader.finished and (left := until - time.monotonic()) > 0:
         if (buffer := reader.next_buffer(timeout=left)) is not None:
@@ -19,8 +19,8 @@ def count(reader: Reader, until: float) -> tuple[int, int, int]:
 
 
 def report(name: str, seconds: float) -> None:
-    """A line every `seconds` until the producer ends."""
-    with connect(name, snaplen=1) as reader:  # to count packets needs none of their bytes
+    """Print a line every `seconds` until the producer ends."""
+    with connect(name, snaplen=1) as reader:  # counting needs none of their bytes
         while not reader.finished:
             started = time.monotonic()
             packets, octets, lost = count(reader, started + seconds)

@@ -1,8 +1,8 @@
 #!/bin/sh
-# The last packets of a capture in a ring of files: examples/ring.sh NAME [FILE [FILTER...]]
+# Keep the last packets of a capture in a ring of files: examples/ring.sh NAME [FILE [FILTER...]]
 #
-# Five files of a megabyte each, named as dumpcap does: ring_00001_20261123101500.pcapng; the oldest goes when a sixth
-# begins. Each is a whole capture file. The capture's end, Ctrl-C or SIGTERM ends it.
+# There are five files of a megabyte each, named as dumpcap names them: ring_00001_20261123101500.pcapng. When a sixth
+# begins, the oldest is removed. Each is a whole capture file. It ends with the capture, or at Ctrl-C or SIGTERM.
 set -eu
 
 name=${1:?say which capture: examples/ring.sh NAME [FILE [FILTER...]]}

@@ -1,4 +1,4 @@
-"""A histogram of packet sizes in NumPy, a few array expressions a buffer: python examples/sizes.py NAME"""
+"""Print a histogram of packet sizes, by one NumPy expression a buffer: python examples/sizes.py NAME"""
 
 import sys
 

@@ -61,7 +61,7 @@ class AsyncReader(Described):
 
         Raises:
             ValueRefused: another task waits for it.
-            otherwise as Reader.next_buffer() does.
+            BufferError, CorruptBuffer: as from Reader.next_buffer().
         """
         if self._taking:
             raise ValueRefused("another task waits for this reader's next buffer: connect once for each task")

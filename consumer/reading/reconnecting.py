@@ -44,7 +44,7 @@ class ReconnectingReader(Asking):
         options: those of connect().
 
     Raises:
-        as connect() does, where there is no producer to begin with.
+        ZbufError: as from connect(), if there is no producer to begin with.
     """
 
     def __init__(self, name: str, options: Options) -> None:
@@ -72,7 +72,7 @@ class ReconnectingReader(Asking):
             A Buffer; None when the time is over or interrupt() was called, or at the end, which `finished` tells.
 
         Raises:
-            as Reader.next_buffer() does.
+            BufferError, CorruptBuffer: as from Reader.next_buffer().
             ZbufError: the producer came back with packets of another link type.
         """
         deadline = None if timeout is None else time.monotonic() + timeout

@@ -3,11 +3,11 @@
  * zbuf.pml: the protocol of shared/zbuf.h, producer/ring/descriptor.pyx and consumer/reading/segment_reader.pyx, for Spin.
  *
  * A producer appends packets, which are the numbers 1, 2, 3, ..., to two buffers for the readers of one descriptor.
- * Readers come and go, and anybody is killed, at any moment.  README.md tells what is left out, and why it may be.
+ * Readers come and go at any moment, and anybody may be killed at any moment.  README.md tells what is left out, and why.
  *
- * Memory: a store is first in its writer's own variable, and gets to the memory, where the others look, at any later
- * moment.  A full fence waits until it has.  So are the two stores modelled that a look at the other side's follows;
- * all others are in memory at once.
+ * Memory: a store goes to its writer's own variable first.  At any later moment it gets to the memory, where the others
+ * look.  A full fence waits until it has.  Two stores are modelled like that: the ones that are followed by a look at
+ * what the other side stored.  All other stores are in memory at once.
  *
  *      writer's own     in memory
  *      gen[b]           kernel_gen[b]     SYNC assign
@@ -27,7 +27,7 @@
 #define GENERATIONS 2   /* before the counters wrap: only equality counts, so two must do */
 #endif
 #ifndef VIEWS
-#define VIEWS 1         /* a reader can keep a buffer while it takes the next one, and so own both */
+#define VIEWS 1         /* a reader can keep a buffer while it takes the next one, so it can own both */
 #endif
 #ifndef FLUSH
 #define FLUSH 1         /* the producer can empty its store */
@@ -39,7 +39,7 @@
 #define DOORBELL 1      /* 0: readers wait without the sleep handshake, as if the memory itself woke them */
 #endif
 
-/* What must hold, besides that nobody waits for ever (Spin's "invalid end state"). */
+/* What must hold.  Nobody must wait for ever, either: that is Spin's "invalid end state". */
 mtype = { never_overwritten, exactly_once_in_order, all_and_no_more, ledger_adds_up, ends_for_its_reason };
 #define must(property, condition) assert(property && (condition))
 
@@ -47,12 +47,12 @@ mtype = { never_overwritten, exactly_once_in_order, all_and_no_more, ledger_adds
 #define NO_FENCE_READER               1 /* nobody_waits_for_ever: zbuf_sleep() without its fence */
 #define NO_FENCE_PRODUCER             2 /* nobody_waits_for_ever: wake() without its fence */
 #define NO_LOOK_AGAIN                 3 /* nobody_waits_for_ever: a reader polls without a look after sleeping := 1 */
-#define LOOK_BEFORE_BELL              4 /* nobody_waits_for_ever: it looks, and empties the doorbell only then */
+#define LOOK_BEFORE_BELL              4 /* nobody_waits_for_ever: a reader looks first, and then empties the doorbell */
 #define GIVE_UP_UNANNOUNCED           5 /* nobody_waits_for_ever: a reader comes back empty-handed with sleeping = 0 */
 #define NO_WAKE_WHEN_FULL             6 /* nobody_waits_for_ever: buffer_full() assigns and rings for nobody */
 #define ROTATE_WITHOUT_RECLAIM        7 /* nobody_waits_for_ever: rotate_store() does not reclaim first */
 #define LEAVE_KEEPS_OWING             8 /* nobody_waits_for_ever: remove_reader() forgets to clear a debt */
-#define RECLAIM_UNCHECKED             9 /* never_overwritten: reclaim() asks nobody */
+#define RECLAIM_UNCHECKED             9 /* never_overwritten: reclaim() does not ask the readers */
 #define RECLAIM_AT_FIRST             10 /* never_overwritten: one reader's acknowledgement is taken for everybody's */
 #define WRITE_ASSIGNED               11 /* never_overwritten: can_write_buffer() is not asked */
 #define FLUSH_ASSIGNED               12 /* never_overwritten: flush() empties a store that was assigned */
@@ -90,7 +90,7 @@ bool sleeping[2];                /* (u) */
 
 /* ---- What the kernel keeps ---- */
 bool bell[2];                    /* the doorbell was rung, and not emptied since */
-bool killed, let_go;             /* the producer was killed; it has closed the doorbells */
+bool killed, let_go;             /* the producer was killed; the producer has closed the doorbells */
 bool gone[2];                    /* a reader has left, or was killed: its connection is closed */
 #define hung_up (killed || let_go)
 
@@ -102,11 +102,11 @@ bit next_sequence;               /* its lowest bit */
 byte lost;
 byte due = NONE;                 /* the buffer that it is about to assign */
 bool placing;                    /* there is room for the packet at hand */
-bool finished, quiet;            /* no packet will come: the tail was assigned; or there will be no end either */
+bool finished, quiet;            /* no packet will come: finished, the tail was assigned; quiet, there is no end either */
 
 /* ---- The readers' own ---- */
 bool announced[2];
-bool blocked[2];                 /* it waits, and can do nothing else */
+bool blocked[2];                 /* it waits, and does nothing else */
 bool dies[2];                    /* it takes no other step */
 bit sequence[2];                 /* of the first buffer that it gets, the lowest bit */
 
@@ -139,8 +139,8 @@ end:
 
 /* ======== Death: what the dead one stored is in memory before its connection closes ========
  *
- * Who is blocked, or has gone quiet, is spared, since Spin takes nobody for stuck who can still be killed.  He could
- * as well have been killed a step before, at the same moment of all the others. */
+ * A process that is blocked, or has gone quiet, is not killed: Spin would not see that it is stuck if it could still be
+ * killed.  It could as well have been killed one step before, which is the same moment for all others. */
 
 active proctype death()
 {
@@ -154,7 +154,8 @@ end:
 
 /* ======== The producer: descriptor.pyx, by its names ========
  *
- * A step is what lies between two stores that a reader, or the reader of a killed producer's memory, can tell apart. */
+ * A step is everything between two stores that a reader can tell apart, or that can be told apart in a killed
+ * producer's memory. */
 
 #define can_write_buffer (!assigned[store] || wrong(WRITE_ASSIGNED))
 #define fits(room) (can_write_buffer && length[store] + room <= CAPACITY)
@@ -291,7 +292,7 @@ inline finish()
     finished = true
 }
 
-/* Here a flush loses its packets for all to see; the ledger that it starts afresh would tell nobody. */
+/* Here a flush counts the packets that it discards as lost, since the ledger, which begins anew, would tell nobody. */
 inline flush()
 {
     reclaim();
@@ -349,7 +350,7 @@ inline add_reader(r)
     user_gen[at(r, 0)] = (wrong(JOIN_OLD_GENERATION) -> 0 : gen[0]);
     user_gen[at(r, 1)] = (wrong(JOIN_OLD_GENERATION) -> 0 : gen[1]);
     sequence[r] = next_sequence;
-    expected[r] = last + 1; /* or what the store begins with, which it will be assigned */
+    expected[r] = last + 1; /* or the first packet in the store, since it will be assigned that */
     if
     :: !assigned[store] -> expected[r] = last + 1 - length[store] - dropcount[store]
     :: else
@@ -417,7 +418,7 @@ end:
     } unless { killed }
 }
 
-/* ======== A reader: reader.pyx ======== */
+/* ======== A reader: segment_reader.pyx, by its names ======== */
 
 #define assigned_to_me (kernel_gen[b] != user_gen[at(r, b)])
 #define may_look (!holds[b] && (VIEWS || !holds[other(b)]))
@@ -446,9 +447,9 @@ inline give_back(which)
 proctype reader(bit r)
 {
     bit b;                      /* whose turn it is */
-    bool holds[2];              /* it has taken that buffer, and not given it back */
+    bool holds[2];              /* it has taken that buffer, and has not given it back */
     byte taken[2];              /* as which generation */
-    bool ready;                 /* the doorbell is empty, it has announced itself, and looks once more */
+    bool ready;                 /* the doorbell is empty, and it has announced itself: it looks once more */
 end_joining:
     listed[r] && !gone[r];
     {
@@ -486,7 +487,7 @@ look:
     ready = false;
 poll:
     if
-    :: d_step { bell[r] -> blocked[r] = false } /* it is emptied before the next poll, or by an event loop */
+    :: d_step { bell[r] -> blocked[r] = false } /* the bell is emptied before the next poll, or by an event loop */
     :: d_step { hung_up -> blocked[r] = false }
     :: d_step { holds[other(b)] -> give_back(other(b)) }; goto poll
     :: quiet && expected[r] == last + 1 -> goto done

@@ -44,9 +44,7 @@ def draw(file: Path) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.slow
 @pytest.mark.parametrize("names", [["buffers"], list(_MEASURES)])
-def test_a_run_is_drawn_from_its_file_one_plot_for_each_thing_that_was_measured(
-    tmp_path: Path, names: list[str]
-) -> None:
+def test_a_run_is_drawn_from_its_file_in_a_plot_for_each_thing_measured(tmp_path: Path, names: list[str]) -> None:
     file = tmp_path / "run.json"
     file.write_text(json.dumps({"measures": [one for name in names for one in _MEASURES[name]]}))
     done = draw(file)
@@ -58,9 +56,9 @@ def test_a_run_is_drawn_from_its_file_one_plot_for_each_thing_that_was_measured(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "content", ["no JSON", "[]", "{}", '{"measures": 1}', '{"measures": [{"data": {"ratio": 1}}]}']
+    "content", ["not JSON", "[]", "{}", '{"measures": 1}', '{"measures": [{"data": {"ratio": 1}}]}']
 )
-def test_a_file_that_is_no_run_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_not_a_run_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
     file = tmp_path / "other.json"
     file.write_text(content)
     done = draw(file)

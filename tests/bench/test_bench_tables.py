@@ -1,4 +1,4 @@
-"""The numbers of a benchmark run in the tables of a page."""
+"""The numbers of a benchmark run come into the tables of a page."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ ROWS = [
     {"measure": "not in the page", "zbuf": "1", "peer": "2", "ratio": "3", "target": "4", "met": True},
 ]
 PAGE = """\
-Words | that are no table.
+Words | that are not a table.
 
 | measure | zbuf | peer | ratio | target | met? |
 |---|---|---|---|---|---|
@@ -30,7 +30,7 @@ Words | that are no table.
 | ring | stays |
 """
 UPDATED = """\
-Words | that are no table.
+Words | that are not a table.
 
 | measure | zbuf | peer | ratio | target | met? |
 |---|---|---|---|---|---|
@@ -53,7 +53,7 @@ def put(run: Path, page: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_numbers_of_a_run_come_into_the_tables_of_a_page_and_doing_it_again_changes_nothing(tmp_path: Path) -> None:
+def test_a_run_s_numbers_come_into_a_page_s_tables_and_doing_it_again_changes_nothing(tmp_path: Path) -> None:
     run, page = tmp_path / "run.json", tmp_path / "page.md"
     run.write_text(json.dumps({"measures": ROWS}))
     page.write_text(PAGE)

@@ -1,0 +1,1 @@
+"""Tests of the examples; a package, so that their conftest is not taken for the one above."""
