@@ -273,7 +273,7 @@ static void count(struct reader *reader, const struct zbuf_header *header, uint3
 static void take(struct reader *reader, unsigned which)
 {
     const struct zbuf_header *header = reader->headers[which];
-    uint32_t generation = zbuf_assigned(header);                        /* SYNC assign: before the rest of it is read */
+    uint32_t generation = zbuf_assigned(header); /* SYNC assign: before the rest of it is read */
     uint32_t length = zbuf_get32((const uint8_t *)&header->kernel_len); /* once: what is checked is what is used */
 
     count(reader, header, length);
