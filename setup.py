@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -48,7 +49,7 @@ def extension(path: str) -> Extension:
         [path],
         include_dirs=["src"],
         libraries=LIBRARIES.get(name, []),
-        depends=list(find(".h", ".pxd")),
+        depends=[*find(".h", ".pxd"), "setup.py"],
         extra_compile_args=["-O3", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wno-unused-parameter"],
     )
 
@@ -65,9 +66,7 @@ def check_machine() -> None:
         try:
             subprocess.run(command, input=f"#include <{header}>\n", text=True, stderr=subprocess.DEVNULL, check=True)
         except OSError:
-            sys.exit(
-                f"zbuf needs a C compiler, and {compiler[0]} is missing: install gcc (Debian: apt-get install gcc)"
-            )
+            sys.exit(f"zbuf needs a C compiler (Debian: apt-get install gcc): {compiler[0]} is missing")
         except subprocess.CalledProcessError:
             sys.exit(f"zbuf needs {package}: <{header}> is missing")
 
@@ -104,7 +103,18 @@ class BuildNative(build_ext):
         )
         for module, in_c in zip(self.extensions, translated, strict=True):
             module.sources = in_c.sources
+        if self.editable_mode:
+            self.reuse_modules()
         super().run()
+
+    def reuse_modules(self) -> None:
+        """An editable install builds in an empty folder: begin with what the last one left in the sources."""
+        for module in self.extensions:
+            file = self.get_ext_filename(module.name)
+            if (last := PACKAGE.parent / file).exists():
+                new = Path(self.build_lib) / file
+                new.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(last, new)
 
 
 class BuildMan(Command):
@@ -126,13 +136,12 @@ class BuildMan(Command):
         built = self.get_finalized_command("build")
         pages = Path(built.build_base) / "man"
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([built.build_lib, "src", *sys.path])}
-        made = subprocess.run(
-            [sys.executable, "docs/man.py", pages], env=environment, stderr=subprocess.PIPE, text=True
-        )
+        command = [sys.executable, "docs/man.py", pages]
+        made = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
         if made.returncode != 0:
             why = made.stderr.strip().rpartition("\n")[2]
             sys.exit(
-                f"zbuf's manual pages are made by running it ({why}): install what it depends on, or build isolated"
+                f"zbuf's manual pages are made by running it: install what it depends on, or build isolated ({why})"
             )
         self.distribution.data_files = [("share/man/man1", sorted(str(page) for page in pages.glob("*.1")))]
 

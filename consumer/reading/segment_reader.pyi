@@ -1,7 +1,7 @@
 """The reader's half of the protocol: wait for a buffer, walk its packets, acknowledge it."""
 
 from collections.abc import Iterator, Sized
-from typing import Any
+from typing import Any, final
 
 import numpy
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from zbuf.shared.memory.layout import Layout
 
 INDEX_DTYPE: numpy.dtype[numpy.void]
 
+@final
 class Packet:
     """One packet, in place: a bytes-like object of its captured data."""
 
