@@ -25,7 +25,7 @@ def rendered(page: Path) -> str:
     """A page as a reader sees it, hyphenated nowhere; it has nothing that man warns about."""
     if shutil.which("man") is None:
         pytest.skip("no man here: apt-get install man-db")
-    command = ["man", "--warnings", "--no-hyphenation", "--no-justification", "--local-file", page]
+    command: list[str | Path] = ["man", "--warnings", "--no-hyphenation", "--no-justification", "--local-file", page]
     environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "MANWIDTH": "200", "MANROFFOPT": "-c"}
     shown = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     assert shown.stderr == ""

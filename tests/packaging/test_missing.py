@@ -23,7 +23,7 @@ def without(tmp_path: Path) -> Path:
 
 def install(clone: Path, target: Path, **environment: str) -> list[str]:
     """The lines that `pip install .` prints with zbuf's name for what is missing; it fails."""
-    command = [*_PIP, "--target", target, clone]
+    command: list[str | Path] = [*_PIP, "--target", target, clone]
     ended = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
     assert ended.returncode != 0
     assert "Traceback" not in ended.stderr
@@ -75,7 +75,7 @@ def test_make_says_that_it_needs_a_network(tmp_path: Path) -> None:
     pip.chmod(0o755)
     unreachable = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:9/", "PIP_NO_INDEX": "0"}
     environment = os.environ | unreachable | {"VENV": str(tmp_path), "NO_PROXY": "127.0.0.1"}
-    command = [ROOT / ".ci" / "pip", "install", "--target", tmp_path, "a-package-that-is-not-there"]
+    command: list[str | Path] = [ROOT / ".ci" / "pip", "install", "--target", tmp_path, "a-package-that-is-not-there"]
     refused = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert refused.returncode == 1
     assert refused.stderr.startswith("zbuf needs packages from PyPI, which is out of reach: ")
