@@ -21,7 +21,7 @@ demo: $(VENV)/plot  ## replay a capture to three processes, and show what arrive
 	@$(BIN)/python examples/demo.py
 
 test: $(VENV)/test  ## run the tests, the slow ones too; TESTS='tests/shared -k name' for some
-	@PYTHON=$(PYTHON) .ci/require strace tcpdump tcpreplay tshark iproute2 spin zstd man-db
+	@PYTHON=$(PYTHON) .ci/require strace tcpdump tcpreplay tshark iproute2 spin zstd man-db git
 	$(BIN)/pytest $(TESTS)
 
 test-all:  ## run them with each Python that is here, from 3.11 on; PYTHONS='3.11 3.13' for some
