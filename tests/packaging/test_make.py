@@ -28,7 +28,7 @@ def pythons(folder: Path, *versions: str) -> subprocess.CompletedProcess[str]:
     """.ci/pythons, which prints what it would make; this Python is in a folder on its PATH."""
     (folder / f"python{THIS}").symlink_to(sys.executable)
     environment = {**os.environ, "MAKE": "echo make", "PATH": f"{folder}:{os.environ['PATH']}"}
-    command = [ROOT / ".ci" / "pythons", *versions]
+    command: list[str | Path] = [ROOT / ".ci" / "pythons", *versions]
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
