@@ -1,78 +1,87 @@
-# make demo    replays a capture to three processes and shows what arrives
-# make test    runs the tests, the slow ones too
-# make lint    checks format, style and types
-# make bench   measures zbuf against its peers; BENCH='--only iterate' for one measure
-#              make bench-quick: in less than two minutes, with fewer and shorter rounds
-# make docs    builds the pages and the reference into build/docs; a broken link or an undocumented name is an error
-# make model   checks the protocol's model exhaustively
-# make soak    watches a capture daemon for leaks, for minutes; as root, SOAK='--minutes 120' for longer
-#
-# Each of them sets up what it needs first: the virtual environment .venv, and Debian packages by apt-get.
+# Each target sets up what it needs first: the virtual environment .venv, and Debian packages by apt-get.
 
 PYTHON ?= python3
-VENV := .venv
+export VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
 NATIVE := $(shell find shared producer consumer -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
+C_FILES = $(shell find shared producer consumer examples tests bench -name '*.h' -o -name '*.c')
 
-.PHONY: demo test lint bench bench-quick docs model soak clean
+STUBS = $(shell find shared producer consumer -name '*.pyi' | sed 's|/|.|g; s|^|zbuf.|; s|\.pyi$$||')
+
+.PHONY: help demo test test-all lint format wheel bench bench-quick docs model soak clean
 .DELETE_ON_ERROR:
 
-demo: $(VENV)/zbuf
+help:  ## print this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target does; do \
+		printf 'make %-12s %s\n' "$$target" "$$does"; done
+
+demo: $(VENV)/plot  ## replay a capture to three processes, and show what arrives
 	@PYTHON=$(PYTHON) .ci/require strace
 	@$(BIN)/python examples/demo.py
 
-test: $(VENV)/test
-	@PYTHON=$(PYTHON) .ci/require strace tcpdump tcpreplay tshark iproute2 spin zstd
-	$(BIN)/pytest
+test: $(VENV)/test  ## run the tests, the slow ones too; TESTS='tests/shared -k name' for some
+	@PYTHON=$(PYTHON) .ci/require strace tcpdump tcpreplay tshark iproute2 spin zstd man-db git
+	$(BIN)/pytest $(TESTS)
 
-lint: $(VENV)/lint
+test-all:  ## run them with each Python that is here, from 3.11 on; PYTHONS='3.11 3.13' for some
+	@MAKE="$(MAKE)" .ci/pythons $(PYTHONS)
+
+lint: $(VENV)/lint  ## check format, style, types, stubs and which module imports which
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/clang-format --dry-run --Werror $(C_FILES)
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint shared producer consumer  # it calls pycodestyle by that name
 	$(BIN)/mypy -p zbuf
-	$(BIN)/mypy examples tests bench
+	$(BIN)/mypy examples tests bench docs/man.py
+	$(BIN)/stubtest --mypy-config-file pyproject.toml --allowlist .ci/stubs.txt --ignore-unused-allowlist \
+		--ignore-disjoint-bases $(STUBS)
+	$(BIN)/python .ci/imports.py
 
-bench: $(VENV)/bench
+format: $(VENV)/lint  ## write Python and C files as lint wants them
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $(C_FILES)
+
+wheel: $(VENV)/test  ## build a wheel with libpcap in it, for this Python and Linux systems as old as this one: dist/
+	@.ci/wheel
+
+bench: $(VENV)/bench  ## measure zbuf against its peers; BENCH='--only iterate' for one measure
 	@PYTHON=$(PYTHON) .ci/require strace iproute2 netsniff-ng tcpdump tcpreplay tshark
 	$(BIN)/python -m bench $(BENCH)
 
 bench-quick: override BENCH += --quick
-bench-quick: bench
+bench-quick: bench  ## the same in less than two minutes, with fewer and shorter rounds
 
-docs: $(VENV)/docs
+docs: $(VENV)/docs  ## build the pages and the reference into build/docs; a broken link is an error
 	$(BIN)/sphinx-build -c docs -b html -q --fail-on-warning --keep-going . build/docs
 	@echo "build/docs/docs/index.html"
 
-model:
+model:  ## check the model of the protocol exhaustively
 	@PYTHON=$(PYTHON) .ci/require spin
 	docs/model/check
 
-soak: $(VENV)/test
+soak: $(VENV)/test  ## watch a capture daemon for leaks, for minutes; as root; SOAK='--minutes 120' for longer
 	@PYTHON=$(PYTHON) .ci/require iproute2
 	$(BIN)/python tests/soak.py $(SOAK)
 
-clean:
-	rm -rf $(VENV) build *.egg-info
-	find . -name '*.so' -not -path './$(VENV)/*' -delete
+clean:  ## remove all that was built
+	rm -rf .venv .venv-* build dist *.egg-info src/*.egg-info
+	find shared producer consumer -name '*.so' -delete
 
 # ---- what they need -----------------------------------------------------------------------------------------
 
-# The environment, with what builds the native modules; they are built in it, not in an isolated one, so that a
-# change to one of them builds that one again and no other.
-$(VENV)/build: .ci/require
+# The environment, with what builds the native modules. They are built in it, not in an isolated one, so that after a
+# change to one of them no other is built again.
+$(VENV)/build: .ci/require .ci/pip
 	@PYTHON=$(PYTHON) .ci/require libpcap-dev python3-venv python3-dev
 	@echo "making the virtual environment $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) install 'setuptools>=77' 'Cython>=3.1'
+	@.ci/pip install 'setuptools>=77' 'Cython>=3.1'
 	@touch $@
 
-$(VENV)/zbuf: $(VENV)/build pyproject.toml setup.py $(NATIVE)
-	@echo "building the native modules"
-	@$(PIP) install --no-build-isolation --editable '.[plot]'
-	@touch $@
-
-$(VENV)/test $(VENV)/lint $(VENV)/bench $(VENV)/docs: $(VENV)/%: $(VENV)/zbuf
-	@$(PIP) install --no-build-isolation --editable '.[$*]'
+# One run of pip for what a target needs: an extra of pyproject.toml, and the native modules.
+$(VENV)/plot $(VENV)/test $(VENV)/lint $(VENV)/bench $(VENV)/docs: $(VENV)/%: $(VENV)/build pyproject.toml setup.py $(NATIVE)
+	@echo "building the native modules, and installing what make needs for it: $*"
+	@.ci/pip install --no-build-isolation --editable '.[$*]'
 	@touch $@

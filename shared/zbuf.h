@@ -227,7 +227,10 @@ struct zbuf_packet {
     const uint8_t *data;
 };
 
-static inline uint32_t zbuf_pad(uint32_t length_bytes) { return (length_bytes + 3u) & ~3u; }
+static inline uint32_t zbuf_pad(uint32_t length_bytes)
+{
+    return (length_bytes + 3u) & ~3u;
+}
 
 /* The size of the block that zbuf_block_begin() writes for this packet. */
 static inline uint32_t zbuf_block_bytes(const struct zbuf_packet *packet)

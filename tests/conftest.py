@@ -18,6 +18,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # so that "support" is a package of the tests' own
 
 from support.captures import pcap
+from support.checkout import copy_project
 from support.commands import Commands
 from support.network import Network, network
 from support.processes import Lab, Nursery, Remote
@@ -137,3 +138,9 @@ def wire() -> Iterator[Network]:
     """A network namespace with a veth pair."""
     with network() as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project as git has it, with nothing built in it."""
+    return copy_project(tmp_path_factory.mktemp("clone"))

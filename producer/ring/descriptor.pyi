@@ -1,7 +1,7 @@
 """One listener on a capture: two zbufs, the readers that share them, a filter, counters."""
 
 from collections.abc import Iterable
-from typing import TypedDict
+from typing import TypedDict, final
 
 from typing_extensions import Buffer
 
@@ -21,6 +21,7 @@ class Slots(TypedDict):
     packets: tuple[int, int]
     next_sequence: int
 
+@final
 class Descriptor(PacketSink):
     """Two zbufs, their readers, a filter and a ledger."""
 

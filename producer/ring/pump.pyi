@@ -1,11 +1,14 @@
 """The native loop: batches of packets from a source into every descriptor, without the GIL."""
 
+from typing import final
+
 from typing_extensions import Buffer
 
 from zbuf.producer.ring.contract import NativeSource, PacketSink
 
 DIRECTION_NUMBERS: dict[str, int]
 
+@final
 class Pump:
     """Feeds packets to descriptors, each packet to all of them."""
 

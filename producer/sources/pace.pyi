@@ -1,10 +1,11 @@
 """The moment at which each packet is due, and the wait until then."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, final
 
 from zbuf.producer.ring.contract import NativeSource
 
+@final
 class Pace:
     """A schedule under way: when packets are due, and how late they were offered."""
 
@@ -45,6 +46,7 @@ class Pace:
     def end(self) -> None: ...
     def hold(self, time_ns: int, wirelen: int) -> int | None: ...
 
+@final
 class Paced(NativeSource):
     """The packets of another native source, each when it is due."""
 

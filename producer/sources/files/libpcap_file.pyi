@@ -1,7 +1,10 @@
 """A capture file that libpcap reads."""
 
+from typing import final
+
 from zbuf.producer.ring.contract import NativeSource
 
+@final
 class CaptureFile(NativeSource):
     """A capture file, read once from its beginning to its end."""
 

@@ -1,7 +1,10 @@
 """Packets read ahead of the pump, by a thread of their own: a disk that stalls for a moment does not stall the pump."""
 
+from typing import final
+
 from zbuf.producer.ring.contract import NativeSource, Rewriter
 
+@final
 class ReadAhead(NativeSource):
     """What a thread reads of native sources, one after the other."""
 

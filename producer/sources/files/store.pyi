@@ -1,7 +1,10 @@
 """Packets in memory, to be pumped any number of times."""
 
+from typing import final
+
 from zbuf.producer.ring.contract import NativeSource, Rewriter
 
+@final
 class PacketStore(NativeSource):
     """Packets in memory, to be pumped any number of times."""
 

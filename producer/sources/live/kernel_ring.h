@@ -21,24 +21,24 @@ enum {
     RING_VLAN_TAG = 4,      /* libpcap moves the first bytes of a packet forward to put its tag back in */
 };
 
-#define DEFINE_RING_DIRECTION(version, header_type)                                                                  \
-    static inline uint32_t version##_direction(const struct pcap_pkthdr *packet, const uint8_t *data)                \
-    {                                                                                                                \
-        const uint32_t nearest = TPACKET_ALIGN(sizeof(struct header_type)) + sizeof(struct sockaddr_ll);             \
-        const uintptr_t end = (uintptr_t)data;                                                                       \
-        uintptr_t at = (end - nearest) & ~(uintptr_t)(RING_ALIGNMENT - 1);                                           \
-        for (; end - at <= RING_LARGEST_GAP; at -= RING_ALIGNMENT) {                                                 \
-            const struct header_type *header = (const struct header_type *)at;                                       \
-            const struct sockaddr_ll *address =                                                                      \
-                (const struct sockaddr_ll *)(at + TPACKET_ALIGN(sizeof(struct header_type)));                        \
-            if (header->tp_mac != end - at && header->tp_mac != end - at + RING_VLAN_TAG)                            \
-                continue;                                                                                            \
-            if (header->tp_nsec != (uint32_t)packet->ts.tv_usec || header->tp_sec != (uint32_t)packet->ts.tv_sec ||  \
-                header->tp_snaplen + RING_VLAN_TAG < packet->caplen)                                                 \
-                continue;                                                                                            \
-            return address->sll_pkttype == PACKET_OUTGOING ? ZBUF_OUTBOUND : ZBUF_INBOUND;                           \
-        }                                                                                                            \
-        return 0;                                                                                                    \
+#define DEFINE_RING_DIRECTION(version, header_type)                                                                 \
+    static inline uint32_t version##_direction(const struct pcap_pkthdr *packet, const uint8_t *data)               \
+    {                                                                                                               \
+        const uint32_t nearest = TPACKET_ALIGN(sizeof(struct header_type)) + sizeof(struct sockaddr_ll);            \
+        const uintptr_t end = (uintptr_t)data;                                                                      \
+        uintptr_t at = (end - nearest) & ~(uintptr_t)(RING_ALIGNMENT - 1);                                          \
+        for (; end - at <= RING_LARGEST_GAP; at -= RING_ALIGNMENT) {                                                \
+            const struct header_type *header = (const struct header_type *)at;                                      \
+            const struct sockaddr_ll *address =                                                                     \
+                (const struct sockaddr_ll *)(at + TPACKET_ALIGN(sizeof(struct header_type)));                       \
+            if (header->tp_mac != end - at && header->tp_mac != end - at + RING_VLAN_TAG)                           \
+                continue;                                                                                           \
+            if (header->tp_nsec != (uint32_t)packet->ts.tv_usec || header->tp_sec != (uint32_t)packet->ts.tv_sec || \
+                header->tp_snaplen + RING_VLAN_TAG < packet->caplen)                                                \
+                continue;                                                                                           \
+            return address->sll_pkttype == PACKET_OUTGOING ? ZBUF_OUTBOUND : ZBUF_INBOUND;                          \
+        }                                                                                                           \
+        return 0;                                                                                                   \
     }
 
 DEFINE_RING_DIRECTION(tpacket3, tpacket3_hdr)

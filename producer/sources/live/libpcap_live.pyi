@@ -1,6 +1,7 @@
 """Live interfaces by libpcap: on Linux its memory-mapped ring (TPACKET_V3), read without the GIL."""
 
 from collections.abc import Callable, Iterable
+from typing import final
 
 from zbuf.producer.ring.contract import NativeSource
 
@@ -8,6 +9,7 @@ DIRECTIONS: dict[str, int]
 
 def is_loopback(name: str) -> bool: ...
 
+@final
 class LiveInterface:
     """One interface, open for capture."""
 
@@ -28,6 +30,7 @@ class LiveInterface:
     def statistics(self) -> tuple[int, int, int]: ...
     def close(self) -> None: ...
 
+@final
 class LiveCapture(NativeSource):
     """The packets of several interfaces, each in its order; a native source that does not end."""
 

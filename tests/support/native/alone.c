@@ -5,13 +5,13 @@
 typedef void (*function)(void);
 
 function zbuf_everything[] = {
-    (function)zbuf_assign,         (function)zbuf_assigned,       (function)zbuf_acknowledge,
-    (function)zbuf_acknowledged,   (function)zbuf_store,          (function)zbuf_stored,
-    (function)zbuf_sleep,          (function)zbuf_wake,           (function)zbuf_fence_sleepers,
-    (function)zbuf_sleeper,        (function)zbuf_set_state,      (function)zbuf_state,
-    (function)zbuf_pad,            (function)zbuf_block_bytes,    (function)zbuf_put32,
-    (function)zbuf_put_options,    (function)zbuf_block_begin,    (function)zbuf_get32,
-    (function)zbuf_get_options,    (function)zbuf_next_packet,
+    (function)zbuf_assign,       (function)zbuf_assigned,    (function)zbuf_acknowledge,
+    (function)zbuf_acknowledged, (function)zbuf_store,       (function)zbuf_stored,
+    (function)zbuf_sleep,        (function)zbuf_wake,        (function)zbuf_fence_sleepers,
+    (function)zbuf_sleeper,      (function)zbuf_set_state,   (function)zbuf_state,
+    (function)zbuf_pad,          (function)zbuf_block_bytes, (function)zbuf_put32,
+    (function)zbuf_put_options,  (function)zbuf_block_begin, (function)zbuf_get32,
+    (function)zbuf_get_options,  (function)zbuf_next_packet,
 };
 
 int main(void)

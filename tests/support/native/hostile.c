@@ -95,9 +95,8 @@ static uint64_t parse(const uint8_t *bytes, uint64_t length, uint64_t at, struct
 
 static int same(const struct zbuf_packet *one, const struct zbuf_packet *other)
 {
-    return one->interface_id == other->interface_id && one->time_ns == other->time_ns &&
-           one->caplen == other->caplen && one->wirelen == other->wirelen &&
-           one->direction == other->direction && one->dropped == other->dropped;
+    return one->interface_id == other->interface_id && one->time_ns == other->time_ns && one->caplen == other->caplen &&
+           one->wirelen == other->wirelen && one->direction == other->direction && one->dropped == other->dropped;
 }
 
 static uint32_t try_at(const uint8_t *blocks, uint32_t length, uint32_t offset)
@@ -175,10 +174,12 @@ static uint32_t valid_blocks(uint8_t *at, uint32_t *ends)
 /* A number that checks of lengths get wrong, if any does. */
 static uint32_t nasty(uint32_t length)
 {
-    static const uint32_t values[] = {0, 1, 2, 3, 4, 5, 6, 8, 12, 28, 31, 32, 33, 36, 40, 44, 65535, 65536, 262143,
-                                      262144, 262145, 0x7fffffff, 0x80000000, 0xffffff00, 0xffffffe0, 0xfffffffb,
-                                      0xfffffffc, 0xfffffffd, 0xffffffff, 0x00040002, 0x00080004, 0x00000004,
-                                      0x00000002, 0xfffc0001, 0xffff0001, 0xfffd0001, 0x00010001, 0x00050002};
+    static const uint32_t values[] = {
+        0,          1,          2,          3,          4,          5,          6,          8,
+        12,         28,         31,         32,         33,         36,         40,         44,
+        65535,      65536,      262143,     262144,     262145,     0x7fffffff, 0x80000000, 0xffffff00,
+        0xffffffe0, 0xfffffffb, 0xfffffffc, 0xfffffffd, 0xffffffff, 0x00040002, 0x00080004, 0x00000004,
+        0x00000002, 0xfffc0001, 0xffff0001, 0xfffd0001, 0x00010001, 0x00050002};
     uint32_t pick = random32() % (sizeof values / sizeof values[0] + 6);
 
     if (pick >= sizeof values / sizeof values[0])
@@ -233,8 +234,9 @@ static void random_words(void)
 /* A block that is right but for its options. */
 static void wild_options(void)
 {
-    static const uint32_t words[] = {ZBUF_EPB_FLAGS, ZBUF_EPB_DROPCOUNT, 0, 5, 0x00010002, 0x00030004, 0x00040004,
-                                     0x00080002, 0x00040005, 0x00050005, 0xffff0005, 0xfffc0005, 0x00080000};
+    static const uint32_t words[] = {ZBUF_EPB_FLAGS, ZBUF_EPB_DROPCOUNT, 0,          5,          0x00010002,
+                                     0x00030004,     0x00040004,         0x00080002, 0x00040005, 0x00050005,
+                                     0xffff0005,     0xfffc0005,         0x00080000};
     uint8_t bytes[128];
     uint32_t length = append(bytes, random32() % 9, 0, 0) - 4, room = random32() % 9;
 

@@ -33,8 +33,8 @@ static uint8_t byte_of(uint32_t number, uint32_t at)
 static struct zbuf_packet packet_of(uint32_t number)
 {
     static const uint64_t dropped[OPTION_CHOICES] = {0, 0, 1, UINT64_C(0x100000002), 7, UINT64_MAX};
-    static const uint32_t direction[OPTION_CHOICES] = {ZBUF_UNKNOWN, ZBUF_INBOUND, ZBUF_UNKNOWN, ZBUF_OUTBOUND,
-                                                       ZBUF_INBOUND, ZBUF_UNKNOWN};
+    static const uint32_t direction[OPTION_CHOICES] = {ZBUF_UNKNOWN,  ZBUF_INBOUND, ZBUF_UNKNOWN,
+                                                       ZBUF_OUTBOUND, ZBUF_INBOUND, ZBUF_UNKNOWN};
     uint32_t size = number / OPTION_CHOICES;
     struct zbuf_packet packet;
 
