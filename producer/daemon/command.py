@@ -10,7 +10,7 @@ import typer
 from zbuf.producer.daemon import logs
 from zbuf.producer.daemon.configuration import Configuration, load
 from zbuf.producer.daemon.daemon import Daemon
-from zbuf.producer.sources.live.interfaces import list_interfaces
+from zbuf.producer.sources.live.interfaces import describe_choices, list_interfaces
 from zbuf.shared.cli.commandline import Json, whole_number
 from zbuf.shared.memory.layout import MAX_CAPLEN
 
@@ -81,6 +81,23 @@ def capture(
     immediate_mode: Annotated[
         bool, _switch("--immediate-mode", help="Take each packet from the kernel at once.")
     ] = False,
+    linktype: Annotated[
+        str | None,
+        _option("-y", "--linktype", metavar="TYPE", help="Link type, by name [the usual one; LINUX_SLL2 for any]."),
+    ] = None,
+    list_data_link_types: Annotated[
+        bool, _switch("-L", "--list-data-link-types", help="List the interface's link types, and end.")
+    ] = False,
+    time_stamp_type: Annotated[
+        str | None,
+        _option("-j", "--time-stamp-type", metavar="TYPE", help="Who stamps packets, by name [the usual one]."),
+    ] = None,
+    list_time_stamp_types: Annotated[
+        bool, _switch("-J", "--list-time-stamp-types", help="List the interface's time stamp types, and end.")
+    ] = False,
+    time_stamp_precision: Annotated[
+        str | None, _option(metavar="micro|nano", help="Precision of time stamps [nano].")
+    ] = None,
     buffer_size: Annotated[
         str | None, _option(metavar="S", help="Size of a buffer, for readers that do not say [8M].")
     ] = None,
@@ -131,6 +148,9 @@ def capture(
 
     SIGUSR1 logs a line of statistics, SIGHUP reads the configuration file again.
     """
+    if list_data_link_types or list_time_stamp_types:
+        sys.stdout.write(describe_choices(interface or [], link_types=list_data_link_types))
+        return
     given = {key.replace("_", "-"): value for key, value in locals().items() if value not in (None, False, [])}
     flags = {key: value for key, value in given.items() if key not in ("config", "expression")}
     if expression:

@@ -15,14 +15,14 @@ from msgspec import Meta
 from zbuf.producer.filters import compile_filter
 from zbuf.producer.serving.access import Rule, group_id, user_id
 from zbuf.producer.serving.capture import DEFAULT_LINGER_S, Limits
-from zbuf.producer.sources.live.opening import DEFAULT_KERNEL_BUFFER_BYTES, Engine, LiveOptions
+from zbuf.producer.sources.live.opening import DEFAULT_KERNEL_BUFFER_BYTES, Engine, LiveOptions, Precision
 from zbuf.shared.cli.commandline import size_in_bytes
 from zbuf.shared.control.rundir import check_name, directory_mode
 from zbuf.shared.control.settings import FILTER_LENGTH_MAX, Direction
 from zbuf.shared.errors import ConfigurationError, FilterError, ValueRefused
 from zbuf.shared.memory.layout import MAX_CAPLEN, check_buffer_bytes
 
-_LINKTYPES = (1, 113, 101, 127)  # Ethernet, cooked, raw IP, Wi-Fi: a filter that fits none of them is wrong
+_LINKTYPES = (1, 276, 101, 127)  # Ethernet, cooked, raw IP, Wi-Fi: a filter that fits none of them is wrong
 
 _Seconds = Annotated[float, Meta(ge=0, le=1e9, description="a number of seconds, 0 or more")]
 _Count = Annotated[int, Meta(ge=1, le=65536, description="a whole number from 1 to 65536")]
@@ -46,6 +46,9 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     )
     direction: Annotated[Direction, Meta(description="in, out or inout")] = "inout"
     immediate_mode: _Switch = False
+    linktype: _Text | None = None
+    time_stamp_type: _Text | None = None
+    time_stamp_precision: Annotated[Precision, Meta(description="micro or nano")] = "nano"
     buffer_size: _Size = "8M"
     linger: _Seconds = DEFAULT_LINGER_S
     slow_readers: Annotated[Literal["drop", "evict"], Meta(description="drop or evict")] = "drop"
@@ -117,6 +120,9 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             immediate=self.immediate_mode,
             direction=self.direction,
             expression=self.filter,
+            linktype=self.linktype,
+            time_stamp_type=self.time_stamp_type,
+            time_stamp_precision=self.time_stamp_precision,
         )
 
     @property
