@@ -18,6 +18,8 @@ LIBRARIES = {
     "zbuf.producer.filters": ["pcap"],
     "zbuf.producer.ring.descriptor": ["pcap"],
     "zbuf.producer.sources.files.libpcap_file": ["pcap"],
+    "zbuf.producer.sources.live.libpcap_devices": ["pcap"],
+    "zbuf.producer.sources.live.libpcap_interface": ["pcap"],
     "zbuf.producer.sources.live.libpcap_live": ["pcap"],
     "zbuf.producer.sources.pace": ["m"],
 }

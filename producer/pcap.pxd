@@ -16,11 +16,15 @@ cdef extern from "<sys/time.h>" nogil:
 cdef extern from "pcap/pcap.h" nogil:
     enum:
         PCAP_ERRBUF_SIZE
+        PCAP_TSTAMP_PRECISION_MICRO
         PCAP_TSTAMP_PRECISION_NANO
         PCAP_ERROR_NO_SUCH_DEVICE
         PCAP_ERROR_PERM_DENIED
         PCAP_ERROR_PROMISC_PERM_DENIED
         PCAP_ERROR_IFACE_NOT_UP
+        PCAP_IF_LOOPBACK
+        PCAP_IF_UP
+        PCAP_IF_RUNNING
         PCAP_D_INOUT
         PCAP_D_IN
         PCAP_D_OUT
@@ -33,14 +37,45 @@ cdef extern from "pcap/pcap.h" nogil:
         timeval ts
         uint32_t caplen
         uint32_t len
+    cdef struct bpf_insn:
+        uint16_t code
+        uint8_t jt
+        uint8_t jf
+        uint32_t k
     cdef struct bpf_program:
         unsigned bf_len
-        void *bf_insns
+        bpf_insn *bf_insns
     cdef struct pcap_stat:
         unsigned ps_recv
         unsigned ps_drop
         unsigned ps_ifdrop
+    cdef struct sockaddr:
+        unsigned short sa_family
+    cdef struct pcap_addr:
+        pcap_addr *next
+        sockaddr *addr
+    cdef struct pcap_if:
+        pcap_if *next
+        char *name
+        char *description
+        pcap_addr *addresses
+        uint32_t flags
+    ctypedef pcap_if pcap_if_t
     ctypedef void (*pcap_handler)(uint8_t *user, const pcap_pkthdr *header, const uint8_t *data) noexcept nogil
+    int pcap_findalldevs(pcap_if_t **found, char *errbuf)
+    void pcap_freealldevs(pcap_if_t *found)
+    int pcap_list_datalinks(pcap_t *p, int **found)
+    void pcap_free_datalinks(int *found)
+    int pcap_set_datalink(pcap_t *p, int dlt)
+    int pcap_datalink_name_to_val(const char *name)
+    const char *pcap_datalink_val_to_name(int dlt)
+    const char *pcap_datalink_val_to_description_or_dlt(int dlt)
+    int pcap_list_tstamp_types(pcap_t *p, int **found)
+    void pcap_free_tstamp_types(int *found)
+    int pcap_set_tstamp_type(pcap_t *p, int kind)
+    int pcap_tstamp_type_name_to_val(const char *name)
+    const char *pcap_tstamp_type_val_to_name(int kind)
+    const char *pcap_tstamp_type_val_to_description(int kind)
     pcap_t *pcap_create(const char *device, char *errbuf)
     int pcap_set_snaplen(pcap_t *p, int snaplen)
     int pcap_set_promisc(pcap_t *p, int promiscuous)

@@ -223,7 +223,9 @@ struct zbuf_packet {
     uint32_t caplen;       /* bytes here */
     uint32_t wirelen;      /* bytes on the wire */
     uint32_t interface_id; /* index of its Interface Description Block in the prologue */
-    uint32_t direction;    /* epb_flags & 3 */
+    uint32_t direction : 2; /* epb_flags & 3 */
+    uint32_t tag_at : 5;    /* where the VLAN tag is in data that the card took off and libpcap put back; 0 for none */
+    uint32_t : 25;
     const uint8_t *data;
 };
 
@@ -317,7 +319,7 @@ static inline uint32_t zbuf_next_packet(const uint8_t *blocks, uint32_t length_b
     packet->time_ns = (uint64_t)zbuf_get32(at + 12) << 32 | zbuf_get32(at + 16);
     packet->caplen = caplen;
     packet->wirelen = zbuf_get32(at + 24);
-    packet->dropped = packet->direction = 0;
+    packet->dropped = packet->direction = packet->tag_at = 0;
     packet->data = at + ZBUF_EPB_DATA;
     if (total > bare)
         zbuf_get_options(packet->data + zbuf_pad(caplen), at + total - 4, packet);

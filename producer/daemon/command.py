@@ -10,7 +10,7 @@ import typer
 from zbuf.producer.daemon import logs
 from zbuf.producer.daemon.configuration import Configuration, load
 from zbuf.producer.daemon.daemon import Daemon
-from zbuf.producer.sources.live.interfaces import list_interfaces
+from zbuf.producer.sources.live.interfaces import describe_choices, list_interfaces
 from zbuf.shared.cli.options import Json, takes
 
 
@@ -20,6 +20,12 @@ def capture(
     expression: Annotated[
         list[str] | None, typer.Argument(metavar="[FILTER...]", help="A pcap-filter(7), set before the first packet.")
     ] = None,
+    list_data_link_types: Annotated[
+        bool, typer.Option("-L", "--list-data-link-types", help="List the interface's link types, and end.")
+    ] = False,
+    list_time_stamp_types: Annotated[
+        bool, typer.Option("-J", "--list-time-stamp-types", help="List the interface's time stamp types, and end.")
+    ] = False,
     config: Annotated[
         str | None, typer.Option(metavar="FILE", help="TOML, with these options as keys; read again on SIGHUP.")
     ] = None,
@@ -28,6 +34,10 @@ def capture(
 
     SIGUSR1 logs a line of statistics, SIGHUP reads the configuration file again.
     """
+    if list_data_link_types or list_time_stamp_types:
+        chosen = flags.get("interface") or []
+        sys.stdout.write(describe_choices(chosen, link_types=list_data_link_types))
+        return
     given = {name.replace("_", "-"): value for name, value in flags.items()}
     if expression:
         given["filter"] = " ".join(expression)

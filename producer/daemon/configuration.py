@@ -19,7 +19,7 @@ from zbuf.producer.filters import compile_filter
 from zbuf.producer.serving.access import Rule, group_id, user_id
 from zbuf.producer.serving.capture import DEFAULT_LINGER_S, Limits
 from zbuf.producer.sources.live.interfaces import list_interfaces
-from zbuf.producer.sources.live.live_source import DEFAULT_KERNEL_BUFFER_BYTES, Engine, LiveOptions
+from zbuf.producer.sources.live.opening import DEFAULT_KERNEL_BUFFER_BYTES, Engine, LiveOptions, Precision
 from zbuf.shared.cli.options import annotations, size_in_bytes
 from zbuf.shared.control.rundir import directory_mode
 from zbuf.shared.control.settings import FILTER_LENGTH_MAX, Direction
@@ -27,7 +27,7 @@ from zbuf.shared.errors import ConfigurationError, FilterError, ValueRefused
 from zbuf.shared.memory.layout import MAX_CAPLEN, check_buffer_bytes
 from zbuf.shared.names import check_name
 
-_LINKTYPES = (1, 113, 101, 127)  # Ethernet, cooked, raw IP, Wi-Fi: a filter that fits none of them is wrong
+_LINKTYPES = (1, 276, 101, 127)  # Ethernet, cooked, raw IP, Wi-Fi: a filter that fits none of them is wrong
 
 _Seconds = Annotated[float, Meta(ge=0, le=1e9, description="a number of seconds, 0 or more")]
 _Count = Annotated[int, Meta(ge=1, le=65536, description="a whole number from 1 to 65536")]
@@ -94,6 +94,17 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     immediate_mode: Annotated[
         _Switch, _option("--immediate-mode", help="Take each packet from the kernel at once.")
     ] = False
+    linktype: Annotated[
+        _Text | None,
+        _option("-y", "--linktype", metavar="TYPE", help="Link type, by name [the usual one; LINUX_SLL2 for any]."),
+    ] = None
+    time_stamp_type: Annotated[
+        _Text | None,
+        _option("-j", "--time-stamp-type", metavar="TYPE", help="Who stamps packets, by name [the usual one]."),
+    ] = None
+    time_stamp_precision: Annotated[
+        Precision, Meta(description="micro or nano"), _option(help="Precision of time stamps [nano].")
+    ] = "nano"
     buffer_size: Annotated[_Size, _option(metavar="S", help="Size of a buffer, for readers that give none [8M].")] = (
         "8M"
     )
@@ -203,6 +214,9 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             immediate=self.immediate_mode,
             direction=self.direction,
             expression=self.filter,
+            linktype=self.linktype,
+            time_stamp_type=self.time_stamp_type,
+            time_stamp_precision=self.time_stamp_precision,
         )
 
     @property

@@ -68,8 +68,15 @@ cdef extern from "<sys/socket.h>" nogil:
 cdef extern from "pcap/pcap.h" nogil:
     cdef struct bpf_insn:
         pass
-    unsigned bpf_filter(const bpf_insn *program, const uint8_t *packet, unsigned wirelen, unsigned buflen)
     int bpf_validate(const bpf_insn *program, int instructions)
+
+cdef extern from "zbuf/producer/ring/packet_filter.h" nogil:
+    cdef struct packet_filter:
+        bpf_insn *program
+    bint can_answer_loads(const bpf_insn *program, uint32_t instructions)
+    bint packet_filter_set(packet_filter *filter, bpf_insn *program, uint32_t instructions)
+    void packet_filter_free(packet_filter *filter)
+    uint32_t packet_filter_run(const packet_filter *filter, const zbuf_packet *packet)
 
 cdef extern from "zbuf/producer/ring/copy.h" nogil:
     void zbuf_copy(uint8_t *to, const uint8_t *source, uint32_t length_bytes)
@@ -150,14 +157,14 @@ cdef class Descriptor(PacketSink):
     cdef zbuf_reader *readers
     cdef uint32_t reader_count
 
-    cdef bpf_insn *program
+    cdef packet_filter filter
     cdef readonly uint32_t snaplen
     cdef readonly bint immediate
     cdef readonly uint64_t timeout_ns
     cdef uint32_t direction
     cdef bint restricted            # to some interfaces, or by a guard
     cdef uint64_t interfaces
-    cdef bpf_insn *guard
+    cdef packet_filter guard
 
     cdef zbuf_ledger counts         # all but `buffered`, which the zbufs tell
     cdef uint64_t lost              # dropped since the last packet that was appended
@@ -182,13 +189,13 @@ cdef class Descriptor(PacketSink):
         self.direction = DIRECTIONS[direction]
         self.restricted = interfaces is not None or guard != b""
         self.interfaces = <uint64_t>-1 if interfaces is None else interfaces
-        self.guard = copy_program(guard)
+        set_program(&self.guard, guard)
 
     def __dealloc__(self):
         self.release()
         free(self.readers)
-        free(self.program)
-        free(self.guard)
+        packet_filter_free(&self.filter)
+        packet_filter_free(&self.guard)
 
     # ---- set-up -------------------------------------------------------------------------------------------
 
@@ -389,7 +396,7 @@ cdef class Descriptor(PacketSink):
         self.need_memory()
         views = [memoryview(fragment).cast("B") for fragment in fragments]
         packet_of(&packet, sum(map(len, views)), time_ns, wirelen, interface, direction)
-        joined = b"".join(views) if self.program != NULL or self.guard != NULL else b""
+        joined = b"".join(views) if self.filter.program != NULL or self.guard.program != NULL else b""
         packet.data = joined
         if not self.sees(&packet):
             return
@@ -437,13 +444,11 @@ cdef class Descriptor(PacketSink):
     cdef bint may_see(self, const zbuf_packet *packet) noexcept nogil:
         if packet.interface_id >= 64 or not self.interfaces >> packet.interface_id & 1:
             return False
-        return self.guard == NULL or bpf_filter(self.guard, packet.data, packet.wirelen, packet.caplen) != 0
+        return packet_filter_run(&self.guard, packet) != 0
 
     cdef inline uint32_t verdict(self, const zbuf_packet *packet) noexcept nogil:
         """How many bytes of a packet the filter wants, 0 for refused."""
-        if self.program == NULL:
-            return ZBUF_MAX_CAPLEN
-        return bpf_filter(self.program, packet.data, packet.wirelen, packet.caplen)
+        return packet_filter_run(&self.filter, packet)
 
     cdef inline uint8_t *place_for(self, zbuf_packet *packet, uint32_t kept_bytes) noexcept nogil:
         """Begin the block of a packet, cut to what is kept of it.
@@ -690,9 +695,7 @@ cdef class Descriptor(PacketSink):
             FilterError: the program is not a valid one; the old one stays.
         """
         self.need_memory()
-        cdef bpf_insn *installed = copy_program(program)
-        free(self.program)
-        self.program = installed
+        set_program(&self.filter, program)
         if flush:
             self.flush()
 
@@ -776,14 +779,28 @@ cdef bpf_insn *copy_program(bytes program) except? NULL:
     return copy
 
 
+cdef set_program(packet_filter *filter, bytes program):
+    """Put a program in the place of a filter's."""
+    cdef packet_filter made
+    cdef bpf_insn *copy = copy_program(program)
+    memset(&made, 0, sizeof(made))
+    if copy != NULL and not packet_filter_set(&made, copy, <uint32_t>(len(program) // sizeof(bpf_insn))):
+        free(copy)
+        raise MemoryError
+    packet_filter_free(filter)
+    filter[0] = made
+
+
 cdef bint is_valid_program(bytes program) except -1:
     """What bpf_validate() says, and that every instruction exists: it lets some pass that bpf_filter() aborts at."""
     cdef size_t size = len(program)
     if size % sizeof(bpf_insn):
         return False
+    cdef const bpf_insn *instructions = <const bpf_insn *><const char *>program
+    cdef int count = <int>(size // sizeof(bpf_insn))
     codes = {int.from_bytes(program[at:at + 2], "little") for at in range(0, size, sizeof(bpf_insn))}
-    return codes <= INSTRUCTIONS and bpf_validate(<const bpf_insn *><const char *>program,
-                                                  <int>(size // sizeof(bpf_insn))) != 0
+    return (codes <= INSTRUCTIONS and bpf_validate(instructions, count) != 0
+            and can_answer_loads(instructions, <uint32_t>count))
 
 
 cdef packet_of(zbuf_packet *packet, Py_ssize_t length, time_ns, wirelen, interface, direction):

@@ -86,6 +86,8 @@ class InterfaceStatistics(msgspec.Struct, frozen=True):
     """Lost by the interface or its driver, as far as they report it."""
     lost: int
     """Times that it failed or went away."""
+    taken_bytes: int = 0
+    """The length on the wire of the packets taken."""
 
 
 class Statistics(

@@ -64,6 +64,7 @@ cdef extern from "zbuf/shared/zbuf.h" nogil:
         uint32_t wirelen
         uint32_t interface_id
         uint32_t direction
+        uint32_t tag_at
         const uint8_t *data
 
     void zbuf_assign(zbuf_header *header, uint32_t kernel_gen)

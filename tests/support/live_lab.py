@@ -8,7 +8,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,14 @@ def frame(number: int, size: int = 100, *, vlan: Sequence[int] = (), to: str = "
     )
     head = bytes.fromhex(to) + bytes.fromhex("020000000001") + tags + b"\x88\xb5"
     return head + struct.pack("<I", number) + bytes([number & 0xFF]) * (size - len(head) - 4)
+
+
+def datagram(number: int, vlan: Sequence[int] = (), *, port: int = 53) -> bytes:
+    """A frame() with an IP packet in it that has a UDP datagram for a port."""
+    head, payload = frame(0, 0, vlan=vlan)[:-6], struct.pack("<I", number)
+    udp = struct.pack(">HHHH", 40000, port, 8 + len(payload), 0) + payload
+    ip = struct.pack(">BBHHHBBHII", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, 0x0A000001, 0x0A000002)
+    return head + b"\x08\x00" + ip + udp
 
 
 def send(network: Network, frames: Sequence[bytes], interface: str = "za") -> None:
@@ -105,9 +113,17 @@ class Tcpdump:
 
     def end(self, count: int) -> None:
         """Stop it once it has written `count` packets."""
+        self._end_when(lambda: len(packets_in(self._path)) >= count, f"{count} packets")
+
+    def end_after(self, last: bytes) -> list[bytes]:
+        """Stop it once it has written this frame; returns all frames that it wrote."""
+        self._end_when(lambda: last in (packet[2] for packet in packets_in(self._path)), "the last frame")
+        return [packet[2] for packet in packets_in(self._path)]
+
+    def _end_when(self, done: Callable[[], bool], what: str) -> None:
         limit = time.monotonic() + LIMIT_S
-        while len(packets_in(self._path)) < count:
-            assert time.monotonic() < limit, f"tcpdump has {len(packets_in(self._path))} packets of {count}"
+        while not done():
+            assert time.monotonic() < limit, f"tcpdump has not written {what}"
             select.select([], [], [], 0.01)
         self.process.send_signal(signal.SIGINT)
         self.process.wait(LIMIT_S)

@@ -25,7 +25,7 @@ class Network:
     def ip(self, *arguments: str) -> str:
         """Run ip(8) in here."""
         command = ["ip", "-n", self.name, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        return os.fsdecode(subprocess.run(command, check=True, capture_output=True).stdout)
 
     def add_wire(self, here: str = "za", there: str = "zb") -> None:
         """Two more interfaces; nothing but the test's own packets passes them."""
@@ -33,6 +33,10 @@ class Network:
         for one in (here, there):
             self.ip("link", "set", one, "addrgenmode", "none")  # or the kernel sends neighbour discovery
             self.ip("link", "set", one, "up")
+
+    def index(self, name: str) -> int:
+        """The number of an interface."""
+        return int(json.loads(self.ip("-j", "link", "show", name))[0]["ifindex"])
 
     def names(self) -> list[str]:
         """The interfaces, as ip(8) has them."""

@@ -1,11 +1,10 @@
-"""The interfaces of this machine, as scapy knows them."""
+"""The interfaces of this machine: what there is, and which one is meant."""
 
 from dataclasses import dataclass
-from typing import Any
 
+from zbuf.producer.sources.live.libpcap_devices import find_devices, find_link_types, find_time_stamp_types
+from zbuf.producer.sources.live.netdevice import printable
 from zbuf.shared.errors import InterfaceError
-
-_SHOWN_FLAGS = {"UP": "Up", "RUNNING": "Running", "LOOPBACK": "Loopback"}
 
 
 @dataclass(frozen=True)
@@ -13,63 +12,59 @@ class ListedInterface:
     """One interface that can be given with -i."""
 
     name: str
+    """As it is shown: a byte of it that is not UTF-8 is written as an escape."""
     description: str
     flags: list[str]
-    """Of Up, Running, Loopback."""
+    """Some of Up, Running, Loopback."""
     addresses: list[str]
 
 
 def list_interfaces() -> list[ListedInterface]:
-    """The interfaces, those that are up first, as `tcpdump -D` has them; "any" comes last."""
-    conf = _scapy_conf()
-    found = [_listed(one) for one in sorted(conf.ifaces.values(), key=lambda one: int(one.index))]
-    found.sort(key=lambda one: ("Up" not in one.flags, "Loopback" in one.flags))
-    everything = ListedInterface("any", "pseudo-device that captures on all interfaces", ["Up", "Running"], [])
-    return [*found, everything]
-
-
-def _listed(interface: object) -> ListedInterface:
-    flags = str(getattr(interface, "flags", "")).split("+")
-    name = str(getattr(interface, "network_name", "") or getattr(interface, "name", ""))
-    description = str(getattr(interface, "description", ""))
-    ips: dict[int, list[str]] = getattr(interface, "ips", {})
-    return ListedInterface(
-        name,
-        description if description != name else "",
-        [shown for flag, shown in _SHOWN_FLAGS.items() if flag in flags],
-        [address for version in sorted(ips) for address in ips[version]],
-    )
+    """All that libpcap can open, in the order of `tcpdump -D`."""
+    return [
+        ListedInterface(printable(name), description, flags, addresses)
+        for name, description, flags, addresses in find_devices()
+    ]
 
 
 def resolve(names: list[str]) -> list[str]:
-    """The interfaces that -i named: names, or numbers in the list; without any, scapy's default interface.
+    """The interfaces that -i named: names, or numbers in the list; without any, the first of the list.
+
+    Returns:
+        Names as of os.fsdecode().
 
     Raises:
-        InterfaceError: a number that is none of the list's, or no default.
+        InterfaceError: the list has no such number, or nothing that is up.
     """
     if not names:
         return [_default()]
     return [_by_number(name) if name.isdecimal() else name for name in names]
 
 
-def _scapy_conf() -> Any:
-    """Scapy's configuration, with what it needs to know of interfaces and routes, and nothing more."""
-    import scapy.arch
-    import scapy.route  # noqa: F401  (it sets the default interface)
-    from scapy.config import conf
+def describe_choices(names: list[str], *, link_types: bool) -> str:
+    """What -y, or else -j, can be for the interface that -i named, in tcpdump's words.
 
-    return conf
+    Raises:
+        InterfaceError: there is no such interface, or it can't be opened.
+    """
+    name = resolve(names[-1:])[0]
+    what, option = ("Data link types", "y") if link_types else ("Time stamp types", "j")
+    choices = find_link_types(name) if link_types else find_time_stamp_types(name)
+    if not choices:
+        return f"{what[:-1]} cannot be set for {printable(name)}\n"
+    lines = [f"  {choice} ({description})\n" for choice, description in choices]
+    return f"{what} for {printable(name)} (use option -{option} to set):\n{''.join(lines)}"
 
 
 def _default() -> str:
-    conf = _scapy_conf()
-    if not conf.iface:
-        raise InterfaceError("no default interface: name one with -i; zbufd interfaces lists what there is")
-    return str(getattr(conf.iface, "network_name", conf.iface))
+    for name, _, flags, _ in find_devices():
+        if "Up" in flags:
+            return name
+    raise InterfaceError("no interface is up: name one with -i; zbufd interfaces lists what there is")
 
 
 def _by_number(number: str) -> str:
-    listed = [one.name for one in list_interfaces()]
+    listed = [name for name, *_ in find_devices()]
     if number in listed:
         return number
     if not 1 <= int(number) <= len(listed):

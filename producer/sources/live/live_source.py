@@ -1,73 +1,50 @@
 """Live interfaces as one source that does not end: what is lost is reported, and picked up when it returns."""
 
 import contextlib
-import fcntl
 import logging
-import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Literal, Protocol
 
-from zbuf.producer.sources.live.libpcap_live import LiveCapture, LiveInterface
+from zbuf.producer.filters import compile_as, no_longer_compile_as
+from zbuf.producer.sources.live.libpcap_interface import LiveFilters, LiveInterface, has_ring
+from zbuf.producer.sources.live.libpcap_live import LiveCapture
+from zbuf.producer.sources.live.netdevice import index_of, is_up, name_of, printable
+from zbuf.producer.sources.live.opening import Engine, LiveOptions, Opened, common_linktype, open_all, open_one
 from zbuf.producer.sources.live.scapy_live import ScapyInterface
 from zbuf.producer.sources.python import RawPacket
 from zbuf.shared.control.statistics import InterfaceState, InterfaceStatistics
 from zbuf.shared.errors import InterfaceError, ZbufError
-from zbuf.shared.memory.layout import MAX_CAPLEN
 from zbuf.shared.memory.pcapng import Interface
 
 log = logging.getLogger("zbuf")
 
-Engine = Literal["auto", "pcap", "scapy"]
 Submit = Callable[[Callable[[], None]], "Future[None]"]
-
-DEFAULT_KERNEL_BUFFER_BYTES = 16 << 20
 
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 0.1, 5.0
 _LOOK_S = 0.2
-_SIOCGIFFLAGS, _IFF_UP = 0x8913, 1
-_IFREQ = struct.Struct("16sH22x")
-
-
-@dataclass(frozen=True)
-class LiveOptions:
-    """How interfaces are opened; tcpdump's options."""
-
-    snaplen: int = MAX_CAPLEN
-    promiscuous: bool = True
-    kernel_buffer_bytes: int = DEFAULT_KERNEL_BUFFER_BYTES
-    immediate: bool = False
-    direction: str = "inout"
-    expression: str = ""
-
-
-class _Opened(Protocol):
-    """An interface, open for capture, whoever reads it."""
-
-    name: str
-    linktype: int
-
-    def statistics(self) -> tuple[int, int, int]: ...
-    def close(self) -> None: ...
 
 
 class _Place:
-    """One of the source's interfaces, whatever becomes of it."""
+    """One of the source's interfaces, whatever becomes of it.
 
-    def __init__(self, opened: _Opened) -> None:
+    The kernel knows it by number, so a capture goes on when the interface gets a new name. For readers and in messages
+    it keeps the name that it was first opened by.
+    """
+
+    def __init__(self, opened: Opened) -> None:
         self.name = opened.name
+        self.shown = printable(opened.name)
         self.linktype = opened.linktype
-        self.opened: _Opened = opened
-        self.index = _index_of(self.name)
+        self.opened: Opened = opened
         self.state: InterfaceState = "up"
         self.lost = 0
         self.retry_at_s = 0.0
         self.retry_after_s = _FIRST_RETRY_S
-        self._before = (0, 0, 0)  # what those counted that were here before
+        self._before = (0, 0, 0)  # the counts of the interfaces that were here before
+        self._index = index_of(self.name)
+        self._named = self.name
 
     def counts(self) -> tuple[int, int, int]:
         """(received, dropped by the kernel, dropped by the interface), of all that were opened here."""
@@ -84,18 +61,43 @@ class _Place:
         self.retry_after_s = min(2 * self.retry_after_s, _LONGEST_RETRY_S)
         self.retry_at_s = time.monotonic() + self.retry_after_s
 
-    def replace(self, opened: _Opened) -> None:
+    def name_to_open(self) -> str:
+        """What it is called now; its first name where the kernel has it no more."""
+        return (None if self._index is None else name_of(self._index)) or self.name
+
+    def replace(self, opened: Opened) -> None:
         self._before = self.counts()
         self.opened = opened
-        self.index = _index_of(self.name)
+        self._index = index_of(opened.name)
+        self._named = opened.name
         self.state = "up"
+
+    def is_there(self) -> bool:
+        """Whether the kernel still has it, by whatever name; what is no network interface always is."""
+        if self._index is None:
+            return True
+        name = name_of(self._index)
+        if name is not None and name != self._named:
+            self._named = name
+            log.info("%s: its name is %s now: the capture goes on", self.shown, printable(name))
+        return name is not None
+
+    def report_state(self) -> None:
+        """Say so when it goes down, or comes up again: it stays open through both."""
+        up = is_up(self._named)
+        if not up and self.state == "up":
+            self.state = "down"
+            log.warning("%s: is down", self.shown)
+        elif up and self.state == "down":
+            self.state = "up"
+            log.info("%s: is up again", self.shown)
 
 
 class LiveSource:
     """Packets of live interfaces, from its making on.
 
     Args:
-        names: the interfaces, in the order of their numbers.
+        names: the interfaces, as of os.fsdecode(), in the order of their numbers.
         options: how to open them.
         engine: "pcap" for libpcap, "scapy" for scapy's sockets, "auto" for scapy where libpcap can't open one of them.
 
@@ -105,24 +107,31 @@ class LiveSource:
     """
 
     def __init__(self, names: Sequence[str], options: LiveOptions, engine: Engine = "auto") -> None:
-        if not names:
-            raise InterfaceError("no interface: name one with -i; zbufd interfaces lists what there is")
-        for name in names:
-            if list(names).count(name) > 1:
-                raise InterfaceError(f"{name}: named twice: one -i is enough")
         self.options = options
-        opened, self.engine = _open_all(names, options, engine)
+        opened, self.engine = open_all(names, options, engine)
         self._places = [_Place(one) for one in opened]
         self._drops_marked = [0] * len(opened)
+        self._scapy_bytes = [0] * len(opened)
         self._stopping = threading.Event()
         self._looked_s = 0.0
+        self._filters: LiveFilters | None = None
         try:
-            self.linktype = _common_linktype(opened)
+            self.linktype = common_linktype(opened)
+            self._filters = self._open_filters()
             self.native = LiveCapture(opened, self._on_lost) if self.engine == "pcap" else None  # type: ignore[arg-type]
         except BaseException:
             self.close()
             raise
-        self.interfaces = [Interface(one.name, one.linktype) for one in opened]
+        self.interfaces = [Interface(printable(one.name), one.linktype) for one in opened]
+
+    def _open_filters(self) -> LiveFilters | None:
+        """Have filters of readers mean what a capture filter does, where packets come from the kernel's ring."""
+        ringed = [place.name for place in self._places if has_ring(place.name)]
+        if self.engine != "pcap" or not ringed:
+            return None
+        filters = LiveFilters(ringed[0], self.options.linktype)
+        compile_as(self.linktype, filters.compile)
+        return filters
 
     @contextlib.contextmanager
     def tending(self, submit: Submit) -> Iterator[None]:
@@ -140,8 +149,12 @@ class LiveSource:
             thread.join()
 
     def close(self) -> None:
-        """Close all interfaces; their counts stay."""
+        """Close all interfaces; their counts stay. Again does nothing."""
         self._stopping.set()
+        if self._filters is not None:
+            no_longer_compile_as(self.linktype, self._filters.compile)
+            self._filters.close()
+            self._filters = None
         for place in self._places:
             place.opened.close()
 
@@ -160,11 +173,11 @@ class LiveSource:
                 self._drops_marked[number] = dropped
             if place.state == "lost":
                 continue
-            if self.native is not None and _index_of(place.name) != place.index:
+            if self.native is not None and not place.is_there():
                 # libpcap looks once, when the interface goes down: it may be there still at that moment.
                 self.native.remove(number, "it was removed")
             else:
-                _report_state(place)
+                place.report_state()
 
     def statistics(self) -> list[InterfaceStatistics]:
         """What the kernel says of each interface."""
@@ -172,21 +185,28 @@ class LiveSource:
 
     def _statistics_of(self, number: int, place: _Place) -> InterfaceStatistics:
         received, dropped, missed = place.counts()
+        taken, taken_bytes = self._taken(number, received - dropped)
         return InterfaceStatistics(
-            interface=place.name,
+            interface=place.shown,
             engine=self.engine,
             state=place.state,
             received=received,
-            taken=received - dropped if self.native is None else self.native.packets(number),
+            taken=taken,
+            taken_bytes=taken_bytes,
             dropped_by_kernel=dropped,
             dropped_by_interface=missed,
             lost=place.lost,
         )
 
+    def _taken(self, number: int, scapy_packets: int) -> tuple[int, int]:
+        if self.native is not None:
+            return self.native.taken(number)
+        return scapy_packets, self._scapy_bytes[number]
+
     def _on_lost(self, number: int, why: str) -> None:
         place = self._places[number]
         place.note_loss()
-        log.warning("%s: lost: %s: it is picked up again when it returns", place.name, why)
+        log.warning("%s: lost: %s: it is picked up again when it returns", place.shown, why)
 
     # ---- opening again ----------------------------------------------------------------------------------------------
 
@@ -198,9 +218,10 @@ class LiveSource:
 
     def _reopen(self, number: int, place: _Place, submit: Submit) -> None:
         try:
-            opened = _OPENERS[self.engine](place.name, self.options)
+            opened = open_one(place.name_to_open(), self.options, self.engine)
             if opened.linktype != place.linktype:
-                raise InterfaceError(f"{place.name}: it returned with link type {opened.linktype}")
+                opened.close()
+                raise InterfaceError(f"{place.shown}: it returned with link type {opened.linktype}")
         except (ZbufError, OSError):
             place.note_failed_retry()
             return
@@ -211,7 +232,7 @@ class LiveSource:
                 self.native.install(number, opened)
 
         submit(install).result()
-        log.info("%s: is back", place.name)
+        log.info("%s: is back", place.shown)
 
     # ---- packets, where scapy reads them ----------------------------------------------------------------------------
 
@@ -233,106 +254,7 @@ class LiveSource:
                     continue
                 found = True
                 if packet is not None:
+                    self._scapy_bytes[packet.interface] += packet.wirelen or 0
                     yield packet
             if not found:
                 yield None
-
-
-def _open_pcap(name: str, options: LiveOptions) -> LiveInterface:
-    return LiveInterface(
-        name,
-        snaplen=options.snaplen,
-        promiscuous=options.promiscuous,
-        buffer_bytes=options.kernel_buffer_bytes,
-        immediate=options.immediate,
-        direction=options.direction,
-        expression=options.expression,
-    )
-
-
-def _open_scapy(name: str, options: LiveOptions) -> ScapyInterface:
-    return ScapyInterface(
-        name,
-        options.snaplen,
-        options.promiscuous,
-        options.direction,
-        options.expression,
-        options.kernel_buffer_bytes,
-    )
-
-
-_OPENERS: dict[str, Callable[[str, LiveOptions], LiveInterface | ScapyInterface]] = {
-    "pcap": _open_pcap,
-    "scapy": _open_scapy,
-}
-
-
-def _open_all(
-    names: Sequence[str], options: LiveOptions, engine: Engine
-) -> tuple[list[_Opened], Literal["pcap", "scapy"]]:
-    """All of them, by one engine: the pump runs one source at a time."""
-    if engine != "auto":
-        return _open_each(names, options, _OPENERS[engine]), engine
-    try:
-        return _open_each(names, options, _open_pcap), "pcap"
-    except InterfaceError as error:
-        with contextlib.suppress(ZbufError, OSError):
-            opened = _open_each(names, options, _open_scapy)
-            log.info("%s; scapy can open it, and reads the packets", error)
-            return opened, "scapy"
-        raise
-
-
-def _open_each(
-    names: Sequence[str], options: LiveOptions, opener: Callable[[str, LiveOptions], _Opened]
-) -> list[_Opened]:
-    opened: list[_Opened] = []
-    try:
-        for name in names:
-            opened.append(opener(name, options))
-    except BaseException:
-        for one in opened:
-            one.close()
-        raise
-    for one in opened:
-        if getattr(one, "warning", None):
-            log.warning("%s", one.warning)  # type: ignore[attr-defined]
-    return opened
-
-
-def _common_linktype(opened: Sequence[_Opened]) -> int:
-    first = opened[0]
-    for one in opened:
-        if one.linktype != first.linktype:
-            raise InterfaceError(
-                f"{one.name}: link type {one.linktype}, where {first.name} has {first.linktype}: "
-                "capture them with a zbufd each"
-            )
-    return first.linktype
-
-
-def _report_state(place: _Place) -> None:
-    """Say so when an interface goes down, or comes up again: it stays open through both."""
-    up = _is_up(place.name)
-    if not up and place.state == "up":
-        place.state = "down"
-        log.warning("%s: is down", place.name)
-    elif up and place.state == "down":
-        place.state = "up"
-        log.info("%s: is up again", place.name)
-
-
-def _index_of(name: str) -> int | None:
-    """The number of a network interface, another one when it is made again; None for what is none."""
-    try:
-        return socket.if_nametoindex(name)
-    except OSError:
-        return None
-
-
-def _is_up(name: str) -> bool:
-    """Whether the kernel says so (netdevice(7)); what is no network interface always is."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        answer = fcntl.ioctl(any_socket, _SIOCGIFFLAGS, _IFREQ.pack(name.encode()[:15], 0))
-        return bool(_IFREQ.unpack(answer)[1] & _IFF_UP)
-    return True

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from zbuf.producer.sources.live.netdevice import printable
 from zbuf.producer.sources.python import RawPacket, linktype_of, nanoseconds
 from zbuf.shared.errors import FilterError, InterfaceError
 
@@ -38,8 +39,9 @@ class ScapyInterface:
         self, name: str, snaplen: int, promiscuous: bool, direction: str, expression: str, buffer_bytes: int
     ) -> None:
         if direction != "inout":
-            raise InterfaceError(f"{name}: scapy does not tell the direction of packets: use --engine pcap")
+            raise InterfaceError(f"{printable(name)}: scapy does not tell the direction of packets: use --engine pcap")
         self.name = name
+        self.warnings: list[str] = []
         self._snaplen = snaplen
         self._socket = _open(name, promiscuous, expression)
         _set_buffer(self._socket, buffer_bytes)
@@ -47,7 +49,9 @@ class ScapyInterface:
         linktype = linktype_of(self._socket)
         if linktype is None:
             self._socket.close()
-            raise InterfaceError(f"{name}: its link type has no number in capture files: zbuf can't capture on it")
+            raise InterfaceError(
+                f"{printable(name)}: its link type has no number in capture files: zbuf can't capture on it"
+            )
         self.linktype = linktype
 
     @staticmethod
@@ -88,19 +92,34 @@ def _set_buffer(opened: Any, buffer_bytes: int) -> None:
             opened.ins.setsockopt(socket.SOL_SOCKET, option, buffer_bytes)
 
 
+def _scapy_conf(name: str) -> Any:
+    """Scapy's configuration, with the interfaces as they are now: one that was made again has another number."""
+    try:
+        import scapy.all  # noqa: F401  (it sets conf.L2listen, and the link types)
+        from scapy.config import conf
+
+        conf.ifaces.reload()
+    except UnicodeDecodeError:
+        raise InterfaceError(
+            f"{printable(name)}: scapy can't read the names of this machine's interfaces, since one is not UTF-8: "
+            "use --engine pcap"
+        ) from None
+    return conf
+
+
 def _open(name: str, promiscuous: bool, expression: str) -> Any:
-    import scapy.all  # noqa: F401  (it sets conf.L2listen, and the link types)
-    from scapy.config import conf
+    conf = _scapy_conf(name)
     from scapy.error import Scapy_Exception
 
-    conf.ifaces.reload()  # an interface that was made again has another number
     try:
         return conf.L2listen(iface=name, promisc=promiscuous, filter=expression.strip() or None)
     except Scapy_Exception as error:
         raise FilterError(f"filter '{expression}': {error}") from None
     except PermissionError:
-        raise InterfaceError(f"{name}: no permission to capture: it takes root or CAP_NET_RAW") from None
+        raise InterfaceError(f"{printable(name)}: no permission to capture: it takes root or CAP_NET_RAW") from None
     except (OSError, ValueError) as error:
         if getattr(error, "errno", errno.ENODEV) == errno.ENODEV:
-            raise InterfaceError(f"{name}: no such interface: zbufd interfaces lists what there is") from None
-        raise InterfaceError(f"{name}: {error}") from None
+            raise InterfaceError(
+                f"{printable(name)}: no such interface: zbufd interfaces lists what there is"
+            ) from None
+        raise InterfaceError(f"{printable(name)}: {error}") from None

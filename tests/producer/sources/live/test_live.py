@@ -128,6 +128,7 @@ def test_loopback_gives_each_packet_once(wire: Network, commands: Commands, prod
     send(wire, MIX[:20], "lo")
     counts = lab.wait_offered(20)["live"][0]
     assert (counts["received"], counts["taken"], counts["dropped_by_kernel"]) == (20, 20, 0)
+    assert counts["taken_bytes"] == sum(map(len, MIX[:20]))
     lab.end()
     end_dump(dumping)
     assert [packet[2] for packet in packets_in(tmp_path / "zbuf.pcapng")] == MIX[:20]
@@ -146,17 +147,6 @@ def test_several_interfaces_keep_their_names_and_numbers(wire: Network, commands
         assert [(packet.interface, bytes(packet)) for packet in reader] == [
             (number >= 10, one) for number, one in enumerate(MIX[:15])
         ]
-
-
-def test_any_takes_from_all_interfaces(wire: Network, commands: Commands, producer_name: str) -> None:
-    lab = LiveLab(wire, commands, producer_name, "-i", "any", "-Q", "in")
-    with connect(producer_name) as reader:
-        assert reader.linktype == 113
-        send(wire, MIX[:5], "za")
-        send(wire, MIX[5:10], "zb")
-        lab.wait_offered(10)
-        lab.end()
-        assert {packet.direction for packet in reader} == {"in"}
 
 
 def test_interface_that_goes_down_and_up_is_reported_and_stays(
@@ -250,5 +240,5 @@ def test_what_can_t_be_captured_is_one_line(wire: Network) -> None:
 def test_interfaces_are_those_of_the_machine(wire: Network) -> None:
     line = [os.fsdecode(one) for one in command("zbufd", "interfaces", "--json")]
     done = subprocess.run(wire.inside(*line), capture_output=True, text=True, check=True)
-    assert {one["name"] for one in json.loads(done.stdout)} == {*wire.names(), "any"}
-    assert "any (pseudo-device" in run("zbufd", "interfaces").stdout
+    assert {*wire.names(), "any"} <= {one["name"] for one in json.loads(done.stdout)}
+    assert "any (Pseudo-device" in run("zbufd", "interfaces").stdout

@@ -1,0 +1,3 @@
+from zbuf.producer.pcap cimport pcap_t
+
+cdef bytes compile_on(pcap_t *handle, str expression)
