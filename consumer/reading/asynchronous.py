@@ -1,4 +1,4 @@
-"""Readers in an asyncio event loop: many of them in one thread, and nobody waits busily."""
+"""Readers in an asyncio event loop: many in one thread, all asleep while nothing comes."""
 
 import asyncio
 import functools
@@ -19,7 +19,7 @@ _P = ParamSpec("_P")
 _Result = TypeVar("_Result")
 
 _PACKETS_A_TURN = 256
-"""After so many packets of a buffer, others in the event loop have their turn."""
+"""After this many packets of a buffer, other tasks in the event loop have their turn."""
 
 
 def _in_thread(
@@ -37,31 +37,31 @@ def _in_thread(
 class AsyncReader(Described):
     """The packets of one capture, zero-copy, for asyncio; made by connect_async().
 
-    ``async for packet in reader`` sleeps in the event loop while there is nothing to read, and while there is a lot, it
-    lets others have their turn. It is an async context manager. One task at a time may wait for packets.
+    ``async for packet in reader`` sleeps in the event loop while there is nothing to read, and lets other tasks run
+    while there is a lot. It is an async context manager. One task at a time may wait for packets.
 
     Args:
-        reader: what to read; this one closes it.
+        reader: the reader to use; it is closed along with this one.
     """
 
     def __init__(self, reader: Reader | ReconnectingReader) -> None:
         self.reader = reader
-        """The reader behind it; while a task waits for packets, leave its next_buffer() and iterators alone."""
+        """The reader behind it; while a task waits for packets, don't use its next_buffer() or iterators."""
         self._ring: asyncio.Future[None] | None = None
         self._looking: asyncio.Future[Buffer | None] | None = None
         self._taking = False
-        self._packets: Iterator[Packet] = iter(())  # of the last buffer, those that an iteration has not given yet
+        self._packets: Iterator[Packet] = iter(())  # of the last buffer, what no iteration has given yet
 
     # ---- packets ------------------------------------------------------------------------------------------------
 
     async def next_buffer(self) -> Buffer | None:
         """Acknowledge the last buffer and wait for the next; None at the end of the stream.
 
-        To wait no longer than a time, use asyncio.timeout(): nothing is lost when it strikes.
+        To limit the wait, use asyncio.timeout(): nothing is lost when it expires.
 
         Raises:
-            ValueRefused: another task waits for it.
-            otherwise as Reader.next_buffer() does.
+            ValueRefused: another task already waits for it.
+            Everything else as Reader.next_buffer() does.
         """
         if self._taking:
             raise ValueRefused("another task waits for this reader's next buffer: connect once for each task")
@@ -89,7 +89,7 @@ class AsyncReader(Described):
     async def __aiter__(self) -> AsyncIterator[Packet]:
         """Iterate over the packets, zero-copy: each is valid until its buffer is acknowledged, which moving on does.
 
-        It goes on where the iteration before was left, by break or by asyncio.timeout().
+        It goes on where the last iteration stopped, at a break or by asyncio.timeout().
         """
         turn = 0
         while True:
@@ -112,12 +112,12 @@ class AsyncReader(Described):
             await asyncio.sleep(until_next_look())
             return await self._look_in_thread()
         await self._rung(fd)
-        if self._hung_up(fd):  # to tell death from eviction may take a moment
+        if self._hung_up(fd):  # telling death from eviction may take a moment
             return await self._look_in_thread()
         return self.reader.next_buffer(0)
 
     async def _look_in_thread(self) -> Buffer | None:
-        """next_buffer(0) where it may take a while; what it finds is the next call's if this one is cancelled."""
+        """Call next_buffer(0) where it may take a while; if this is cancelled, the next call gets what it finds."""
         if self._looking is None:
             self._looking = asyncio.ensure_future(asyncio.to_thread(self.reader.next_buffer, 0))
         await asyncio.wait([self._looking])
@@ -131,7 +131,7 @@ class AsyncReader(Described):
         try:
             await ring
         finally:
-            if self._ring is ring:  # close() has not taken it away
+            if self._ring is ring:  # close() has not removed it
                 self._ring = None
                 loop.remove_reader(fd)
 

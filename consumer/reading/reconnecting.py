@@ -1,4 +1,4 @@
-"""A reader that outlives its producer: it comes back when a producer of that name is there again."""
+"""A reader that outlives its producer: it reconnects when a producer of the same name runs again."""
 
 import logging
 import time
@@ -20,37 +20,37 @@ log = logging.getLogger("zbuf")
 
 @dataclass(frozen=True)
 class Return:
-    """A time that a reader came back."""
+    """One return of a reader to its producer."""
 
     ended_as: EndReason
-    """How the producer had ended."""
+    """How the last producer ended."""
     away_s: float
-    """How long there was none, or none that let this reader in."""
+    """How long no producer ran, or none let this reader in, in seconds."""
     unaccounted: int
-    """Packets that the new producer had offered before this reader was let in: nobody can say which of them the filter
-    would have passed. What was on the wire while no producer was there, nobody has counted."""
+    """Packets that the new producer had offered before it let this reader in; how many of them the filter would have
+    passed is unknown. Packets that came while no producer ran are not counted at all."""
 
 
 class ReconnectingReader(Asking):
-    """The packets of one capture after the other, all of producers of one name; made by connect(..., reconnect=True).
+    """The packets of one capture after another, of producers of the same name; made by connect(..., reconnect=True).
 
-    Everything that a producer had appended is read before the next one is looked for. It does as Reader does, with
-    these differences: it ends where close() is called, or the producer takes it off; `returns` tells when it came back,
-    and what it can't account for, and so does the log, as a warning of the logger "zbuf"; the interfaces and the
-    descriptor may be others then, and so is fileno().
+    It reads everything that one producer had appended before it looks for the next. It behaves as Reader does, with
+    these differences. It ends only when close() is called or the producer evicts it. `returns` says when it came back
+    and what it can't account for; so does a warning of the logger "zbuf". After a return, the interfaces, the
+    descriptor and fileno() may be different.
 
     Args:
         name: the producer's.
         options: those of connect().
 
     Raises:
-        as connect() does, where there is no producer to begin with.
+        ZbufError: as connect() does, if no producer runs at the beginning.
     """
 
     def __init__(self, name: str, options: Options) -> None:
         self._name = name
         self.returns: list[Return] = []
-        """One for each time that it came back."""
+        """One entry for each time that it came back."""
         self._options = options
         self._reader = open_reader(name, options)
         self._left_s: float | None = None
@@ -63,7 +63,7 @@ class ReconnectingReader(Asking):
     # ---- packets ------------------------------------------------------------------------------------------------
 
     def next_buffer(self, timeout: float | None = None) -> Buffer | None:
-        """Acknowledge the last buffer and wait for the next, of this producer or the one after it.
+        """Acknowledge the last buffer and wait for the next, of this producer or a later one.
 
         Args:
             timeout: how long to wait, in seconds; None for as long as it takes, 0 to look once.
@@ -72,8 +72,7 @@ class ReconnectingReader(Asking):
             A Buffer; None when the time is over or interrupt() was called, or at the end, which `finished` tells.
 
         Raises:
-            as Reader.next_buffer() does.
-            ZbufError: the producer came back with packets of another link type.
+            ZbufError: the producer came back with packets of another link type; else as Reader.next_buffer() does.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         self._packets = iter(())
@@ -101,7 +100,7 @@ class ReconnectingReader(Asking):
             self._packets = iter(buffer)
 
     def interrupt(self) -> None:
-        """Have a wait for a buffer end without one: that which goes on, or the next; see Reader.interrupt()."""
+        """End the wait for a buffer that goes on now, or else the next one; see Reader.interrupt()."""
         self._interrupted = True
         self._reader.interrupt()
 
@@ -115,7 +114,7 @@ class ReconnectingReader(Asking):
                 self._interrupted = False
                 return False
             time.sleep(until_next_look(left))
-        if self._interrupted:  # while it connected: what was told to stop is the reader before
+        if self._interrupted:  # while it connected: so it was the old reader that was interrupted
             self._reader.interrupt()
         return True
 
@@ -127,7 +126,7 @@ class ReconnectingReader(Asking):
         self._next_look_s = now + until_next_look()
         try:
             reader = open_reader(self._name, self._options)
-        except (ProducerNotFound, ControlError) as error:  # not there, ending, or not ready yet
+        except (ProducerNotFound, ControlError) as error:  # it does not run, is ending, or is not ready yet
             self._note_refusal(error)
             return False
         self._check_same(reader)
@@ -139,7 +138,7 @@ class ReconnectingReader(Asking):
         reason = str(error) if isinstance(error, Refused) else self._refusal
         if reason != self._refusal:
             self._refusal = reason
-            log.warning("%s: is back, but refuses this reader, which goes on trying: %s", self.name, reason)
+            log.warning("%s: is back, but refuses this reader, which keeps trying: %s", self.name, reason)
 
     def _check_same(self, reader: Reader) -> None:
         if self._closed:  # by another thread
@@ -169,7 +168,7 @@ class ReconnectingReader(Asking):
 
     @property
     def unaccounted(self) -> int:
-        """Packets that producers had offered before this reader came back to them, all in all."""
+        """Packets that producers had offered before this reader came back to them, in total."""
         return sum(back.unaccounted for back in self.returns)
 
     @property
@@ -187,7 +186,7 @@ class ReconnectingReader(Asking):
 
     @property
     def finished(self) -> bool:
-        """Whether no more buffers will come: it left, or was taken off."""
+        """Whether no more buffers will come: it left, or was evicted."""
         return self._closed or (self._reader.finished and self._reader.end_reason in ("evicted", "left"))
 
     @property
@@ -201,17 +200,17 @@ class ReconnectingReader(Asking):
         return self._reader.holds_views
 
     def fileno(self) -> int:
-        """A file descriptor for select() and the like, as that of Reader; -1 while there is no producer."""
+        """A file descriptor for select() and event loops, as Reader has; -1 while no producer runs."""
         return -1 if self.is_away else self._reader.fileno()
 
     # ---- requests -----------------------------------------------------------------------------------------------
 
     def ledger(self) -> control.Ledger:
-        """The descriptor's ledger, of this producer's time; see Reader.ledger()."""
+        """The descriptor's ledger since this producer started; see Reader.ledger()."""
         return self._reader.ledger()
 
     def set_filter(self, expression: str, *, flush: bool = True) -> None:
-        """Change the filter for packets to come, those of later producers too; see Reader.set_filter()."""
+        """Change the filter for packets to come, also for later producers; see Reader.set_filter()."""
         super().set_filter(expression, flush=flush)
         self._options = msgspec.structs.replace(self._options, filter=expression)
 
