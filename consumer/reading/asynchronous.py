@@ -60,7 +60,7 @@ class AsyncReader(Described):
         To wait no longer than a time, use asyncio.timeout(): nothing is lost when it strikes.
 
         Raises:
-            ValueRefused: another task waits for it.
+            ValueRefused: another task already waits for it.
             BufferError, CorruptBuffer: as from Reader.next_buffer().
         """
         if self._taking:

@@ -25,8 +25,8 @@ _DEATH_S = 2.0
 class Reader(SegmentReader, Asking):
     """The packets of one descriptor, zero-copy; made by connect().
 
-    Iterate over it for packets, or over buffers(); it is a context manager. One thread at a time may use it, and no
-    process that was forked from the one that connected.
+    Iterate over it for packets, or over buffers(); it is a context manager. One thread at a time may use it, in the
+    process that connected and not in one forked from it.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Reader(SegmentReader, Asking):
     def fileno(self) -> int:
         """A file descriptor for select(), poll() and event loops.
 
-        It becomes readable when a buffer comes, or the stream ends, after next_buffer(timeout=0) has returned None.
+        After next_buffer(timeout=0) has returned None, it becomes readable when a buffer comes or the stream ends.
         """
         return self._doorbell_fd
 
@@ -80,17 +80,17 @@ class Reader(SegmentReader, Asking):
     def end_reason(self) -> EndReason | None:
         """Why there are no more buffers; None while there may be.
 
-        "closed": the producer ended, all was assigned. "producer died": it was killed, and everything that it had
-        appended was read. "evicted": it took this reader off. "left": close() was called.
+        "closed": the producer ended, after it had assigned everything. "producer died": it was killed, and everything
+        that it had appended was read. "evicted": the producer removed this reader. "left": close() was called.
         """
         if self.finished and self._ended_as is None:
             self._ended_as = "closed" if self._closed_cleanly else "evicted"
         return self._ended_as
 
     def _is_dead(self) -> bool:
-        """Whether it was the producer's death that hung up.
+        """Whether the connection hung up because the producer died.
 
-        The kernel closes a dead process's files one after the other: its lock may go a moment after its doorbell.
+        The kernel closes a dead process's files one by one: the lock may go a moment after the doorbell.
         """
         deadline = time.monotonic() + _DEATH_S
         while not self._closed and producer_lives(self._segment_fd):
@@ -103,8 +103,8 @@ class Reader(SegmentReader, Asking):
     def close(self) -> None:
         """Leave: the producer takes the buffers back.
 
-        It does so at once, or where a view of them lives (a memoryview, a NumPy array), as soon as that is gone.
-        Doing it again does nothing.
+        It does so at once, unless a view of them lives (a memoryview, a NumPy array); then as soon as the last view is
+        gone. A second call does nothing.
         """
         if self._closed:
             return
@@ -130,7 +130,7 @@ class Reader(SegmentReader, Asking):
         self._doorbell_fd = self._segment_fd = -1
 
     def _forget(self) -> None:
-        """In a forked child: the connection and the buffers are the parent's, and so is their end."""
+        """In a forked child: the connection and the buffers belong to the parent, and only it ends them."""
         self._ended_as = self.end_reason or "left"
         self._closed = True
         self._leaving = False
@@ -149,7 +149,7 @@ _readers: "weakref.WeakSet[Reader]" = weakref.WeakSet()
 
 def _forget_in_child() -> None:
     for reader in list(_readers):
-        if reader._segment_fd >= 0:  # it has not hung up
+        if reader._segment_fd >= 0:  # it is still connected
             reader._forget()
     _readers.clear()
 
@@ -200,9 +200,11 @@ def _make_reader(connection: Connection, answer: control.Answer, fds: list[int],
         for fd in fds:
             undo.callback(os.close, fd)
         if not isinstance(answer, control.Connected) or len(fds) != 3:
-            raise ControlError(f"answer to connect with {len(fds)} file descriptors: is this a zbuf producer?")
+            raise ControlError(
+                f"unexpected answer to connect with {len(fds)} file descriptors: is this a zbuf producer?"
+            )
         segment_fd, ack_fd, doorbell = fds
-        # A producer that has ended since it answered has left this reader what it had appended.
+        # A producer may end right after its answer: the reader still gets everything that it appended.
         segment, layout = map_segment(segment_fd, closed_too=True)
         _check_identity(answer, layout)
         facts = _facts(answer, layout, segment)

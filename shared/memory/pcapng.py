@@ -24,7 +24,7 @@ _NANOSECONDS = bytes([9])  # if_tsresol: 10 to the power of minus 9
 
 @dataclass(frozen=True)
 class Interface:
-    """What an Interface Description Block says of one interface."""
+    """What an Interface Description Block says about one interface."""
 
     name: str
     linktype: int
@@ -37,8 +37,8 @@ def prologue(interfaces: Sequence[Interface], snaplen: int, application: str) ->
 
     Args:
         interfaces: in the order of the packets' interface numbers.
-        snaplen: of all of them, in bytes (libpcap refuses a file whose interfaces differ in it).
-        application: what shb_userappl says wrote the file.
+        snaplen: the same for all of them, in bytes (libpcap refuses a file whose interfaces have different ones).
+        application: the program that wrote the file, for shb_userappl.
     """
     header = struct.pack("<IHHq", _BYTE_ORDER_MAGIC, 1, 0, _SECTION_LENGTH_UNKNOWN)
     blocks = [_block(_SECTION_HEADER, header, [(_SHB_USERAPPL, application.encode())])]
@@ -58,7 +58,7 @@ def statistics(interface: int, start_ns: int, end_ns: int, ledger: Mapping[str, 
         interface: the number of the interface in the prologue.
         start_ns: when the capture began, nanoseconds since 1970.
         end_ns: when it ended, nanoseconds since 1970.
-        ledger: received, accepted, dropped and delivered packets of the descriptor that fed the file.
+        ledger: received, accepted, dropped and delivered packets of the descriptor that the packets came from.
     """
     options = [
         (_ISB_STARTTIME, _timestamp(start_ns)),
