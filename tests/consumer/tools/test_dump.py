@@ -20,6 +20,8 @@ from support.processes import LIMIT_S, Lab, Remote, number_of, numbered, take
 
 from zbuf.consumer import connect
 
+pytestmark = pytest.mark.usefixtures("run_dir")
+
 SIZE = 500
 BLOCK = 32 + SIZE
 

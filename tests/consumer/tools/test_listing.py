@@ -16,6 +16,8 @@ from support.rig import wait_until
 from zbuf.consumer import connect
 from zbuf.producer import Producer
 
+pytestmark = pytest.mark.usefixtures("run_dir")
+
 
 @pytest.mark.slow
 def test_statistics_add_up_at_every_call_while_it_runs(
