@@ -25,6 +25,8 @@ from support.processes import Lab, Nursery, Remote
 from support.replays import COUNT, records
 from support.rig import Rig
 
+from zbuf.consumer import Reader, connect
+
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     # nohup(1) has it ignored, and what is ignored is inherited. A handler that does nothing is not: what the tests
     # start has the default, and the tests still outlive their terminal.
@@ -115,6 +117,28 @@ def numbered_pcap(tmp_path: Path) -> Path:
     path = tmp_path / "lab.pcap"
     path.write_bytes(pcap(records(COUNT), nanoseconds=True))
     return path
+
+
+def feed(lab: Lab) -> None:
+    """Have the producer append packets until its process is killed."""
+    lab.process.do(
+        """
+        def feeding():
+            while True:
+                producer.append(numbered(1, 60))
+                producer.append(numbered(1, 200))
+        thread = threading.Thread(target=feeding, daemon=True)
+        thread.start()
+        """
+    )
+
+
+@pytest.fixture
+def busy_lab(lab: Lab) -> Iterator[Reader]:
+    """A reader that reads nothing, of a producer that appends without an end."""
+    with connect(lab.name, filter="len > 100\r or len < 1", buffer_size=4096) as reading:
+        feed(lab)
+        yield reading
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def salvage(
 
 
 def list_remains(*, json: bool) -> None:
-    """Print what there is to be salvaged, of all producers."""
+    """Print what can be salvaged, of all producers."""
     found = list(find_segments())
     left = [one for one in found if one.state == "left"]
     if json:
@@ -99,7 +99,7 @@ def _salvage_one(found: Found, path: str, *, remove: bool, told: bool) -> list[S
 
 
 def _choose(name: str, found: Sequence[Found], descriptor: int | None) -> list[Found]:
-    """Those with something to write in them, and those of which nothing can be read, which is to be told."""
+    """The segments that have packets to write, and those that can't be read, which the user has to hear of."""
     left = [one for one in found if one.state == "left"]
     wanted = [one for one in left if descriptor in (None, one.descriptor) and (one.packets > 0 or one.damage)]
     if wanted:
@@ -116,7 +116,7 @@ def _choose(name: str, found: Sequence[Found], descriptor: int | None) -> list[F
 
 
 def _files(path: str, wanted: Sequence[Found]) -> list[str]:
-    """A file for each; one of which nothing can be read gets none, whatever is said here."""
+    """A file for each segment; none is written for one that can't be read."""
     numbers = [str(one.descriptor) for one in wanted if one.packets]
     if len(numbers) <= 1:
         return [path] * len(wanted)

@@ -45,7 +45,7 @@ class Daemon:
     Making it opens everything that takes privileges, and gives those up.
 
     Raises:
-        ZbufError: an interface, directory, address or name that can't be had.
+        ZbufError: an interface, directory, address or name can't be used.
     """
 
     def __init__(self, configuration: Configuration, reload: Callable[[], Configuration] | None) -> None:
@@ -138,7 +138,7 @@ class Daemon:
             self._producer.stop()
 
     def _ask(self, number: int, _frame: object) -> None:
-        """Leave it to the attendant: here, in the middle of anything, not much can be done."""
+        """Leave it to the attendant: a signal handler runs in the middle of anything, and must do little."""
         self._asked.put(number)
 
     # ---- the attendant: what is done beside the capture -----------------------------------------------------------
@@ -183,7 +183,7 @@ class Daemon:
             self._notifier.send(WATCHDOG=1, STATUS=_summary(now))
 
     def _answer(self) -> Statistics | None:
-        """The capture's statistics; None where it does not answer in time."""
+        """The capture's statistics; None if it does not answer in time."""
         assert self._producer is not None  # noqa: S101
         with contextlib.suppress(TimeoutError):
             return self._producer.stats(timeout_s=_ANSWER_S)
@@ -226,7 +226,7 @@ def _with_changeable(old: Configuration, new: Configuration) -> Configuration:
 
 @contextlib.contextmanager
 def _logged() -> Iterator[None]:
-    """What goes wrong beside the capture is logged, and the capture goes on."""
+    """Log what goes wrong beside the capture, which goes on."""
     try:
         yield
     except Exception:

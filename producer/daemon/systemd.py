@@ -6,14 +6,14 @@ import socket
 
 
 class Notifier:
-    """Tells whoever started this service how it does; nobody, where it was started by hand."""
+    """Tells systemd how this service does; tells nobody if it was started by hand."""
 
     def __init__(self) -> None:
         address = os.environ.get("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
 
     def send(self, **states: str | int) -> None:
-        """Send variables such as READY=1 and STATUS="..."; what nobody hears is no error."""
+        """Send variables such as READY=1 and STATUS="..."; it is not an error if nobody listens."""
         if not self._address:
             return
         message = "\n".join(f"{name}={str(value).replace(chr(10), ' ')}" for name, value in states.items())
@@ -25,7 +25,7 @@ class Notifier:
 
     @property
     def watchdog_s(self) -> float | None:
-        """How often systemd wants a sign of life, in seconds; None where it wants none."""
+        """How often systemd wants a sign of life, in seconds; None if it wants none."""
         if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
             return None
         microseconds = os.environ.get("WATCHDOG_USEC", "")

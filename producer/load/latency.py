@@ -1,4 +1,4 @@
-"""Latency as a reader of its own sees it, for those that offer packets: zbuf measure, run beside them."""
+"""The latency of what a replay or a sweep offers, measured by zbuf measure, which runs beside it."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ def measured_latency(producer: Producer) -> Iterator[dict[str, float]]:
     """Have a reader measure latency in the block: it has a descriptor of its own, and takes its share of the machine.
 
     Yields:
-        What is filled in at the block's end, where packets came: p50, p90, p99, p99.9, max, mean, in microseconds.
+        A dict that is filled at the block's end if packets came: p50, p90, p99, p99.9, max, mean, in microseconds.
 
     Raises:
         ZbufError: it does not connect.

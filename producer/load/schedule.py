@@ -26,7 +26,7 @@ def parse_rate(text: str, *, least: Fraction = SLOWEST, most: int = FASTEST["pps
     """A number like 200000, 0.5, 2e5, 200k or 1.5M.
 
     Raises:
-        ValueRefused: it is none, or less than `least`, or more than `most`.
+        ValueRefused: it is not a number, less than `least`, or more than `most`.
     """
     match = _NUMBER.fullmatch(text.strip())
     if match is None:
@@ -52,7 +52,7 @@ class Ramp:
         """FROM:TO:SECONDS.
 
         Raises:
-            ValueRefused: it is not, or nothing would ever be due.
+            ValueRefused: it is not a ramp, or nothing would ever be due.
         """
         parts = text.split(":")
         if len(parts) != 3:
@@ -66,7 +66,7 @@ class Ramp:
 
 @dataclass(frozen=True)
 class Schedule:
-    """When packets are due. With none of the four rates they are at once: at top speed.
+    """When packets are due. Without any of the four rates they are due at once: at top speed.
 
     Raises:
         ValueRefused: two rates, a rate out of its range, or bursts of nothing.
@@ -77,7 +77,7 @@ class Schedule:
     mbps: Fraction | None = None
     """Megabits (10**6) per second, of the packets' lengths on the wire."""
     multiplier: Fraction | None = None
-    """How many times as fast as the packets' time stamps; time that goes backward counts as none."""
+    """How many times as fast as the packets' time stamps; a step back in time counts as no time."""
     ramp: Ramp | None = None
     one_at_a_time: bool = False
     """Packets wait for Pace.allow()."""
@@ -86,7 +86,7 @@ class Schedule:
     duration_s: float | None = None
     """The end, in seconds after the first packet."""
     max_gap_s: float | None = None
-    """With `multiplier`: the longest time between two packets that is waited."""
+    """With `multiplier`: the longest wait between two packets."""
     stamp: Stamp = "file"
     """Packets carry their own times, or the moment at which they are offered."""
 
@@ -102,9 +102,9 @@ class Schedule:
         if self.burst < 1:
             raise ValueRefused(f"burst {self.burst}: give 1 or more")
         if self.burst > 1 and not given:
-            raise ValueRefused(f"bursts of {self.burst} at top speed are none: give a rate")
+            raise ValueRefused(f"bursts of {self.burst} need a rate: give one, such as --pps")
         if self.max_gap_s is not None and self.multiplier is None:
-            raise ValueRefused("--max-gap is about recorded time: give --multiplier, 1 for as recorded")
+            raise ValueRefused("--max-gap needs recorded time: give --multiplier, 1 for as recorded")
         if self.duration_s is not None and not 0 < self.duration_s < math.inf:
             raise ValueRefused(f"duration {self.duration_s:g}: give more than 0 seconds")
 
@@ -114,7 +114,7 @@ class Schedule:
         return cls(pps=Fraction(packets_per_second).limit_denominator(10**6), **options)
 
     def pace(self, clock: Callable[[], int] | None = None) -> Pace | None:
-        """What has each packet wait until it is due; None where none has to. Each run needs one of its own.
+        """The pace that has each packet wait until it is due; None if no packet has to. Each run needs a new one.
 
         Args:
             clock: what tells the time in nanoseconds; the machine's by default.

@@ -1,4 +1,4 @@
-"""Giving up what is not needed once all is open: root, capabilities, the right to gain any.
+"""How a command gives up root, capabilities, and the right to gain any, once all that needs them is open.
 
 A live capture keeps CAP_NET_RAW where it was there, since an interface that returns has to be opened again. Nothing
 else is kept: not CAP_NET_ADMIN, which promiscuous mode of packet(7) does not ask for.
@@ -48,7 +48,7 @@ def drop(user: str | None, group: int | None = None, keep: int | None = None) ->
 
 
 def give(path: str, user: str) -> None:
-    """Have a file belong to a user that drop() can become; raises ConfigurationError where it can't."""
+    """Give a file to a user that drop() can become; raises ConfigurationError if that is not allowed."""
     try:
         os.chown(path, *_ids_of(user))
     except OSError as error:
@@ -72,18 +72,18 @@ def _may_not_become(user: str, error: OSError) -> ConfigurationError:
 
 
 def _ids_of(user: str) -> tuple[int, int]:
-    """A user's number and that of its group; a number that has no name is both."""
+    """The numbers of a user and of its group; a number without a name stands for both."""
     try:
         entry = pwd.getpwnam(user)
     except KeyError:
         if not user.isdecimal():
-            raise ConfigurationError(f"user {user}: there is none of that name") from None
+            raise ConfigurationError(f"user {user}: there is no user of that name") from None
         return int(user), int(user)
     return entry.pw_uid, entry.pw_gid
 
 
 def _drop_bounding_set(kept: int) -> None:
-    """Take from the bounding set what is not kept, where we may: no program that is run can gain it then."""
+    """Take what is not kept from the bounding set, if that is allowed, so that no program run later can gain it."""
     if not _effective() >> _CAP_SETPCAP & 1:
         return
     for capability in range(int(_LAST_CAP.read_text()) + 1):

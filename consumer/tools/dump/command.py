@@ -31,11 +31,11 @@ _READY_S = 60.0
 def dump(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME [FILTER...]", help="The producer's name, but with -r; then a pcap-filter(7)."),
+        typer.Argument(metavar="NAME [FILTER...]", help="The producer, unless -r is given; then a pcap-filter(7)."),
     ] = None,
     write: Annotated[str | None, typer.Option("-w", metavar="FILE", help="Write pcapng to FILE; - is stdout.")] = None,
     read: Annotated[
-        str | None, typer.Option("-r", metavar="FILE", help="Read a capture file, not a producer; - is stdin.")
+        str | None, typer.Option("-r", metavar="FILE", help="Read a capture file in place of a producer; - is stdin.")
     ] = None,
     count: Annotated[
         int | None, typer.Option("-c", parser=whole_number(1), metavar="N", help="End after N packets.")
@@ -47,15 +47,15 @@ def dump(
             "--snapshot-length",
             parser=whole_number(0, MAX_CAPLEN),
             metavar="SNAPLEN",
-            help="Bytes of each packet.",
+            help="Bytes to keep of each packet.",
         ),
     ] = MAX_CAPLEN,
     direction: Annotated[
-        Direction, typer.Option("-Q", "--direction", help="Packets that come in, that go out, or both.")
+        Direction, typer.Option("-Q", "--direction", help="Which packets: incoming, outgoing, or both.")
     ] = "inout",
-    numeric: Annotated[bool, typer.Option("-n", help="Leave numbers as they are: it always does.")] = False,
+    numeric: Annotated[bool, typer.Option("-n", help="Print numbers, not names; this is always so.")] = False,
     packet_buffered: Annotated[
-        bool, typer.Option("-U", "--packet-buffered", help="Write each packet at once: --immediate-mode.")
+        bool, typer.Option("-U", "--packet-buffered", help="Write each packet at once, as --immediate-mode.")
     ] = False,
     rotate_size: Annotated[
         str | None, typer.Option("-C", metavar="SIZE", help="Begin a new file after SIZE million bytes.")
@@ -66,12 +66,14 @@ def dump(
             "-G",
             parser=whole_number(1),
             metavar="SECONDS",
-            help="Begin a new file after so long; FILE is for strftime(3).",
+            help="Begin a new file after SECONDS; FILE is a strftime(3) format.",
         ),
     ] = None,
     files: Annotated[
         int | None,
-        typer.Option("-W", parser=whole_number(1), metavar="N", help="With -C a ring of N files; with -G end after N."),
+        typer.Option(
+            "-W", parser=whole_number(1), metavar="N", help="With -C, keep a ring of N files; with -G, end after N."
+        ),
     ] = None,
     ring: Annotated[
         list[str] | None,
@@ -92,7 +94,7 @@ def dump(
         ),
     ] = None,
     compress: Annotated[Compression | None, typer.Option("--compress", help="Compress what is written.")] = None,
-    no_clobber: Annotated[bool, typer.Option("--no-clobber", help="Write over no file.")] = False,
+    no_clobber: Annotated[bool, typer.Option("--no-clobber", help="Never overwrite a file.")] = False,
     user: Annotated[
         str | None,
         typer.Option("-Z", "--relinquish-privileges", metavar="USER", help="Become USER before files are opened."),
@@ -100,12 +102,14 @@ def dump(
     join: Join = None,
     buffer_size: BufferSize = None,
     immediate: Annotated[bool, typer.Option("--immediate-mode", help="Hand over each packet at once.")] = False,
-    wait_producer: Annotated[float, typer.Option(parser=seconds, metavar="SECONDS", help="Wait for it to start.")] = 0,
+    wait_producer: Annotated[
+        float, typer.Option(parser=seconds, metavar="SECONDS", help="Wait so long for the producer to start.")
+    ] = 0,
     run_dir: RunDir = None,
 ) -> None:
     """Dump packets to pcapng files, or print a line for each, until the producer ends.
 
-    The first SIGINT, SIGTERM or SIGHUP ends it in good order; SIGUSR1 prints counts; SIGUSR2 writes what has come.
+    The first SIGINT, SIGTERM or SIGHUP ends it in good order. SIGUSR1 prints counts, SIGUSR2 writes what is buffered.
     """
     del numeric
     plan = make_plan(
@@ -118,7 +122,7 @@ def dump(
         clobber=not no_clobber,
     )
     if write is None and (compress is not None or no_clobber):
-        raise typer.BadParameter("--compress and --no-clobber are about files: give -w FILE")
+        raise typer.BadParameter("--compress and --no-clobber need a file to write: give -w FILE")
     name, expression = _name_and_filter(words or [], read)
     buffer_bytes = None if buffer_size is None else parse_size("--buffer-size", buffer_size)
     with _source(name, read, run_dir, user) as source:
@@ -153,7 +157,7 @@ def _name_and_filter(words: list[str], read: str | None) -> tuple[str, str]:
     if read is not None:
         return "", " ".join(words)
     if not words:
-        raise typer.BadParameter("say whose packets: a producer's NAME, as zbuf ls tells them, or -r FILE")
+        raise typer.BadParameter("say whose packets: a producer's NAME, as zbuf ls shows it, or -r FILE")
     return words[0], " ".join(words[1:])
 
 
@@ -189,7 +193,7 @@ def _output(reader: Reader, plan: Plan, compress: Compression | None, clobber: b
 
 
 class _Source:
-    """A producer that runs, or one that replays a file for this dump alone."""
+    """A running producer, or one that replays a file to this dump alone."""
 
     def __init__(self, name: str, run_dir: str | None, saved: Saved | None) -> None:
         self.name = name
@@ -198,16 +202,16 @@ class _Source:
 
     @property
     def patience_s(self) -> float:
-        """How long it may take to come up, where nothing else is said."""
+        """How long it may take to start, unless --wait-producer says more."""
         return 0.0 if self._saved is None else _READY_S
 
     def check(self) -> None:
-        """Raise the error of a replay that failed."""
+        """Raise the error of a replay that has failed."""
         if self._saved is not None:
             self._saved.check()
 
     def finish(self, reader: Reader) -> None:
-        """After the last packet: a replay's warnings, or its error."""
+        """Pass on a replay's warnings, or raise its error, after the last packet."""
         if self._saved is not None and reader.finished:
             reader.close()
             self._saved.finish()

@@ -1,4 +1,4 @@
-"""Packets of a reader into an output, until somebody or something ends it."""
+"""The loop that takes a reader's packets into an output, and the signals and limits that end it."""
 
 import contextlib
 import signal
@@ -14,7 +14,7 @@ from zbuf.shared.control.statistics import Ledger
 from zbuf.shared.errors import ControlError
 
 _BUFFERS = 2
-"""A descriptor has so many: what is stored at one time is in them, and what comes later is not waited for."""
+"""The buffers of a descriptor: all that is stored at one time is in them; what comes later is not waited for."""
 
 
 class Output(Protocol):
@@ -137,7 +137,7 @@ class Dump:
         self._reader.interrupt()
 
     def _heed(self, output: Output) -> None:
-        # All at once: what comes from here on is for the next time, so that no SIGUSR1 overtakes a SIGUSR2.
+        # All at once: a signal that comes from here on waits for the next call, so that no SIGUSR1 overtakes a SIGUSR2.
         came, self._came = self._came, set()
         if signal.SIGUSR2 in came:
             self._take_stored(output)

@@ -1,4 +1,4 @@
-"""What became of all packets, for the end of a capture file."""
+"""The statistics at the end of a capture file: what became of all packets."""
 
 import time
 

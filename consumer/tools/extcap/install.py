@@ -38,7 +38,7 @@ def install_script(folder: str | None = None, run_dir: str | None = None) -> str
 
 
 def remove_script(folder: str | None = None) -> str:
-    """Remove the script, and return what to tell the user; raises ZbufError where there is none of ours."""
+    """Remove the script, and return what to tell the user; raises ZbufError if there is no script of ours."""
     path = _path(folder)
     if not os.path.lexists(path):
         raise ZbufError(f"{path} is not there: nothing to remove")

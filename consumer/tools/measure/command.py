@@ -20,7 +20,9 @@ _DURATION_S = 10.0
 
 def measure(
     name: Producer,
-    expression: Annotated[list[str] | None, typer.Argument(metavar="[FILTER...]", help="A pcap-filter(7).")] = None,
+    expression: Annotated[
+        list[str] | None, typer.Argument(metavar="[FILTER...]", help="A pcap-filter(7): measure these packets.")
+    ] = None,
     count: Annotated[
         int | None, typer.Option("-c", "--count", parser=whole_number(1), metavar="N", help="End after N packets.")
     ] = None,
@@ -29,15 +31,15 @@ def measure(
     ] = _DURATION_S,
     join: Join = None,
     buffer_size: BufferSize = None,
-    wait: Annotated[Wait, typer.Option(help="Sleep for packets, or look for them all the time.")] = "sleep",
+    wait: Annotated[Wait, typer.Option(help="How to wait for packets: sleep, or spin on a processor.")] = "sleep",
     immediate: Annotated[
-        bool, typer.Option("--immediate-mode/--no-immediate-mode", help="Hand over each at once.")
+        bool, typer.Option("--immediate-mode/--no-immediate-mode", help="Hand over each packet at once.")
     ] = True,
     json: Json = False,
     plot: Annotated[str | None, typer.Option(metavar="FILE.png", help="Draw latency by percentile.")] = None,
     run_dir: RunDir = None,
 ) -> None:
-    """Measure how long packets take from their producer's stamp, the kernel's for live ones, to a reader."""
+    """Measure how long packets take to a reader, from the producer's time stamp (for live ones, the kernel's)."""
     if plot is not None:
         check_plot(plot)
     with connect(

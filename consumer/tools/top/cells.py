@@ -1,4 +1,4 @@
-"""How zbuf top writes a value: a rate, a name that a producer made up, a share as a bar."""
+"""How zbuf top writes a value: a rate as a number, a share as a bar, a text so that no terminal obeys it."""
 
 import math
 from collections.abc import Sequence
@@ -26,12 +26,12 @@ ASCII = Glyphs("_.:-=+*#", "#", "-")
 
 
 def text(text: str) -> Text:
-    """Text that a producer, or somebody else, made up."""
+    """A text that a producer or somebody else made up, which a terminal does not obey."""
     return Text(printable(text))
 
 
 def bad(what: str) -> Text:
-    """What is to be seen at once, colours or none."""
+    """A text that catches the eye, on a terminal without colours too."""
     return Text(f"! {printable(what)}", style="bold red")
 
 
@@ -41,18 +41,18 @@ def number(count: int) -> Text:
 
 
 def rate(rates: Rates, name: str) -> Text:
-    """One of some rates, where it is known."""
+    """One of some rates; "-" if it is not known."""
     return Text(per_second(rates[name]) if name in rates else "-")
 
 
 def drops(rates: Rates, *names: str) -> Text:
-    """The sum of some rates that had better be 0."""
+    """The sum of some rates that should be 0; marked if it is not."""
     lost = sum(rates.get(name, 0) for name in names)
     return bad(per_second(lost)) if lost else Text("0" if rates else "-")
 
 
 def per_second(rate: float) -> str:
-    """A rate, that shows as 0 only where it is."""
+    """A rate; it shows as 0 only if it is exactly 0."""
     if 0 < rate < 0.05:
         return "<0.1"
     return f"{rate:,.0f}" if rate >= 10 or rate == int(rate) else f"{rate:.1f}"
@@ -71,7 +71,7 @@ def bar(share: float, glyphs: Glyphs) -> str:
 
 
 def sparkline(history: Sequence[float | None], glyphs: Glyphs) -> str:
-    """Rates as a line, the highest at the top; a gap where there is none."""
+    """Rates as a line, the highest at the top; a gap for each update without one."""
     highest = max((rate for rate in history if rate is not None), default=0) or 1
     steps = len(glyphs.levels) - 1
     return "".join(" " if rate is None else glyphs.levels[math.ceil(rate / highest * steps)] for rate in history)

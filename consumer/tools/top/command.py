@@ -29,7 +29,7 @@ Event = Literal["due", "resized", "suspended", "over"]
 
 
 def _delay(text: str | float) -> float:
-    """A parser of --delay: a producer is not to be asked all the time."""
+    """A parser of --delay, which keeps a producer from being asked all the time."""
     try:
         delay = float(text)
     except ValueError:
@@ -41,21 +41,21 @@ def _delay(text: str | float) -> float:
 
 def top(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME...", help="These producers; by default all that run.")
+        list[str] | None, typer.Argument(metavar="NAME...", help="The producers to watch [all that run].")
     ] = None,
     delay: Annotated[
-        float, typer.Option("-d", "--delay", parser=_delay, metavar="SECONDS", help="Time from update to update.")
+        float, typer.Option("-d", "--delay", parser=_delay, metavar="SECONDS", help="Time between updates.")
     ] = 1,
     count: Annotated[
         int | None, typer.Option("-n", "--count", parser=whole_number(1), metavar="N", help="End after N updates.")
     ] = None,
-    once: Annotated[bool, typer.Option("--once", help="Print one update, after a delay to measure, and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print one update after one delay, and end.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each update.")] = False,
     run_dir: RunDir = None,
 ) -> None:
-    """Watch captures: packets, drops and buffers, and which reader is slow; q quits.
+    """Watch captures: their packets, drops and buffers, and which readers are slow; q quits.
 
-    A "!" marks packets that are being lost, and who loses them. Off a terminal, tables are printed, one after another.
+    A "!" marks packets that are being lost, and who loses them. Off a terminal, it prints one table after the other.
     """
     if once and count is not None:
         raise typer.BadParameter("--once prints one update: leave out --count")
@@ -74,7 +74,7 @@ def _updates(count: int | None) -> Iterator[int]:
 
 
 def _all_there(seen: Sequence[Seen]) -> Sequence[Seen]:
-    """Raise ProducerNotFound where one that was named does not run."""
+    """Raise ProducerNotFound if a named producer does not run."""
     for one in seen:
         if one.missing:
             raise ProducerNotFound(one.problem)
@@ -87,7 +87,7 @@ def _all_there(seen: Sequence[Seen]) -> Sequence[Seen]:
 def _print(
     sample: Callable[[], Sequence[Seen]], write: Callable[[Sequence[Seen]], None], delay: float, count: int | None
 ) -> None:
-    """Print updates; an earlier sample, which is not printed, gives the first one its rates."""
+    """Print updates; a first sample, which is not printed, gives the first update its rates."""
     with Waiting() as waiting:
         due = time.monotonic() + delay
         sample()
@@ -104,7 +104,7 @@ def _write_json(seen: Sequence[Seen]) -> None:
 
 
 def _write_report(seen: Sequence[Seen]) -> None:
-    """Lines that a terminal may wrap, which loses nothing."""
+    """Print whole lines; a terminal may wrap them, so that nothing is lost."""
     if not sys.stdout.isatty():
         sys.stdout.writelines(f"{line.plain}\n" for line in [*report(seen), Text()])
         return
@@ -193,14 +193,14 @@ class Waiting(Closing):
 
 
 def _event(numbers: bytes) -> Event:
-    """What signals ask for, the gravest of them."""
+    """What signals ask for; an end comes before all else."""
     if signal.SIGINT in numbers or signal.SIGTERM in numbers:
         return "over"
     return "suspended" if signal.SIGTSTP in numbers else "resized"
 
 
 def _typed(keys: int | None) -> bytes:
-    """What was typed; nothing where the terminal has hung up."""
+    """What was typed; nothing if the terminal has hung up."""
     try:
         return os.read(keys, 4096) if keys is not None else b""
     except OSError:

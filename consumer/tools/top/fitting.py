@@ -1,4 +1,4 @@
-"""Tables that fit: a terminal that is too narrow has fewer columns of them, one that is too low has fewer rows.
+"""Tables that fit a terminal: a narrow one shows fewer columns of them, a low one fewer rows.
 
 They are laid out here and not by rich.table, which squeezes all of a table's columns until none can be read.
 """
@@ -19,11 +19,11 @@ class Column:
     number: bool = False
     """To the right."""
     rank: int = 0
-    """Where there is no room for all, those of the highest rank are left out first; of rank 0, none."""
+    """If there is no room for all, columns of the highest rank are left out first; those of rank 0 never."""
     least: int | None = None
     """How narrow it may get before columns are left out; None for as wide as it is."""
     keep_end: bool = False
-    """Cut at its beginning, where it is cut."""
+    """If it has to be cut, cut it at its beginning."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _width(section: Section, at: int) -> int:
 
 
 def fit(columns: Sequence[Column], wanted: Sequence[int], room: int) -> list[int]:
-    """How wide each column gets, of those that it wants; 0 for one that is left out."""
+    """The width that each column gets, at most what it wants; 0 for a column that is left out."""
     least = [want if one.least is None else min(want, one.least) for one, want in zip(columns, wanted, strict=True)]
     widths = list(wanted)
     while (excess := _total(widths) - room) > 0:

@@ -33,9 +33,9 @@ class Seen:
     name: str
     found: Compared | None = None
     problem: str = ""
-    """Why there are no statistics, where there are none."""
+    """Why there are no statistics; empty if there are."""
     missing: bool = False
-    """Nobody of that name runs."""
+    """Whether no producer of that name runs."""
 
 
 class Watch(Closing):
@@ -52,7 +52,7 @@ class Watch(Closing):
         self._refused: Seen | None = None
 
     def ask(self) -> "Future[Statistics] | None":
-        """Ask, and return what will have the answer; None where an earlier one is still to come, or was no."""
+        """Ask, and return what will have the answer; None if an earlier one is still to come, or was a refusal."""
         now_s = time.monotonic()
         if self._asked is not None or (self._refused is not None and now_s < self._asked_s + REFUSED_S):
             return None

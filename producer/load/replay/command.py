@@ -48,7 +48,7 @@ def _rate(kind: str) -> Callable[[str | Fraction], Fraction]:
     return _parsed(lambda text: parse_rate(text, most=FASTEST[kind]))
 
 
-class Engine(StrEnum):
+class FileEngine(StrEnum):
     """Who reads the packets."""
 
     PCAP = "pcap"
@@ -60,7 +60,7 @@ def replay(
     name: Annotated[
         str | None, typer.Option(metavar="N", help="What readers connect to [the first file's stem].")
     ] = None,
-    engine: Annotated[Engine, typer.Option(help="What reads the files.")] = Engine.PCAP,
+    engine: Annotated[FileEngine, typer.Option(help="What reads the files.")] = FileEngine.PCAP,
     pps: Annotated[
         Fraction | None, typer.Option("--pps", "-p", parser=_rate("pps"), metavar="N", help="Packets per second.")
     ] = None,
@@ -74,7 +74,7 @@ def replay(
             "-x",
             parser=_rate("multiplier"),
             metavar="X",
-            help="Times as fast as recorded; 1: as it is.",
+            help="X times as fast as recorded; 1 is as recorded.",
         ),
     ] = None,
     ramp: Annotated[
@@ -82,24 +82,26 @@ def replay(
         typer.Option(
             parser=_parsed(Ramp.parse),
             metavar="FROM:TO:SECONDS",
-            help="Packets per second that go from one to another.",
+            help="A rate that grows or falls, in packets per second.",
         ),
     ] = None,
     topspeed: Annotated[
-        bool, typer.Option("--topspeed", "-t", help="As fast as it goes; so it is by default.")
+        bool, typer.Option("--topspeed", "-t", help="As fast as possible; this is the default.")
     ] = False,
-    oneatatime: Annotated[bool, typer.Option("--oneatatime", "-o", help="Each packet when you press Enter.")] = False,
+    oneatatime: Annotated[
+        bool, typer.Option("--oneatatime", "-o", help="Send each packet when you press Enter.")
+    ] = False,
     burst: Annotated[
-        int, typer.Option(parser=whole_number(1, _BURST_MAX), metavar="N", help="N packets at a time.")
+        int, typer.Option(parser=whole_number(1, _BURST_MAX), metavar="N", help="Send N packets at a time.")
     ] = 1,
     max_gap: Annotated[
         float | None,
-        typer.Option(parser=some_seconds, metavar="SECONDS", help="With -x: wait no longer from packet to packet."),
+        typer.Option(parser=some_seconds, metavar="SECONDS", help="With -x, the longest wait between two packets."),
     ] = None,
     stamp: Annotated[
         Stamp | None,
         typer.Option(
-            help="Packets carry the file's own times, or the moment they are offered [file; now with --latency].",
+            help="Times of packets: the file's, or those of the replay [file; now with --latency].",
             show_default=False,
         ),
     ] = None,
@@ -110,45 +112,33 @@ def replay(
             "-l",
             parser=whole_number(0),
             metavar="N",
-            help="Times to replay; 0 for ever, as it is with --duration [1].",
+            help="How often to replay; 0 is for ever [1; 0 with --duration].",
             show_default=False,
         ),
     ] = None,
-    merge: Annotated[
-        bool, typer.Option("--merge", help="Several files in the order of their times, not one after the other.")
-    ] = False,
-    unique_ip: Annotated[
-        bool, typer.Option("--unique-ip", help="Other IP addresses each time that --loop begins anew.")
-    ] = False,
+    merge: Annotated[bool, typer.Option("--merge", help="Merge several files in the order of their times.")] = False,
+    unique_ip: Annotated[bool, typer.Option("--unique-ip", help="Use other IP addresses in each loop.")] = False,
     duration: Annotated[
-        float | None, typer.Option(parser=some_seconds, metavar="SECONDS", help="End after this time.")
+        float | None, typer.Option(parser=some_seconds, metavar="SECONDS", help="End after SECONDS.")
     ] = None,
     wait_readers: Annotated[
         int, typer.Option(parser=whole_number(0), metavar="N", help="Wait for N readers before the start.")
     ] = 0,
-    lossless: Annotated[
-        bool, typer.Option("--lossless", help="Wait for readers in place of dropping packets.")
-    ] = False,
-    buffer_size: Annotated[
-        str, typer.Option(metavar="S", help="Size of a buffer, for readers that do not say.")
-    ] = "2M",
+    lossless: Annotated[bool, typer.Option("--lossless", help="Wait for readers rather than drop packets.")] = False,
+    buffer_size: Annotated[str, typer.Option(metavar="S", help="Size of a buffer, for readers that give none.")] = "2M",
     user: Annotated[
         str | None, typer.Option("-Z", "--user", metavar="USER", help="Become USER before files are opened.")
     ] = None,
-    preload_limit: Annotated[
-        str, typer.Option(metavar="S", help="Stream what is larger, in place of loading it.")
-    ] = "1G",
+    preload_limit: Annotated[str, typer.Option(metavar="S", help="Stream larger files rather than load them.")] = "1G",
     linger: Annotated[
         float,
-        typer.Option(
-            parser=seconds, metavar="SECONDS", help="How long to wait at the end for readers to take the rest."
-        ),
+        typer.Option(parser=seconds, metavar="SECONDS", help="Wait so long at the end for slow readers."),
     ] = DEFAULT_LINGER_S,
     latency: Latency = False,
     run_dir: RunDir = None,
     json: Json = False,
     report: Annotated[
-        str | None, typer.Option(metavar="FILE.html", help="Write the report as a page with plots, too.")
+        str | None, typer.Option(metavar="FILE.html", help="Also write the report as a page with plots.")
     ] = None,
     parent: Annotated[int | None, typer.Option("--end-with", metavar="PID", hidden=True)] = None,
 ) -> None:
@@ -165,7 +155,7 @@ def replay(
         stamp=stamp or ("now" if latency else "file"),
     )
     if latency and schedule.stamp == "file":
-        raise typer.BadParameter("--latency is from the moment of the offer, which --stamp file does not tell")
+        raise typer.BadParameter("--latency needs packets that bear the time of the replay: leave out --stamp file")
     if topspeed and str(schedule) != "top speed":
         raise typer.BadParameter(f"--topspeed and {schedule} are two speeds: give one")
     if oneatatime and "-" in files:
@@ -179,11 +169,11 @@ def replay(
         check_plot(report, "--report")
     loops = loop if loop is not None else 0 if duration is not None else 1
     if unique_ip and loops == 1:
-        raise typer.BadParameter("--unique-ip is about the loops after the first: give --loop or --duration")
+        raise typer.BadParameter("--unique-ip changes the loops after the first: give --loop or --duration")
     buffer_bytes = parse_size("--buffer-size", buffer_size)
     check_space(buffer_bytes)
-    if engine is Engine.SCAPY and (merge or unique_ip):
-        raise typer.BadParameter("--merge and --unique-ip: --engine scapy has neither, leave it out")
+    if engine is FileEngine.SCAPY and (merge or unique_ip):
+        raise typer.BadParameter("--engine scapy has no --merge and no --unique-ip: leave it out")
     source = _open_source(files, engine, parse_size("--preload-limit", preload_limit), merge, unique_ip)
     ending = _Ending()
     producer = Producer(
@@ -212,7 +202,7 @@ def replay(
 
 
 def _warn(warnings: list[str]) -> int:
-    """Tell what is damaged; of files that are in memory that is known before the replay, of others behind."""
+    """Tell what is damaged: known before the replay for files in memory, after it for others. Returns how many."""
     for warning in warnings:
         sys.stderr.write(f"zbufd: {warning}\n")
     return len(warnings)
@@ -226,9 +216,9 @@ def _schedule(**options: Any) -> Schedule:
 
 
 def _open_source(
-    files: list[str], engine: Engine, preload_limit: int, merge: bool, unique_ip: bool
+    files: list[str], engine: FileEngine, preload_limit: int, merge: bool, unique_ip: bool
 ) -> FileSource | ScapySource:
-    if engine is Engine.SCAPY:
+    if engine is FileEngine.SCAPY:
         return ScapySource(files)
     loaded = [0, 0]
 

@@ -49,27 +49,27 @@ def sweep(
         float, typer.Option(parser=some_seconds, metavar="SECONDS", help="How long packets flow at each rate.")
     ] = 5.0,
     warm_up: Annotated[
-        float, typer.Option(parser=seconds, metavar="SECONDS", help="How long they do before losses count.")
+        float, typer.Option(parser=seconds, metavar="SECONDS", help="How long they flow before losses count.")
     ] = 0.5,
     precision: Annotated[
-        float, typer.Option(parser=_percent, metavar="PERCENT", help="End when the throughput is known so well [1].")
+        float, typer.Option(parser=_percent, metavar="PERCENT", help="End when the throughput is known this well.")
     ] = 1.0,
     tries: Annotated[
         int,
-        typer.Option(parser=whole_number(1, 100), metavar="N", help="Trials of a rate, one of which loses nothing."),
+        typer.Option(parser=whole_number(1, 100), metavar="N", help="Trials of each rate; one has to lose nothing."),
     ] = 2,
     readers: Annotated[
         int | None,
-        typer.Option(parser=whole_number(1), metavar="N", help="Readers to wait for [as many as there are commands]."),
+        typer.Option(parser=whole_number(1), metavar="N", help="Readers to wait for [one for each command]."),
     ] = None,
     wait: Annotated[
         float,
         typer.Option(
-            parser=some_seconds, metavar="SECONDS", help="How long they may take to connect, or to take packets."
+            parser=some_seconds, metavar="SECONDS", help="How long they may take to connect or to take packets."
         ),
     ] = 30.0,
     buffer_size: Annotated[
-        str, typer.Option(metavar="S", help="Size of a buffer, for consumers that do not say.")
+        str, typer.Option(metavar="S", help="Size of a buffer, for consumers that give none.")
     ] = "2M",
     latency: Latency = False,
     json: Json = False,

@@ -1,4 +1,4 @@
-"""The command whose speed is looked for, as a process group of its own."""
+"""The command whose throughput is measured, as a process group of its own."""
 
 import os
 import signal
@@ -48,14 +48,14 @@ class Consumer(Closing):
             raise ZbufError(f"consumer {self.command!r} {how}{self.last_words()}")
 
     def last_words(self) -> str:
-        """The last line that it wrote to standard error, after a colon; nothing where there is none."""
+        """The last line that it wrote to standard error, after a colon; "" if there is none."""
         end = self._said.seek(0, os.SEEK_END)
         self._said.seek(max(0, end - _SAID_BYTES))
         lines = self._said.read().decode(errors="replace").strip().splitlines()
         return f": {lines[-1]}" if lines else ""
 
     def close(self) -> None:
-        """End it, and all that it has started: SIGTERM, and SIGKILL where that is not enough."""
+        """End it, and all that it has started, by SIGTERM, and by SIGKILL if that is not enough."""
         self._signal(signal.SIGTERM)
         deadline = time.monotonic() + _PATIENCE_S
         try:
@@ -67,12 +67,12 @@ class Consumer(Closing):
             self._said.close()
 
     def _lives(self) -> bool:
-        """Whether any of its processes is there: the shell may have ended before what it had started."""
+        """Whether any of its processes is alive: the shell may end before what it has started."""
         self._process.poll()
         return self._signal(0)
 
     def _signal(self, number: int) -> bool:
-        """Send a signal to all of them; False where there is none any more."""
+        """Send a signal to all of them; False if none is left."""
         try:
             os.killpg(self._process.pid, number)
         except ProcessLookupError:

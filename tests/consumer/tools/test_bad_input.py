@@ -22,6 +22,8 @@ from zbuf.consumer.reading.connection import Connection
 from zbuf.producer import Producer
 from zbuf.shared import control
 
+pytestmark = pytest.mark.usefixtures("run_dir")
+
 
 @pytest.mark.parametrize("engine", ["pcap", pytest.param("scapy", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(

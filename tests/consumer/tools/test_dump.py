@@ -20,6 +20,8 @@ from support.processes import LIMIT_S, Lab, Remote, number_of, numbered, take
 
 from zbuf.consumer import connect
 
+pytestmark = pytest.mark.usefixtures("run_dir")
+
 SIZE = 500
 BLOCK = 32 + SIZE
 
@@ -422,7 +424,7 @@ def test_files_belong_to_the_user_that_it_becomes(lab: Lab, dump: Callable[..., 
         assert [numbers_in(file) for file in files_in(folder)] == [[0, 1], [2, 3], [4]]
         assert {file.stat().st_uid for file in files_in(folder)} == {pwd.getpwnam("nobody").pw_uid}
         line = error_of(run("zbuf", "dump", "-r", folder / files_in(folder)[0], "-Z", "nosuchuser"))
-        assert line == "zbuf: user nosuchuser: there is none of that name"
+        assert line == "zbuf: user nosuchuser: there is no user of that name"
     finally:
         shutil.rmtree(folder)
 

@@ -26,6 +26,8 @@ from support.replays import (
 
 from zbuf.consumer import connect
 
+pytestmark = pytest.mark.usefixtures("run_dir")
+
 
 @pytest.mark.parametrize("options", [[], ["--join", "ids"], ["--immediate-mode"]], ids=["private", "join", "immediate"])
 def test_dump_writes_a_file_with_every_packet_and_ends_with_the_producer(

@@ -23,6 +23,8 @@ from support.replays import (
 from zbuf.consumer import connect
 from zbuf.producer import Producer
 
+pytestmark = pytest.mark.usefixtures("run_dir")
+
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 
 

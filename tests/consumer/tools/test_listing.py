@@ -16,6 +16,8 @@ from support.rig import wait_until
 from zbuf.consumer import connect
 from zbuf.producer import Producer
 
+pytestmark = pytest.mark.usefixtures("run_dir")
+
 
 @pytest.mark.slow
 def test_statistics_add_up_at_every_call_while_it_runs(
@@ -46,7 +48,14 @@ def test_statistics_add_up_at_every_call_while_it_runs(
 
 
 def test_statistics_for_people_show_the_same_counts(producer_name: str) -> None:
-    with Producer(producer_name, linger_s=0) as producer, connect(producer_name, filter="len > 100"):
+    with (
+        Producer(producer_name, linger_s=0) as producer,
+        connect(
+            producer_name,
+            filter="len > 100",
+            timeout_ms=60_000,  # so that no buffer is assigned meanwhile
+        ),
+    ):
         for size in (60, 200, 300):
             producer.append(numbered(1, size))
         done = run("zbuf", "stats", producer_name)

@@ -22,6 +22,8 @@ from zbuf.consumer.tools.measure.latencies import LEAST_NS, MOST_NS, Latencies
 from zbuf.consumer.tools.measure.summary import percentiles
 from zbuf.shared import control
 
+pytestmark = pytest.mark.usefixtures("run_dir")
+
 Process = subprocess.Popen[str]
 
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])

@@ -20,11 +20,7 @@ from zbuf.consumer.reading.connection import Connection
 from zbuf.consumer.reading.reader import Reader
 from zbuf.shared import control
 
-
-@pytest.fixture(autouse=True)
-def _run_dir(run_dir: Path) -> Path:
-    """All of these tests have a run directory of their own."""
-    return run_dir
+pytestmark = pytest.mark.usefixtures("run_dir")
 
 
 def received_by(reader: Reader) -> list[int]:

@@ -22,6 +22,8 @@ from zbuf.shared.control.statistics import (
 )
 from zbuf.shared.errors import Refused, ValueRefused
 
+pytestmark = pytest.mark.usefixtures("run_dir")
+
 
 @pytest.fixture
 def captures() -> Iterator[Captures]:

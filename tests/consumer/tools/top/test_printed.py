@@ -16,6 +16,8 @@ from support.processes import LIMIT_S, Lab, Remote
 
 from zbuf.producer import Producer
 
+pytestmark = pytest.mark.usefixtures("run_dir")
+
 
 def columns_of(lines: list[str], first: str) -> dict[str, str]:
     """The first row of the table whose columns have `first` among them, by those; columns are two spaces apart."""

@@ -10,6 +10,8 @@ from zbuf.shared.control.statistics import (
     Statistics,
 )
 
+pytestmark = pytest.mark.usefixtures("run_dir")
+
 
 def test_rates_are_what_counts_grew_by_over_the_producers_own_clock() -> None:
     before = producer(

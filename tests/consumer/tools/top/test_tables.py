@@ -14,6 +14,8 @@ from zbuf.consumer.tools.top.watch import Seen
 from zbuf.consumer.tools.words import duration
 from zbuf.shared.names import printable
 
+pytestmark = pytest.mark.usefixtures("run_dir")
+
 
 @pytest.mark.parametrize(
     ("rate", "text"),

@@ -15,6 +15,8 @@ import pytest
 from support.commands import Commands, command
 from support.processes import LIMIT_S, Lab, wait_stopped
 
+pytestmark = pytest.mark.usefixtures("run_dir")
+
 ENTER, LEAVE, CURSOR = "\x1b[?1049h", "\x1b[?1049l", "\x1b[?25h"
 
 
