@@ -20,7 +20,7 @@
 
 #include "zbuf/shared/zbuf.h"
 
-enum { VLAN_TAG_BYTES = 4, TAG_AT_MOST = 31, LOAD_CONSTANT = BPF_LD | BPF_IMM };
+enum { VLAN_TAG_BYTES = 4, TAG_AT_MOST = 31, ETHERNET_TAG = 12, LOAD_CONSTANT = BPF_LD | BPF_IMM };
 
 /* The kernel's own addresses, counted from METADATA_BASE: SKF_AD_OFF and SKF_AD_* in linux/filter.h, which can't be
  * included beside pcap/bpf.h, since both define the instructions. */
@@ -35,9 +35,11 @@ struct metadata_load {
 };
 
 struct packet_filter {
-    struct bpf_insn *program; /* NULL accepts everything */
-    struct metadata_load *loads; /* as many as the program has; none in one that is compiled for files */
+    struct bpf_insn *program;     /* NULL accepts everything */
+    const struct bpf_insn *entry; /* its first instruction that has an effect */
+    struct metadata_load *loads;  /* from the entry on */
     uint32_t count;
+    int as_kernel;                /* run it on a frame without the tag that the card took off */
 };
 
 static inline int is_metadata_load(const struct bpf_insn *one)
@@ -69,6 +71,12 @@ static inline int can_answer_loads(const struct bpf_insn *program, uint32_t inst
     return 1;
 }
 
+/* Whether a program begins with a load that the next one replaces: it says "as the kernel" and does nothing else. */
+static inline int begins_with_mark(const struct bpf_insn *program, uint32_t instructions)
+{
+    return instructions > 1 && is_metadata_load(program) && BPF_CLASS(program[1].code) == BPF_LD;
+}
+
 /* Make a filter of a valid program, which it owns from now on; 0 where memory is short, and the program stays whose it
  * was.  The loads become loads of constants, which are written anew for each packet. */
 static inline int packet_filter_set(struct packet_filter *filter, struct bpf_insn *program, uint32_t instructions)
@@ -77,9 +85,12 @@ static inline int packet_filter_set(struct packet_filter *filter, struct bpf_ins
     uint32_t count = 0;
     if (loads == NULL)
         return 0;
-    for (uint32_t at = 0; at < instructions; at++) {
+    filter->as_kernel = instructions > 0 && is_metadata_load(program);
+    filter->entry = program + begins_with_mark(program, instructions);
+    for (uint32_t at = (uint32_t)(filter->entry - program); at < instructions; at++) {
         if (!is_metadata_load(&program[at]))
             continue;
+        filter->as_kernel = 1;
         loads[count].kind = metadata_kind(&program[at]);
         loads[count++].at = at;
         program[at].code = LOAD_CONSTANT;
@@ -109,15 +120,16 @@ static inline void answer_loads(const struct packet_filter *filter, const struct
         filter->program[filter->loads[at].at].k = answers[filter->loads[at].kind];
 }
 
-static inline uint32_t run_without_tag(const struct packet_filter *filter, const struct zbuf_packet *packet)
+static inline uint32_t run_without_tag(const struct packet_filter *filter, const struct zbuf_packet *packet,
+                                       uint32_t tag_at)
 {
     uint8_t *frame = (uint8_t *)(uintptr_t)packet->data, saved[TAG_AT_MOST + VLAN_TAG_BYTES];
     uint32_t kept;
-    memcpy(saved, frame, packet->tag_at + VLAN_TAG_BYTES);
-    memcpy(frame + VLAN_TAG_BYTES, saved, packet->tag_at);
-    kept = bpf_filter(filter->program, frame + VLAN_TAG_BYTES, packet->wirelen - VLAN_TAG_BYTES,
+    memcpy(saved, frame, tag_at + VLAN_TAG_BYTES);
+    memcpy(frame + VLAN_TAG_BYTES, saved, tag_at);
+    kept = bpf_filter(filter->entry, frame + VLAN_TAG_BYTES, packet->wirelen - VLAN_TAG_BYTES,
                       packet->caplen - VLAN_TAG_BYTES);
-    memcpy(frame, saved, packet->tag_at + VLAN_TAG_BYTES);
+    memcpy(frame, saved, tag_at + VLAN_TAG_BYTES);
     return kept && kept <= UINT32_MAX - VLAN_TAG_BYTES ? kept + VLAN_TAG_BYTES : kept;
 }
 
@@ -128,9 +140,11 @@ static inline uint32_t packet_filter_run(const struct packet_filter *filter, con
         return ZBUF_MAX_CAPLEN;
     if (filter->count)
         answer_loads(filter, packet);
-    if (filter->count && packet->tag_at)
-        return run_without_tag(filter, packet);
-    return bpf_filter(filter->program, packet->data, packet->wirelen, packet->caplen);
+    if (filter->as_kernel && packet->tag_at == ETHERNET_TAG)
+        return run_without_tag(filter, packet, ETHERNET_TAG); /* a constant: the copies need no call */
+    if (filter->as_kernel && packet->tag_at)
+        return run_without_tag(filter, packet, packet->tag_at);
+    return bpf_filter(filter->entry, packet->data, packet->wirelen, packet->caplen);
 }
 
 #endif
