@@ -22,7 +22,7 @@ from support.processes import LIMIT_S, Remote, number_of, numbered, open_fds, ta
 from zbuf.consumer import connect
 from zbuf.consumer.reading.connection import Connection
 from zbuf.producer import FileSource, Producer, RawPacket
-from zbuf.producer.serving.capture import Limits
+from zbuf.producer.serving.limits import Limits
 from zbuf.shared.control.statistics import DescriptorStatistics, Ledger
 from zbuf.shared.errors import ControlError, ProducerExists, ProducerNotFound, Refused, RunDirectoryError, ValueRefused
 
@@ -494,16 +494,16 @@ def test_interrupt_in_the_middle_of_somebody_elses_request_leaves_nobody_waiting
             except BaseException:
                 pass
 
-        capture = producer._capture
-        capture.statistics = interrupt
-        capture._owner.acquire()
+        producer._roster.statistics = interrupt
+        owner = producer._owner
+        owner._right.acquire()
         asking = threading.Thread(target=ask, daemon=True)
         asking.start()
-        while not any("stats" in command.__qualname__ for command, _ in list(capture._commands)):
+        while not any("stats" in command.__qualname__ for command, _ in list(owner._commands)):
             pass
-        capture._owner.release()
+        owner._right.release()
         try:
-            capture._serve_if_idle()
+            owner._serve_if_idle()
         except KeyboardInterrupt:
             interrupted = True
         asking.join(5)
