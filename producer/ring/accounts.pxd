@@ -66,7 +66,7 @@ cdef inline void note_assigned(reader_accounts *accounts, int which) noexcept no
         accounts.readers[at].owes[which] = True
 
 
-cdef inline bint gave_back(const reader_account *reader, int which, uint32_t gen) noexcept nogil:
+cdef inline bint has_acknowledged(const reader_account *reader, int which, uint32_t gen) noexcept nogil:
     """Whether a reader has acknowledged a buffer that it owed since it was assigned as generation `gen`."""
     return reader.owes[which] and zbuf_acknowledged(reader.ack, which, gen)
 

@@ -37,7 +37,7 @@ from zbuf.producer.ring.accounts cimport (
     close_account,
     find_account,
     forget_stalls,
-    gave_back,
+    has_acknowledged,
     new_account,
     note_assigned,
     note_given_back,
@@ -540,7 +540,7 @@ cdef class Descriptor(PacketSink):
 
     cdef void look_at_reader(self, reader_account *reader, int which) noexcept nogil:
         """See whether a reader has given a buffer back."""
-        if gave_back(reader, which, self.zbufs[which].gen):
+        if has_acknowledged(reader, which, self.zbufs[which].gen):
             note_given_back(reader, which, self.zbufs[which].packets, self.counts.dropped)
             self.zbufs[which].acknowledged += 1
 

@@ -92,7 +92,8 @@ class Session:
                 answer = control.Refusal(reason=str(error))
             except OSError as error:  # out of file descriptors, for one
                 answer = control.Refusal(reason=f"the producer can't do that now: {error.strerror}")
-                _close_all(fds)
+            if isinstance(answer, control.Refusal):
+                _close_all(fds)  # a refused client gets nothing
             socket.send_fds(self._connection, [control.encode(answer)], fds)
         finally:
             _close_all(fds)

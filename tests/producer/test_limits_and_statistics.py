@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 import pytest
 from support.captures import Record, pcap
 from support.embedding import PAGE, PER_PAGE, NewRemote, adds_up, segments
-from support.processes import numbered, take
+from support.processes import LIMIT_S, numbered, take
 
 from zbuf.consumer import connect
 from zbuf.consumer.reading.connection import Connection
 from zbuf.producer import Producer
 from zbuf.producer.serving.limits import Limits
+from zbuf.shared.control.rundir import socket_path
 from zbuf.shared.errors import ControlError, Refused
 
 pytestmark = pytest.mark.usefixtures("run_dir")
@@ -43,6 +45,17 @@ def test_more_readers_than_may_be_are_refused_until_one_is_gone(producer_name: s
         assert len(segments(producer_name)) == 2
         second.close()
         retry(lambda: connect(producer_name)).close()
+
+
+def test_a_refused_reader_gets_no_file_descriptors(producer_name: str, run_dir: Path) -> None:
+    with Producer(producer_name, limits=Limits(readers=1)), connect(producer_name, join="group"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+            client.settimeout(LIMIT_S)
+            client.connect(str(socket_path(run_dir, producer_name)))
+            client.send(b'{"type":"connect","join":"group"}')
+            answer, fds, _, _ = socket.recv_fds(client, 4096, 3)
+        assert b"all 1 readers that this producer serves are there" in answer
+        assert fds == []
 
 
 def test_more_connections_than_may_be_are_refused_until_one_is_gone(producer_name: str) -> None:
