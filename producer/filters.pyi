@@ -1,4 +1,4 @@
-"""Filters: pcap-filter(7) expressions that libpcap compiles."""
+"""Filters: pcap-filter(7) expressions that libpcap compiles, and the programs that come of them, checked."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Filters: pcap-filter(7) expressions that libpcap compiles.
+"""Filters: pcap-filter(7) expressions that libpcap compiles, and the programs that come of them, checked.
 
 A program is the instructions of bpf(4), struct bpf_insn after struct bpf_insn, as bytes.
 """
@@ -6,7 +6,8 @@ A program is the instructions of bpf(4), struct bpf_insn after struct bpf_insn, 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint32_t
 from libc.stdio cimport fclose, FILE
-from libc.string cimport memset
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
 
 from zbuf.producer.pcap cimport (
     PCAP_NETMASK_UNKNOWN,
@@ -14,7 +15,7 @@ from zbuf.producer.pcap cimport (
     PCAP_TSTAMP_PRECISION_NANO,
     bpf_insn,
     bpf_program,
-    fclose,
+    bpf_validate,
     fmemopen,
     pcap_close,
     pcap_compile,
@@ -29,17 +30,36 @@ from zbuf.shared.memory.abi cimport ZBUF_MAX_CAPLEN
 
 from zbuf.shared.errors import FilterError
 
+cdef extern from "zbuf/producer/packet_filter.h" nogil:
+    bint can_answer_loads(const bpf_insn *program, uint32_t instructions)
+    bint packet_filter_set(packet_filter *filter, bpf_insn *program, uint32_t instructions)
+
 cdef enum:
     OPTIMIZED_LENGTH = 1024         # the time that libpcap's optimizer takes grows with the cube of this
 
+# All instructions that there are, by class: ld, ldx, st and stx, alu, jmp, ret, misc.
+INSTRUCTIONS = frozenset(
+    [0x00, 0x20, 0x28, 0x30, 0x40, 0x48, 0x50, 0x60, 0x80]
+    + [0x01, 0x61, 0x81, 0xB1]
+    + [0x02, 0x03]
+    + [operation | operand | 0x04 for operation in range(0x00, 0xB0, 0x10) for operand in (0, 8)
+       if operation | operand != 0x88]
+    + [0x05]
+    + [operation | operand | 0x05 for operation in range(0x10, 0x50, 0x10) for operand in (0, 8)]
+    + [0x06, 0x16]
+    + [0x07, 0x87]
+)
+
 
 def version():
-    """libpcap's own words on its version."""
+    """The version of libpcap, in its own words."""
     return pcap_lib_version().decode()
 
 
 # Who compiles for the live interfaces of this process, by link type: see compile_as().
 _live = {}
+
+# ---- compiling ----------------------------------------------------------------------------------------------------
 
 
 def compile_filter(str expression not None, uint32_t linktype):
@@ -60,7 +80,7 @@ def compile_filter(str expression not None, uint32_t linktype):
         return b""
     for compiler in _live.get(linktype, ()):
         return compiler(expression)
-    handle = _open_linktype(linktype)
+    handle = open_linktype(linktype)
     try:
         return compile_on(handle, expression)
     finally:
@@ -101,23 +121,78 @@ cdef bytes compile_on(pcap_t *handle, str expression):
         pcap_freecode(&program)
 
 
-cdef pcap_t *_open_linktype(uint32_t linktype) except NULL:
-    """A handle for packets of one LINKTYPE_: what libpcap makes of an empty file of that type.
+cdef pcap_t *open_linktype(uint32_t linktype) except NULL:
+    """A handle for packets of one LINKTYPE_: libpcap opens an empty file of that type.
 
-    pcap_open_dead() wants a DLT_ number, which differs for some types, and only a file's reader knows the mapping.
+    pcap_open_dead() wants a DLT_ number, which differs for some types, and only libpcap's reader of files maps one to
+    the other.
     """
     cdef pcap_file_header_t header
     cdef char errbuf[PCAP_ERRBUF_SIZE]
     cdef FILE *file
-    cdef pcap_t *p
+    cdef pcap_t *handle
     memset(&header, 0, sizeof(header))
     header.magic, header.major, header.minor = 0xA1B2C3D4, 2, 4
     header.snaplen, header.linktype = ZBUF_MAX_CAPLEN, linktype
     file = fmemopen(&header, sizeof(header), "rb")
     if file == NULL:
         raise MemoryError
-    p = pcap_fopen_offline_with_tstamp_precision(file, PCAP_TSTAMP_PRECISION_NANO, errbuf)
-    if p == NULL:
+    handle = pcap_fopen_offline_with_tstamp_precision(file, PCAP_TSTAMP_PRECISION_NANO, errbuf)
+    if handle == NULL:
         fclose(file)
         raise FilterError(f"link type {linktype}: {errbuf.decode('utf-8', 'replace')}")
-    return p
+    return handle
+
+
+# ---- programs -----------------------------------------------------------------------------------------------------
+
+
+cdef bpf_insn *copy_program(bytes program) except? NULL:
+    """A copy of a program for bpf_filter(), to be freed by the caller; NULL for an empty one.
+
+    Raises:
+        FilterError: the program is not valid.
+    """
+    cdef size_t size = len(program)
+    cdef bpf_insn *copy
+    if size == 0:
+        return NULL
+    if not is_valid_program(program):
+        raise FilterError(f"filter program of {size} bytes is not a valid one")
+    copy = <bpf_insn *>malloc(size)
+    if copy == NULL:
+        raise MemoryError
+    memcpy(copy, <const char *>program, size)
+    return copy
+
+
+cdef int set_program(packet_filter *filter, bytes program) except -1:
+    """Have a filter run `program` from now on; an empty one accepts everything.
+
+    Raises:
+        FilterError: the program is not valid; the filter keeps its old one.
+    """
+    cdef packet_filter made
+    cdef bpf_insn *copy = copy_program(program)
+    memset(&made, 0, sizeof(made))
+    if copy != NULL and not packet_filter_set(&made, copy, <uint32_t>(len(program) // sizeof(bpf_insn))):
+        free(copy)
+        raise MemoryError
+    packet_filter_free(filter)
+    filter[0] = made
+    return 0
+
+
+cdef bint is_valid_program(bytes program) except -1:
+    """Whether packet_filter_run() can run a program: bpf_validate() says so, and every instruction of it exists.
+
+    bpf_validate() alone is not enough: it lets instructions pass at which bpf_filter() aborts the process.
+    """
+    cdef size_t size = len(program)
+    if size % sizeof(bpf_insn):
+        return False
+    cdef const bpf_insn *instructions = <const bpf_insn *><const char *>program
+    cdef int count = <int>(size // sizeof(bpf_insn))
+    codes = {int.from_bytes(program[at:at + 2], "little") for at in range(0, size, sizeof(bpf_insn))}
+    return (codes <= INSTRUCTIONS and bpf_validate(instructions, count) != 0
+            and can_answer_loads(instructions, <uint32_t>count))

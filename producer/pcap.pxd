@@ -96,6 +96,8 @@ cdef extern from "pcap/pcap.h" nogil:
     int pcap_next_ex(pcap_t *p, pcap_pkthdr **header, const uint8_t **data)
     int pcap_compile(pcap_t *p, bpf_program *program, const char *text, int optimize, uint32_t netmask)
     void pcap_freecode(bpf_program *program)
+    int bpf_validate(const bpf_insn *program, int instructions)
+    unsigned bpf_filter(const bpf_insn *program, const uint8_t *packet, unsigned wirelen, unsigned buflen)
     pcap_dumper_t *pcap_dump_fopen(pcap_t *p, FILE *file)
     void pcap_dump_close(pcap_dumper_t *dumper)
     FILE *pcap_file(pcap_t *p)

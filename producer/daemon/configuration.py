@@ -17,7 +17,8 @@ from msgspec import Meta
 from zbuf.producer.daemon.logs import LogFormat
 from zbuf.producer.filters import compile_filter
 from zbuf.producer.serving.access import Rule, group_id, user_id
-from zbuf.producer.serving.capture import DEFAULT_LINGER_S, Limits
+from zbuf.producer.serving.limits import Limits
+from zbuf.producer.serving.waiting import DEFAULT_LINGER_S
 from zbuf.producer.sources.live.interfaces import list_interfaces
 from zbuf.producer.sources.live.opening import DEFAULT_KERNEL_BUFFER_BYTES, Engine, LiveOptions, Precision
 from zbuf.shared.cli.options import annotations, size_in_bytes

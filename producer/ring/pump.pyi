@@ -6,8 +6,6 @@ from typing_extensions import Buffer
 
 from zbuf.producer.ring.contract import NativeSource, PacketSink
 
-DIRECTION_NUMBERS: dict[str, int]
-
 @final
 class Pump:
     """Feeds packets to descriptors, each packet to all of them."""

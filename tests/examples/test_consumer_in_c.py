@@ -11,7 +11,7 @@ from support.processes import Lab, Remote
 from support.rig import wait_until
 
 from zbuf.producer import Producer
-from zbuf.producer.serving.capture import Limits
+from zbuf.producer.serving.limits import Limits
 
 PER_PAGE = 43
 """Packets of numbered() that a buffer of one page holds."""

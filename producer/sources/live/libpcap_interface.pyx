@@ -58,7 +58,7 @@ cdef extern from "zbuf/producer/sources/live/kernel_ring.h" nogil:
     void tpacket2_look(const ring_view *view, const pcap_pkthdr *captured, const uint8_t *data, zbuf_packet *packet)
     void sll2_look(const ring_view *view, const pcap_pkthdr *captured, const uint8_t *data, zbuf_packet *packet)
 
-cdef extern from "zbuf/producer/ring/packet_filter.h" nogil:
+cdef extern from "zbuf/producer/packet_filter.h" nogil:
     bint can_answer_loads(const bpf_insn *program, uint32_t instructions)
 
 cdef extern from "<sys/socket.h>" nogil:
