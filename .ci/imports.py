@@ -20,11 +20,9 @@ SOURCES = NATIVE | {".py", ".pyi", ".h"}
 FOREIGN = {"producer": ["consumer"], "consumer": ["producer"], "shared": ["consumer", "producer"]}
 STARTS_COMMANDS = Path("shared/cli/process.py")
 """The one place that may name what lies in both."""
-NOT_THERE_YET = Path("consumer/tools/dump/saved.py")
-"""It starts a producer for zbuf dump -r, itself for now."""
 
 _IMPORT = re.compile(r"^ *from +[\w.]+ +c?import +(?:\([^)]*\)|.+)|^ *c?import +.+", re.MULTILINE)
-_VERSION = re.compile(r"^from zbuf import __version__$", re.MULTILINE)
+_VERSION = re.compile(r"^( *)from zbuf import __version__$", re.MULTILINE)
 
 
 def sources() -> Iterator[Path]:
@@ -52,13 +50,13 @@ def copy_package(to: Path) -> None:
             text = (ROOT / path).read_text()
             with copied.open("a") as file:
                 # Rooms may ask the face of the package for its version, and for nothing else.
-                file.write(imports_of(text) if path.suffix in NATIVE else _VERSION.sub("", text))
+                file.write(imports_of(text) if path.suffix in NATIVE else _VERSION.sub(r"\1pass", text))
 
 
 def foreign_names() -> Iterator[str]:
     """Each line that names a module which its package may not know."""
     for path in sources():
-        if path in (STARTS_COMMANDS, NOT_THERE_YET):
+        if path == STARTS_COMMANDS:
             continue
         names = re.compile(rf"\bzbuf[./](?:{'|'.join(FOREIGN[path.parts[0]])})\b")
         for number, line in enumerate((ROOT / path).read_text().splitlines(), 1):

@@ -224,7 +224,7 @@ struct zbuf_packet {
     uint32_t wirelen;      /* bytes on the wire */
     uint32_t interface_id; /* index of its Interface Description Block in the prologue */
     uint32_t direction : 2; /* epb_flags & 3 */
-    uint32_t tag_at : 5;    /* where the VLAN tag is in data that the card took off and libpcap put back; 0 for none */
+    uint32_t tag_at : 5; /* where the VLAN tag is in data that the card took off and libpcap put back; 0 for none */
     uint32_t : 25;
     const uint8_t *data;
 };

@@ -1,5 +1,7 @@
 """A buffer that a reader was assigned, its packets in place, and where each of them lies."""
 
+from typing import final
+
 from collections.abc import Iterator
 
 import numpy
@@ -9,6 +11,7 @@ from zbuf.consumer.reading.copies import PacketCopy
 
 INDEX_DTYPE: numpy.dtype[numpy.void]
 
+@final
 class Packet:
     """One packet, in place: a bytes-like object of its captured data."""
 

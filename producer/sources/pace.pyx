@@ -11,14 +11,14 @@ import os
 
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memset
-from posix.time cimport clock_gettime, CLOCK_MONOTONIC, CLOCK_REALTIME, timespec
+from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 cimport cython
 
 from zbuf.producer.ring.contract cimport NativeSource, SOURCE_ENDED, SOURCE_WOKEN
 from zbuf.shared.histogram cimport Histogram
 from zbuf.shared.memory.abi cimport zbuf_packet
-from zbuf.shared.memory.spin cimport clock_gettime, is_raised, lower_flag, now_ns, raise_flag, spin_pause
+from zbuf.shared.memory.spin cimport is_raised, lower_flag, now_ns, raise_flag, spin_pause
 
 cdef extern from "<poll.h>" nogil:
     cdef enum:

@@ -1,5 +1,7 @@
 """Opening a live interface by libpcap, and compiling filters for it."""
 
+from typing import final
+
 ANY: str
 DIRECTIONS: dict[str, int]
 PRECISIONS: dict[str, int]
@@ -7,6 +9,7 @@ KNOWS_TAGS: bytes
 
 def has_ring(name: str) -> bool: ...
 
+@final
 class LiveInterface:
     """One interface, open for capture."""
 
@@ -31,6 +34,7 @@ class LiveInterface:
     def statistics(self) -> tuple[int, int, int]: ...
     def close(self) -> None: ...
 
+@final
 class LiveFilters:
     """Compiles filters for the packets of one interface as libpcap does for the kernel."""
 
