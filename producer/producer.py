@@ -7,6 +7,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class Producer(Closing):
     Args:
         name: what readers connect to: letters, digits and any of ``_ . @ : + -``.
         linktype: LINKTYPE_ value of the packets; Ethernet by default.
-        interfaces: names of the interfaces that packets come from; by default one, called like the producer.
+        interfaces: those that packets come from, or their names; by default one, called like the producer.
         lossless: wait for readers in place of dropping packets.
         buffer_size: bytes of each of a reader's two buffers, where it does not say; whole pages, up to 1 GiB.
         run_dir: where the control socket is made; see zbuf.shared.control.rundir.run_directory().
@@ -67,7 +68,7 @@ class Producer(Closing):
         name: str,
         *,
         linktype: int = LINKTYPE_ETHERNET,
-        interfaces: Sequence[str] | None = None,
+        interfaces: Sequence[str | Interface] | None = None,
         lossless: bool = False,
         buffer_size: int = DEFAULT_BUFFER_BYTES,
         run_dir: str | os.PathLike[str] | None = None,
@@ -85,7 +86,7 @@ class Producer(Closing):
         directory = run_directory(run_dir)
         path = socket_path(directory, name)
         make_run_directory(directory, mode=directory_mode(socket_mode), gid=gid)
-        described = [Interface(_printable(one), linktype) for one in (interfaces or [name])]
+        described = [_described(one, linktype) for one in (interfaces or [name])]
         self.name = name
         self.run_dir = directory
         self.linger_s = linger_s
@@ -308,6 +309,12 @@ class Producer(Closing):
         self._control.forget()
         self._capture.forget()
         self._lock.forget()
+
+
+def _described(interface: str | Interface, linktype: int) -> Interface:
+    if isinstance(interface, str):
+        return Interface(_printable(interface), linktype)
+    return replace(interface, name=_printable(interface.name), linktype=linktype)
 
 
 def _printable(name: str) -> str:

@@ -46,7 +46,8 @@ class ScapySource:
         self.paths = list(paths)
         if not self.paths:
             raise ValueRefused("no capture files: name one at least")
-        self.warnings: list[str] = []
+        self.damage: list[str] = []
+        self.warnings = self.damage
         linktypes = [_scapy_linktype(path) for path in self.paths]
         if len(set(linktypes)) > 1:
             raise CaptureFileError(

@@ -60,7 +60,7 @@ class Engine(StrEnum):
 
 
 def replay(
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Capture files, gzipped or not; - is stdin.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Capture files, also compressed; - is stdin.")],
     name: Annotated[
         str | None, typer.Option(metavar="N", help="What readers connect to [the first file's stem].")
     ] = None,
@@ -190,12 +190,12 @@ def replay(
     check_space(buffer_bytes)
     if engine is Engine.SCAPY and (merge or unique_ip):
         raise typer.BadParameter("--merge and --unique-ip: --engine scapy has neither, leave it out")
-    source = _open_source(files, engine, parse_size("--preload-limit", preload_limit), merge, unique_ip)
+    source = _open_source(files, engine, parse_size("--preload-limit", preload_limit), merge, unique_ip, loops == 1)
     signals = _Signals()
     producer = Producer(
         name or name_from_path(files[0]),
         linktype=source.linktype,
-        interfaces=[interface.name for interface in source.interfaces],
+        interfaces=source.interfaces,
         lossless=lossless,
         buffer_size=buffer_bytes,
         run_dir=run_dir,
@@ -215,6 +215,8 @@ def replay(
         made.print()
     if report is not None:
         write_page(made, report)
+    if source.damage or (not producer.offered and not producer.stopped):
+        raise typer.Exit(1)
 
 
 def _warn(warnings: list[str]) -> int:
@@ -232,7 +234,7 @@ def _schedule(**options: Any) -> Schedule:
 
 
 def _open_source(
-    files: list[str], engine: Engine, preload_limit: int, merge: bool, unique_ip: bool
+    files: list[str], engine: Engine, preload_limit: int, merge: bool, unique_ip: bool, once: bool
 ) -> FileSource | ScapySource:
     if engine is Engine.SCAPY:
         return ScapySource(files)
@@ -242,7 +244,7 @@ def _open_source(
         loaded[:] = packets, size
 
     with Progress(lambda: f"loading: {loaded[0]:,} packets, {loaded[1] / 1e6:,.0f} MB"):
-        return FileSource(files, preload_limit, note, merge=merge, unique_ip=unique_ip)
+        return FileSource(files, preload_limit, note, merge=merge, unique_ip=unique_ip, once=once)
 
 
 def _replay(
