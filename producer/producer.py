@@ -160,11 +160,15 @@ class Producer(Closing):
         if isinstance(source, LiveSource):
             self._publish_live(source)
         elif isinstance(source, FileSource):
+            if pace is not None:
+                pace.set_recordings(source.recordings)
             for native in source.passes(loops):
                 ended = self._capture.run(native if pace is None else Paced(native, pace))
                 if not ended or (pace is not None and pace.over):
                     break
         else:
+            if pace is not None and isinstance(source, ScapySource):
+                pace.set_recordings(range(len(source.paths)))
             packets = source.packets(loops) if isinstance(source, ScapySource) else packets_of(source)
             self._publish_packets(packets if pace is None else self._paced(packets, pace))
         return self.offered - before
@@ -192,7 +196,7 @@ class Producer(Closing):
             wirelen = len(packet.data) if packet.wirelen is None else packet.wirelen
             time_ns = None
             while time_ns is None and not (pace.over or self._capture.stopping):
-                time_ns = pace.hold(packet.time_ns, wirelen)
+                time_ns = pace.hold(packet.time_ns, wirelen, packet.interface)
             if time_ns is None:
                 return
             yield packet._replace(time_ns=time_ns)

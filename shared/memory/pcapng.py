@@ -101,7 +101,7 @@ def interfaces(blocks: bytes) -> list[Interface]:
         raise SegmentError("corrupt segment: no pcapng Section Header at the start of the prologue")
     for kind, body in others:
         if kind == _INTERFACE_DESCRIPTION and len(body) >= 8:
-            found.append(replace(_interface(body, ""), snaplen=0))  # it is that of the descriptor
+            found.append(replace(_interface(body), snaplen=0))  # it is that of the descriptor
         else:
             raise SegmentError(f"corrupt segment: a pcapng block of type {kind:#x} in the prologue")
     return found
@@ -116,10 +116,12 @@ def interface_of(block: bytes, default_name: str = "") -> Interface:
         block: the whole block.
         default_name: what an interface without a name is called.
     """
-    return _interface(block[8:-4], default_name)
+    interface = _interface(block[8:-4])
+    name, description = interface.name.rstrip("\0"), interface.description.rstrip("\0")  # as some writers end strings
+    return replace(interface, name=name or default_name, description=description)
 
 
-def _interface(body: bytes, default_name: str) -> Interface:
+def _interface(body: bytes) -> Interface:
     linktype, _, snaplen = struct.unpack_from("<HHI", body)
     options = _options(body[8:])
     known = dict(reversed(options))  # the first of each
@@ -128,7 +130,7 @@ def _interface(body: bytes, default_name: str) -> Interface:
     told = {_IF_NAME, _IF_DESCRIPTION, _IF_TSRESOL, _IF_TSOFFSET}
     told |= ({_IF_SPEED} if len(speed) == 8 else set()) | ({_IF_FILTER} if is_text else set())
     return Interface(
-        _text(known.get(_IF_NAME, b"")) or default_name,
+        _text(known.get(_IF_NAME, b"")),
         linktype,
         _text(known.get(_IF_DESCRIPTION, b"")),
         snaplen,
@@ -139,8 +141,7 @@ def _interface(body: bytes, default_name: str) -> Interface:
 
 
 def _text(value: bytes) -> str:
-    """Some writers end a string with zeros."""
-    return value.rstrip(b"\0").decode("utf-8", "replace")
+    return value.decode("utf-8", "replace")
 
 
 def _timestamp(time_ns: int) -> bytes:

@@ -215,6 +215,8 @@ def replay(
         made.print()
     if report is not None:
         write_page(made, report)
+    if not producer.offered and not producer.stopped and not source.damage:
+        sys.stderr.write(f"zbufd: no packets in {', '.join(files)}\n")
     if source.damage or (not producer.offered and not producer.stopped):
         raise typer.Exit(1)
 

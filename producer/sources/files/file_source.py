@@ -12,7 +12,6 @@ from zbuf.producer.sources.files.interfaces import FileInterfaces, SourceInterfa
 from zbuf.producer.sources.files.merge import Merge
 from zbuf.producer.sources.files.open_file import OpenFile
 from zbuf.producer.sources.files.readahead import ReadAhead
-from zbuf.producer.sources.files.savefile import Savefile
 from zbuf.producer.sources.files.stopping import Stop, interruptibly, start_deaf
 from zbuf.producer.sources.files.store import PacketStore
 from zbuf.producer.sources.files.unique import UniqueAddresses
@@ -131,6 +130,11 @@ class FileSource:
         """The interfaces of all files that are known so far, in the order of their numbers."""
         return self._known.found or [Interface(os.path.basename(self.paths[0]) or self.paths[0], self.linktype)]
 
+    @property
+    def recordings(self) -> list[int]:
+        """Which recording each interface is of, see Pace.set_recordings(): its file, or with `merge` all are of one."""
+        return [0] * len(self._known.files) if len(self._groups) == 1 else self._known.files
+
     def passes(self, count: int) -> Iterator["NativeSource"]:
         """The native sources that give everything `count` times, each to be pumped to its end; 0 is for ever.
 
@@ -167,8 +171,6 @@ class FileSource:
             files = [self._open(number, self._stop, closing) for number in range(len(self.paths))]
             self._has_pipe = any(file.is_pipe for file in files)
             if self._once and self._has_pipe:
-                for file in files:
-                    _begin_file(file)
                 closing.pop_all()
                 self._pipes = files
                 return
@@ -188,10 +190,6 @@ class FileSource:
         elif pipe := next((file for group in groups for file in group if file.is_pipe), None):
             name = "standard input" if pipe.path == "-" else f"{pipe.path}: it is a pipe, and"
             raise CaptureFileError(f"{name} has more than {self._limit} bytes: raise --preload-limit")
-        else:
-            for group in groups:
-                for file in group:
-                    _begin_file(file)
 
     def _fits(self, store: PacketStore) -> bool:
         """Whether what is loaded is within the limit: the packets' bytes, and what is kept of them beside."""
@@ -254,12 +252,6 @@ class FileSource:
         for line, kept in ((file.damage, self.damage), (file.damage or file.warning, self.warnings)):
             if line is not None and line not in kept:
                 kept.append(line)
-
-
-def _begin_file(file: OpenFile) -> None:
-    """Have it say which interface it begins with."""
-    if isinstance(file.capture, Savefile):
-        file.capture.begin()
 
 
 def _together(files: list[OpenFile]) -> "NativeSource":

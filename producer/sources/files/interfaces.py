@@ -21,6 +21,8 @@ class SourceInterfaces:
         self.found: list[Interface] = []
         self.linktype: int | None = None
         """That of the first packet; None before."""
+        self.files: list[int] = []
+        """Which file each is of."""
         self._paths: list[str] = []
         self._numbers: dict[tuple[int, int], int] = {}
         self._told: int | None = None
@@ -42,6 +44,7 @@ class SourceInterfaces:
         number = self._numbers.setdefault((file, index), len(self.found))
         if number == len(self.found):
             self.found.append(interface)
+            self.files.append(file)
             self._paths.append(path)
         return number
 

@@ -55,7 +55,6 @@ cdef extern from "zbuf/producer/sources/files/savefile.h" nogil:
         SAVEFILE_UNASKED
         SAVEFILE_DAMAGED
         SAVEFILE_END
-        SAVEFILE_UNKNOWN
         BLOCK_PACKET
         BLOCK_STATISTICS
         BLOCK_SECTION
@@ -144,6 +143,8 @@ cdef class Savefile(NativeSource):
     A batch ends before anything that is no packet.  Of a pipe, a batch has what is there: next() says SOURCE_WOKEN
     once where that is nothing, so that what was read can be passed on, and waits when it is called again.
 
+    Of a pipe, the first interface is waited for here.
+
     Args:
         fd: a file descriptor of it, which is closed with this object.
         name: what messages call it.
@@ -155,7 +156,7 @@ cdef class Savefile(NativeSource):
         keep_blocks: whether take_blocks() is going to be called.
 
     Raises:
-        CaptureFileError: it is neither pcap nor pcapng, or of a version that is not known.
+        CaptureFileError: it is neither pcap nor pcapng, or of a version that is not known, or describes no interface.
     """
 
     cdef int _fd, _stop_fd
@@ -211,15 +212,16 @@ cdef class Savefile(NativeSource):
         self._file.far = True
 
     def __init__(self, *_args, **_options):
+        """Read up to the first interface."""
         cdef int status = SOURCE_WOKEN
         with nogil:
-            while status == SOURCE_WOKEN and self._file.format == SAVEFILE_UNKNOWN:
+            while status == SOURCE_WOKEN and self._file.all_interfaces == 0:
                 status = self.go_on()
-        if status == SOURCE_FAILED:
-            self.check()
-        if self._file.format == SAVEFILE_UNKNOWN:
+        self.check()
+        if self._file.all_interfaces == 0:
             self.close()
-            raise CaptureFileError(f"{self._name}: not a capture file: {self.reason}")
+            why = self.reason or "it describes no interface"
+            raise CaptureFileError(f"{self._name}: not a capture file: {why}")
 
     def __dealloc__(self):
         self.close()
@@ -267,14 +269,6 @@ cdef class Savefile(NativeSource):
         """
         blocks, self._blocks = self._blocks, []
         return blocks
-
-    def begin(self):
-        """Read up to the first interface, so that `interfaces` knows of one, where the file has one at all."""
-        cdef int status = SOURCE_WOKEN
-        with nogil:
-            while status == SOURCE_WOKEN and self._file.all_interfaces == 0:
-                status = self.go_on()
-        self.check()
 
     def read(self):
         """A batch, for Python: (data, time_ns, wirelen, interface, flags, dropped, options) of each packet.
