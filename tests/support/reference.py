@@ -185,7 +185,7 @@ def _simple_packet(order: str, body: bytes, found: Found, section: int) -> Packe
 
 
 def _time(found: Found, face: Face, ticks: int) -> int:
-    per_second = (2 if face.resolution & 0x80 else 10) ** (face.resolution & 0x7F)
+    per_second = int((2 if face.resolution & 0x80 else 10) ** (face.resolution & 0x7F))
     time_ns = ticks * 1_000_000_000 // per_second + face.offset_s * 1_000_000_000
     found.saturated += not 0 <= time_ns <= LAST_NS
     return min(max(time_ns, 0), LAST_NS)

@@ -41,7 +41,7 @@ class _Decompressor(Protocol):
     @property
     def needs_input(self) -> bool: ...
     @property
-    def unused_data(self) -> bytes: ...
+    def unused_data(self) -> bytes | None: ...
     def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
 
 
@@ -118,7 +118,7 @@ def unpack(compression: Compression, read: Callable[[], bytes]) -> Iterator[byte
     while data:
         part = compression.make()
         yield from _unpack_part(compression, part, data, more)
-        data = _next_part(compression, part.unused_data, more)
+        data = _next_part(compression, part.unused_data or b"", more)
 
 
 def _slow_at_the_end(read: Callable[[], bytes]) -> Iterator[bytes]:

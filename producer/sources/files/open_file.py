@@ -123,7 +123,8 @@ class OpenFile:
         if self._stop.is_set:
             return None  # it was cut by us
         if self._unpacking_error:
-            return f"{self.path}: damaged after {self.capture.packets} whole packets: {self._unpacking_error}"
+            where = f", at byte {self.capture.offset}" if isinstance(self.capture, Savefile) else ""
+            return f"{self.path}: damaged after {self.capture.packets} whole packets{where}: {self._unpacking_error}"
         return self.capture.damage
 
     @property

@@ -242,6 +242,11 @@ cdef class Savefile(NativeSource):
         return self._file.packets
 
     @property
+    def offset(self):
+        """Bytes of the file, unpacked if it is compressed, that were read and made sense."""
+        return self._file.offset
+
+    @property
     def saturated(self):
         """Packets so far whose time is before 1970 or after 2554, and was given as the nearest that there is."""
         return self._file.saturated

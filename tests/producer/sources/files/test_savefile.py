@@ -1,8 +1,8 @@
 """The reader of pcap and pcapng files, beside a second one in plain Python; see support/reference.py.
 
 Hypothesis makes files: sections, byte orders, interfaces, resolutions, options, damage. Whatever one of the two readers
-makes of a file, from a disk or by a pipe in pieces, the other one must make of it: each packet with all that is known of it,
-each interface, how many times saturate, and where the damage is.
+makes of a file, from a disk or by a pipe in pieces, the other one must make of it: each packet with all that is known
+of it, each interface, how many times saturate, and where the damage is.
 """
 
 import contextlib
@@ -109,9 +109,7 @@ def read(fd: int) -> Found:
     try:
         file = Savefile(fd, "lab", faces)
     except CaptureFileError as refused:
-        assert str(refused).startswith("lab: not a capture file: ")
-        assert "\n" not in str(refused)
-        return Found(damaged_at=0)
+        return Found(damaged_at=0) if re.fullmatch(r"lab: not a capture file: .+", str(refused)) else Found()
     with contextlib.closing(file):
         while batch := file.read():
             found.packets += [Packet(*one[:6], tuple(options_of("<", one[6]))) for one in batch]
