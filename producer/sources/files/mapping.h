@@ -2,8 +2,8 @@
  *
  * A file in memory, which somebody may cut meanwhile.
  *
- * A page of a mapping that its file no longer has is a SIGBUS for whoever touches it.  Here it becomes a page of zeros,
- * and the mapping says that it was cut.  Any other SIGBUS goes where it would have gone.
+ * A page of a mapping that its file no longer has is a SIGBUS for whoever touches it.  Here it becomes a page of zeros.
+ * Who has read something asks mapping_left() whether it was there.  Any other SIGBUS goes where it would have gone.
  */
 #ifndef ZBUF_MAPPING_H
 #define ZBUF_MAPPING_H
@@ -14,6 +14,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #define MAPPING_PAGE_BYTES UINT64_C(4096)
 
@@ -22,7 +23,6 @@ struct mapping {
     struct mapping *next;
     uint8_t *at; /* NULL: nobody's */
     size_t bytes;
-    int cut;
 };
 
 static struct mapping *mappings;
@@ -34,10 +34,7 @@ static inline bool mapping_mend(struct mapping *one, uintptr_t address)
 
     if (start == 0 || address < start || address - start >= one->bytes)
         return false;
-    if (mmap((void *)page, MAPPING_PAGE_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
-        return false;
-    __atomic_store_n(&one->cut, 1, __ATOMIC_RELEASE);
-    return true;
+    return mmap((void *)page, MAPPING_PAGE_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED;
 }
 
 static inline void mapping_on_sigbus(int number, siginfo_t *info, void *context)
@@ -85,7 +82,6 @@ static inline struct mapping *mapping_make(int fd, size_t bytes)
         __atomic_store_n(&mappings, one, __ATOMIC_RELEASE);
     }
     one->bytes = bytes;
-    one->cut = 0;
     __atomic_store_n(&one->at, (uint8_t *)at, __ATOMIC_RELEASE);
     return one;
 }
@@ -97,6 +93,11 @@ static inline void mapping_end(struct mapping *one)
     munmap(at, one->bytes);
 }
 
-static inline bool mapping_is_cut(const struct mapping *one) { return __atomic_load_n(&one->cut, __ATOMIC_ACQUIRE); }
+/* How many of so many bytes the file has still. */
+static inline size_t mapping_left(int fd, size_t bytes)
+{
+    struct stat now;
+    return fstat(fd, &now) == 0 && (uint64_t)now.st_size < bytes ? (size_t)now.st_size : bytes;
+}
 
 #endif /* ZBUF_MAPPING_H */

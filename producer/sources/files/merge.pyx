@@ -102,7 +102,7 @@ cdef class Merge(NativeSource):
         return 0
 
     cdef int refill(self) noexcept nogil:
-        """Have a packet again of the source whose batch has been used up.  Negative is what that says if it has none."""
+        """Have a packet again of the source whose batch has been used up.  Negative is what that says without one."""
         cdef merge_input *first = &self._inputs[self._heap[0]]
         cdef int packets
         if self._heaped == 0 or first.at < first.packets:

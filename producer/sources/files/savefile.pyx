@@ -41,7 +41,7 @@ cdef extern from "zbuf/producer/sources/files/mapping.h" nogil:
         size_t bytes
     mapping *mapping_make(int fd, size_t bytes)
     void mapping_end(mapping *one)
-    bint mapping_is_cut(const mapping *one)
+    size_t mapping_left(int fd, size_t bytes)
 
 cdef extern from "<stdbool.h>" nogil:
     ctypedef bint c_bool "bool"
@@ -149,8 +149,8 @@ cdef class Savefile(NativeSource):
         fd: a file descriptor of it, which is closed with this object.
         name: what messages call it.
         interfaces: who knows the interfaces of the whole source: its add() is called with each one that appears, and
-            returns the number that its packets get; its admit() with that number, before the first of them is given, and
-            with that packet's place in the file, from 1 on. Both may raise: check() passes it on.
+            returns the number that its packets get; its admit() with that number before the first of them is given,
+            and with that packet's place in the file, from 1 on. Both may raise: check() passes it on.
         head: bytes that were read from `fd` already.
         stop_fd: once this file descriptor is readable, a pipe is over.
         keep_blocks: whether take_blocks() is going to be called.
@@ -329,14 +329,14 @@ cdef class Savefile(NativeSource):
 
     cdef bint was_cut(self) noexcept nogil:
         """Whether the file has become shorter meanwhile, so that some of what was read may never have been in it."""
-        if self.lasting is None or not mapping_is_cut(self.lasting._mapping):
+        cdef size_t left
+        if not self._file.far or self._end == self._begin:
             return False
-        with gil:
-            size = min(os.fstat(self._fd).st_size, self._end)
-            if size == self._end:
-                return False
-            self._end = max(size, self._begin)
-            return True
+        left = mapping_left(self._fd, self._end)
+        if left == self._end:
+            return False
+        self._end = max(left, self._begin)
+        return True
 
     cdef int go_on(self) noexcept nogil:
         """Deal with what comes before packets; SOURCE_WOKEN where there may be more of it."""
