@@ -215,9 +215,11 @@ def replay(
         made.print()
     if report is not None:
         write_page(made, report)
-    if not producer.offered and not producer.stopped and not source.damage:
+    found = source.sizes.packets if isinstance(source, FileSource) else producer.offered
+    nothing = not found and not producer.stopped
+    if nothing and not source.damage:
         sys.stderr.write(f"zbufd: no packets in {', '.join(files)}\n")
-    if source.damage or (not producer.offered and not producer.stopped):
+    if source.damage or nothing:
         raise typer.Exit(1)
 
 
