@@ -7,6 +7,7 @@ import secrets
 import time
 import weakref
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from zbuf.producer.serving.session import Context
 from zbuf.producer.serving.setup import Identity
 from zbuf.producer.sources.pace import Pace, Paced
 from zbuf.producer.sources.python import LINKTYPE_ETHERNET, RawPacket, linktype_of
-from zbuf.producer.sources.source import Attended, Pass, passes_of
+from zbuf.producer.sources.source import Attended, Pass, Recorded, passes_of
 from zbuf.shared.closing import Closing
 from zbuf.shared.control.rundir import NameLock, directory_mode, make_run_directory, run_directory, socket_path
 from zbuf.shared.control.statistics import Statistics
@@ -51,7 +52,7 @@ class Producer(Closing):
     Args:
         name: what readers connect to: letters, digits and any of ``_ . @ : + -``.
         linktype: LINKTYPE_ value of the packets; Ethernet by default.
-        interfaces: names of the interfaces that packets come from; by default one, named like the producer.
+        interfaces: those that packets come from, or their names; by default one, named like the producer.
         lossless: wait for readers instead of dropping packets.
         buffer_size: bytes of each of a reader's two buffers, if the reader does not say; whole pages, up to 1 GiB.
         run_dir: where the control socket is made; see zbuf.shared.control.rundir.run_directory().
@@ -75,7 +76,7 @@ class Producer(Closing):
         name: str,
         *,
         linktype: int = LINKTYPE_ETHERNET,
-        interfaces: Sequence[str] | None = None,
+        interfaces: Sequence[str | Interface] | None = None,
         lossless: bool = False,
         buffer_size: int = DEFAULT_BUFFER_BYTES,
         run_dir: str | os.PathLike[str] | None = None,
@@ -93,7 +94,7 @@ class Producer(Closing):
         directory = run_directory(run_dir)
         path = socket_path(directory, name)
         make_run_directory(directory, mode=directory_mode(socket_mode), gid=gid)
-        described = [Interface(encodable(one), linktype) for one in (interfaces or [name])]
+        described = [_described(one, linktype) for one in (interfaces or [name])]
         self.name = name
         self.run_dir = directory
         self.linger_s = linger_s
@@ -171,6 +172,8 @@ class Producer(Closing):
                 self._roster.live = source
                 tending.enter_context(source.tending(self._owner.submit))
                 pace = None  # its packets are due when they come
+            if pace is not None and isinstance(source, Recorded):
+                pace.set_recordings(source.recordings)
             for one in passes_of(source, loops):
                 if not self._publish_pass(one, pace):
                     break
@@ -199,7 +202,7 @@ class Producer(Closing):
             wirelen = len(packet.data) if packet.wirelen is None else packet.wirelen
             time_ns = None
             while time_ns is None and not (pace.over or self._owner.stopping):
-                time_ns = pace.hold(packet.time_ns, wirelen)
+                time_ns = pace.hold(packet.time_ns, wirelen, packet.interface)
             if time_ns is None:
                 return
             yield packet._replace(time_ns=time_ns)
@@ -314,6 +317,12 @@ class Producer(Closing):
         self._control.forget()
         self._roster.forget()
         self._lock.forget()
+
+
+def _described(interface: str | Interface, linktype: int) -> Interface:
+    if isinstance(interface, str):
+        return Interface(encodable(interface), linktype)
+    return replace(interface, name=encodable(interface.name), linktype=linktype)
 
 
 _producers: "weakref.WeakSet[Producer]" = weakref.WeakSet()

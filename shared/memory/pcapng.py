@@ -6,7 +6,7 @@ Statistics). The packets themselves are written by zbuf.h.
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from zbuf.shared.errors import SegmentError
 
@@ -16,7 +16,8 @@ _INTERFACE_STATISTICS = 5
 _BYTE_ORDER_MAGIC = 0x1A2B3C4D
 _SECTION_LENGTH_UNKNOWN = -1
 
-_IF_NAME, _IF_DESCRIPTION, _IF_TSRESOL = 2, 3, 9
+_IF_NAME, _IF_DESCRIPTION, _IF_SPEED, _IF_TSRESOL, _IF_FILTER, _IF_TSOFFSET = 2, 3, 8, 9, 11, 14
+_FILTER_TEXT = b"\0"  # what a filter begins with that is an expression, not a program
 _SHB_USERAPPL = 4
 _ISB_STARTTIME, _ISB_ENDTIME, _ISB_IFRECV, _ISB_FILTERACCEPT, _ISB_OSDROP, _ISB_USRDELIV = 2, 3, 4, 6, 7, 8
 _NANOSECONDS = bytes([9])  # if_tsresol: 10 to the power of minus 9
@@ -30,6 +31,14 @@ class Interface:
     linktype: int
     """A LINKTYPE_ value, https://www.tcpdump.org/linktypes.html."""
     description: str = ""
+    snaplen: int = 0
+    """Bytes that were kept of a packet at most; 0 where that was not limited."""
+    speed: int | None = None
+    """Bits per second; None where that is not known."""
+    filter: str = ""
+    """The expression that its packets passed."""
+    options: tuple[tuple[int, bytes], ...] = ()
+    """Everything else that is known of it: pcapng's options, code and little-endian value."""
 
 
 def prologue(interfaces: Sequence[Interface], snaplen: int, application: str) -> bytes:
@@ -43,12 +52,21 @@ def prologue(interfaces: Sequence[Interface], snaplen: int, application: str) ->
     header = struct.pack("<IHHq", _BYTE_ORDER_MAGIC, 1, 0, _SECTION_LENGTH_UNKNOWN)
     blocks = [_block(_SECTION_HEADER, header, [(_SHB_USERAPPL, application.encode())])]
     for interface in interfaces:
-        options = [(_IF_NAME, interface.name.encode("utf-8", "replace"))]
-        if interface.description:
-            options.append((_IF_DESCRIPTION, interface.description.encode("utf-8", "replace")))
-        options.append((_IF_TSRESOL, _NANOSECONDS))
-        blocks.append(_block(_INTERFACE_DESCRIPTION, struct.pack("<HHI", interface.linktype, 0, snaplen), options))
+        body = struct.pack("<HHI", interface.linktype, 0, snaplen)
+        blocks.append(_block(_INTERFACE_DESCRIPTION, body, _interface_options(interface)))
     return b"".join(blocks)
+
+
+def _interface_options(interface: Interface) -> list[tuple[int, bytes]]:
+    options = [(_IF_NAME, interface.name.encode("utf-8", "replace"))]
+    if interface.description:
+        options.append((_IF_DESCRIPTION, interface.description.encode("utf-8", "replace")))
+    if interface.speed is not None:
+        options.append((_IF_SPEED, struct.pack("<Q", interface.speed)))
+    options.append((_IF_TSRESOL, _NANOSECONDS))
+    if interface.filter:
+        options.append((_IF_FILTER, _FILTER_TEXT + interface.filter.encode("utf-8", "replace")))
+    return [*options, *interface.options]
 
 
 def statistics(interface: int, start_ns: int, end_ns: int, ledger: Mapping[str, int]) -> bytes:
@@ -83,15 +101,47 @@ def interfaces(blocks: bytes) -> list[Interface]:
         raise SegmentError("corrupt segment: no pcapng Section Header at the start of the prologue")
     for kind, body in others:
         if kind == _INTERFACE_DESCRIPTION and len(body) >= 8:
-            (linktype,) = struct.unpack_from("<H", body)
-            options = dict(_options(body[8:]))
-            name, description = (
-                options.get(code, b"").decode("utf-8", "replace") for code in (_IF_NAME, _IF_DESCRIPTION)
-            )
-            found.append(Interface(name, linktype, description))
+            found.append(replace(_interface(body), snaplen=0))  # it is that of the descriptor
         else:
             raise SegmentError(f"corrupt segment: a pcapng block of type {kind:#x} in the prologue")
     return found
+
+
+def interface_of(block: bytes, default_name: str = "") -> Interface:
+    """What a little-endian Interface Description Block says, of 20 bytes or more.
+
+    The resolution and the offset of its times are not told: zbuf has all times in nanoseconds since 1970.
+
+    Args:
+        block: the whole block.
+        default_name: what an interface without a name is called.
+    """
+    interface = _interface(block[8:-4])
+    name, description = interface.name.rstrip("\0"), interface.description.rstrip("\0")  # as some writers end strings
+    return replace(interface, name=name or default_name, description=description)
+
+
+def _interface(body: bytes) -> Interface:
+    linktype, _, snaplen = struct.unpack_from("<HHI", body)
+    options = _options(body[8:])
+    known = dict(reversed(options))  # the first of each
+    speed, expression = known.get(_IF_SPEED, b""), known.get(_IF_FILTER, b"")
+    is_text = expression[:1] == _FILTER_TEXT
+    told = {_IF_NAME, _IF_DESCRIPTION, _IF_TSRESOL, _IF_TSOFFSET}
+    told |= ({_IF_SPEED} if len(speed) == 8 else set()) | ({_IF_FILTER} if is_text else set())
+    return Interface(
+        _text(known.get(_IF_NAME, b"")),
+        linktype,
+        _text(known.get(_IF_DESCRIPTION, b"")),
+        snaplen,
+        int.from_bytes(speed, "little") if len(speed) == 8 else None,
+        _text(expression[1:]) if is_text else "",
+        tuple(option for option in options if option[0] not in told),
+    )
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
 
 
 def _timestamp(time_ns: int) -> bytes:

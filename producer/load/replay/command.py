@@ -56,7 +56,7 @@ class FileEngine(StrEnum):
 
 
 def replay(
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Capture files, gzipped or not; - is stdin.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Capture files, also compressed; - is stdin.")],
     name: Annotated[
         str | None, typer.Option(metavar="N", help="What readers connect to [the first file's stem].")
     ] = None,
@@ -174,12 +174,12 @@ def replay(
     check_space(buffer_bytes)
     if engine is FileEngine.SCAPY and (merge or unique_ip):
         raise typer.BadParameter("--engine scapy has no --merge and no --unique-ip: leave it out")
-    source = _open_source(files, engine, parse_size("--preload-limit", preload_limit), merge, unique_ip)
+    source = _open_source(files, engine, parse_size("--preload-limit", preload_limit), merge, unique_ip, loops == 1)
     ending = _Ending()
     producer = Producer(
         name or name_from_path(files[0]),
         linktype=source.linktype,
-        interfaces=[interface.name for interface in source.interfaces],
+        interfaces=source.interfaces,
         lossless=lossless,
         buffer_size=buffer_bytes,
         run_dir=run_dir,
@@ -199,6 +199,12 @@ def replay(
         made.print()
     if report is not None:
         write_page(made, report)
+    found = source.sizes.packets if isinstance(source, FileSource) else producer.offered
+    nothing = not found and not producer.stopped
+    if nothing and not source.damage:
+        sys.stderr.write(f"zbufd: no packets in {', '.join(files)}\n")
+    if source.damage or nothing:
+        raise typer.Exit(1)
 
 
 def _warn(warnings: list[str]) -> int:
@@ -216,7 +222,7 @@ def _schedule(**options: Any) -> Schedule:
 
 
 def _open_source(
-    files: list[str], engine: FileEngine, preload_limit: int, merge: bool, unique_ip: bool
+    files: list[str], engine: FileEngine, preload_limit: int, merge: bool, unique_ip: bool, once: bool
 ) -> FileSource | ScapySource:
     if engine is FileEngine.SCAPY:
         return ScapySource(files)
@@ -226,7 +232,7 @@ def _open_source(
         loaded[:] = packets, size
 
     with progress(lambda: f"loading: {loaded[0]:,} packets, {loaded[1] / 1e6:,.0f} MB"):
-        return FileSource(files, preload_limit, note, merge=merge, unique_ip=unique_ip)
+        return FileSource(files, preload_limit, note, merge=merge, unique_ip=unique_ip, once=once)
 
 
 def _replay(

@@ -102,7 +102,7 @@ cdef class ReadAhead(NativeSource):
 
     @property
     def sizes(self):
-        """Of what was read in the first pass: packets of each class of sizes.pxi, and the bytes of all on the wire."""
+        """Of what was read in the first pass: packets of each class of sizes.pxd, and the bytes of all on the wire."""
         return list(self._sizes.classes), self._sizes.wire_bytes
 
     def check(self):
@@ -115,18 +115,16 @@ cdef class ReadAhead(NativeSource):
     def fill(self, NativeSource source not None):
         """Read a native source to its end; False where that is over, since the pump takes no more."""
         cdef const zbuf_packet *batch
-        cdef int packets, at
+        cdef int packets
         cdef bint room = True
         with nogil:
             packets = source.next(&batch)
-            while packets > 0 and room:
-                for at in range(packets):
-                    room = self.put(&batch[at])
-                    if not room:
-                        break
-                else:
-                    packets = source.next(&batch)
-        if packets < 0:
+            while room and (packets > 0 or packets == SOURCE_WOKEN):
+                if packets == SOURCE_WOKEN:
+                    self.flush()
+                room = self.put_all(batch, packets)
+                packets = source.next(&batch) if room else packets
+        if packets < 0 and packets != SOURCE_WOKEN:
             source.check()
         return room
 
@@ -139,10 +137,21 @@ cdef class ReadAhead(NativeSource):
     def finish(self):
         """Post what is left, and the end."""
         with nogil:
-            if self._filling != NULL:
-                self.post()
+            self.flush()
             if self.begin_block():
                 self.post()
+
+    cdef bint put_all(self, const zbuf_packet *packets, int count) noexcept nogil:
+        cdef int at
+        for at in range(count):
+            if not self.put(&packets[at]):
+                return False
+        return True
+
+    cdef void flush(self) noexcept nogil:
+        """The source has no more at the moment: post what it gave until now."""
+        if self._filling != NULL:
+            self.post()
 
     cdef bint put(self, const zbuf_packet *packet) noexcept nogil:
         cdef zbuf_packet *copy
