@@ -1,16 +1,21 @@
-"""Filters: pcap-filter(7) expressions, compiled by libpcap."""
+"""Filters: pcap-filter(7) expressions that libpcap compiles, and the programs that come of them, checked.
+
+A program is the instructions of bpf(4), struct bpf_insn after struct bpf_insn, as bytes.
+"""
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint32_t
 from libc.stdio cimport fclose, FILE
-from libc.string cimport memset
+from libc.stdlib cimport malloc
+from libc.string cimport memcpy, memset
 
 from zbuf.producer.pcap cimport (
     PCAP_NETMASK_UNKNOWN,
     PCAP_ERRBUF_SIZE,
     PCAP_TSTAMP_PRECISION_NANO,
+    bpf_insn,
     bpf_program,
-    fclose,
+    bpf_validate,
     fmemopen,
     pcap_close,
     pcap_compile,
@@ -27,63 +32,125 @@ from zbuf.shared.errors import FilterError
 
 cdef enum:
     OPTIMIZED_LENGTH = 1024         # the time that libpcap's optimizer takes grows with the cube of this
-    INSTRUCTION_BYTES = 8           # of struct bpf_insn
+
+# All instructions that there are, by class: ld, ldx, st and stx, alu, jmp, ret, misc.
+INSTRUCTIONS = frozenset(
+    [0x00, 0x20, 0x28, 0x30, 0x40, 0x48, 0x50, 0x60, 0x80]
+    + [0x01, 0x61, 0x81, 0xB1]
+    + [0x02, 0x03]
+    + [operation | operand | 0x04 for operation in range(0x00, 0xB0, 0x10) for operand in (0, 8)
+       if operation | operand != 0x88]
+    + [0x05]
+    + [operation | operand | 0x05 for operation in range(0x10, 0x50, 0x10) for operand in (0, 8)]
+    + [0x06, 0x16]
+    + [0x07, 0x87]
+)
 
 
 def version():
-    """libpcap's own words on its version."""
+    """The version of libpcap, in its own words."""
     return pcap_lib_version().decode()
+
+
+# ---- compiling ----------------------------------------------------------------------------------------------------
 
 
 def compile_filter(str expression not None, uint32_t linktype):
     """Compile a pcap-filter(7) expression for packets of a link type.
 
     Returns:
-        The program's instructions (struct bpf_insn), for Descriptor.set_filter(); none where the expression is empty.
+        The program, for Descriptor.set_filter(); empty where the expression is.
 
     Raises:
-        FilterError: with libpcap's message.
+        FilterError: the expression does not compile; the message is libpcap's.
+    """
+    cdef pcap_t *handle
+    if not expression.strip():
+        return b""
+    handle = open_linktype(linktype)
+    try:
+        return compile_on(handle, expression)
+    finally:
+        pcap_close(handle)
+
+
+cdef bytes compile_on(pcap_t *handle, str expression):
+    """compile_filter() for the packets of an open handle: libpcap knows its link type, and what its kernel can do.
+
+    Other threads run meanwhile, since a long expression takes seconds; none of them may use the handle.
     """
     cdef bpf_program program
-    cdef pcap_t *p
     cdef bytes text = expression.encode("utf-8", "surrogateescape")
+    cdef const char *at = text
+    cdef size_t length = len(text)
     cdef int refused
     if not expression.strip():
         return b""
     if b"\0" in text:
         raise FilterError(f"filter {expression!r}: it has a NUL character")
-    p = _open_linktype(linktype)
-    cdef const char *at = text
-    cdef size_t length = len(text)
     with nogil:
-        refused = pcap_compile(p, &program, at, length <= OPTIMIZED_LENGTH, PCAP_NETMASK_UNKNOWN)
+        refused = pcap_compile(handle, &program, at, length <= OPTIMIZED_LENGTH, PCAP_NETMASK_UNKNOWN)
+    if refused:
+        raise FilterError(f"filter '{expression}': {pcap_geterr(handle).decode('utf-8', 'replace')}")
     try:
-        if refused:
-            raise FilterError(f"filter '{expression}': {pcap_geterr(p).decode('utf-8', 'replace')}")
-        instructions = PyBytes_FromStringAndSize(<const char *>program.bf_insns, program.bf_len * INSTRUCTION_BYTES)
-        pcap_freecode(&program)
-        return instructions
+        return PyBytes_FromStringAndSize(<const char *>program.bf_insns, program.bf_len * sizeof(bpf_insn))
     finally:
-        pcap_close(p)
+        pcap_freecode(&program)
 
 
-cdef pcap_t *_open_linktype(uint32_t linktype) except NULL:
-    """A handle for packets of one LINKTYPE_: what libpcap makes of an empty file of that type.
+cdef pcap_t *open_linktype(uint32_t linktype) except NULL:
+    """A handle for packets of one LINKTYPE_: libpcap opens an empty file of that type.
 
-    pcap_open_dead() wants a DLT_ number, which differs for some types, and only a file's reader knows the mapping.
+    pcap_open_dead() wants a DLT_ number, which differs for some types, and only libpcap's reader of files maps one to
+    the other.
     """
     cdef pcap_file_header_t header
     cdef char errbuf[PCAP_ERRBUF_SIZE]
     cdef FILE *file
-    cdef pcap_t *p
+    cdef pcap_t *handle
     memset(&header, 0, sizeof(header))
     header.magic, header.major, header.minor = 0xA1B2C3D4, 2, 4
     header.snaplen, header.linktype = ZBUF_MAX_CAPLEN, linktype
     file = fmemopen(&header, sizeof(header), "rb")
     if file == NULL:
         raise MemoryError
-    p = pcap_fopen_offline_with_tstamp_precision(file, PCAP_TSTAMP_PRECISION_NANO, errbuf)
-    if p == NULL:
+    handle = pcap_fopen_offline_with_tstamp_precision(file, PCAP_TSTAMP_PRECISION_NANO, errbuf)
+    if handle == NULL:
         fclose(file)
         raise FilterError(f"link type {linktype}: {errbuf.decode('utf-8', 'replace')}")
-    return p
+    return handle
+
+
+# ---- programs -----------------------------------------------------------------------------------------------------
+
+
+cdef bpf_insn *copy_program(bytes program) except? NULL:
+    """A copy of a program for bpf_filter(), to be freed by the caller; NULL for an empty one.
+
+    Raises:
+        FilterError: the program is not valid.
+    """
+    cdef size_t size = len(program)
+    cdef bpf_insn *copy
+    if size == 0:
+        return NULL
+    if not is_valid_program(program):
+        raise FilterError(f"filter program of {size} bytes is not a valid one")
+    copy = <bpf_insn *>malloc(size)
+    if copy == NULL:
+        raise MemoryError
+    memcpy(copy, <const char *>program, size)
+    return copy
+
+
+cdef bint is_valid_program(bytes program) except -1:
+    """Whether bpf_filter() can run a program: bpf_validate() says so, and every instruction of it exists.
+
+    bpf_validate() alone is not enough: it lets instructions pass at which bpf_filter() aborts the process.
+    """
+    cdef size_t size = len(program)
+    if size % sizeof(bpf_insn):
+        return False
+    codes = {int.from_bytes(program[at:at + 2], "little") for at in range(0, size, sizeof(bpf_insn))}
+    return codes <= INSTRUCTIONS and bpf_validate(<const bpf_insn *><const char *>program,
+                                                  <int>(size // sizeof(bpf_insn))) != 0

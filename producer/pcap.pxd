@@ -33,9 +33,11 @@ cdef extern from "pcap/pcap.h" nogil:
         timeval ts
         uint32_t caplen
         uint32_t len
+    cdef struct bpf_insn:
+        pass
     cdef struct bpf_program:
         unsigned bf_len
-        void *bf_insns
+        bpf_insn *bf_insns
     cdef struct pcap_stat:
         unsigned ps_recv
         unsigned ps_drop
@@ -61,6 +63,8 @@ cdef extern from "pcap/pcap.h" nogil:
     int pcap_next_ex(pcap_t *p, pcap_pkthdr **header, const uint8_t **data)
     int pcap_compile(pcap_t *p, bpf_program *program, const char *text, int optimize, uint32_t netmask)
     void pcap_freecode(bpf_program *program)
+    int bpf_validate(const bpf_insn *program, int instructions)
+    unsigned bpf_filter(const bpf_insn *program, const uint8_t *packet, unsigned wirelen, unsigned buflen)
     pcap_dumper_t *pcap_dump_fopen(pcap_t *p, FILE *file)
     void pcap_dump_close(pcap_dumper_t *dumper)
     FILE *pcap_file(pcap_t *p)

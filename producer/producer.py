@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from zbuf import __version__
-from zbuf.producer.ring.pump import DIRECTION_NUMBERS
+from zbuf.producer.ring.packets import direction_number
 from zbuf.producer.serving.access import Access, Rule
 from zbuf.producer.serving.capture import DEFAULT_LINGER_S, Capture, Limits
 from zbuf.producer.serving.server import ControlServer, Identity
@@ -130,13 +130,12 @@ class Producer(Closing):
         Raises:
             ValueRefused: an argument is out of its range.
         """
-        if direction not in DIRECTION_NUMBERS:
-            raise ValueRefused(f"direction {direction!r}: it must be in, out or inout")
+        number = direction_number(direction)
         if not 0 <= interface < len(self._identity.interfaces):
             raise ValueRefused(f"interface {interface}: this producer has {len(self._identity.interfaces)}")
         self._check_open()
         moment = time.time_ns() if time_ns is None else time_ns
-        return self._capture.append(data, moment, wirelen, interface, DIRECTION_NUMBERS[direction])
+        return self._capture.append(data, moment, wirelen, interface, number)
 
     def publish(self, source: Any, *, loops: int = 1, pace: Pace | None = None) -> int:
         """Publish everything that a source gives, until it ends or stop() is called.

@@ -1,10 +1,10 @@
-# What the pump asks of a source and of a descriptor, and a source of whoever changes its packets; see contract.pyx.
+# What the pump asks of sources and of descriptors, and a source of what changes its packets; see contract.pyx.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from zbuf.shared.memory.abi cimport zbuf_packet
 
-cdef enum:  # what NativeSource.next() says where it has no batch
+cdef enum:  # what NativeSource.next() returns instead of a number of packets
     SOURCE_ENDED = 0
     SOURCE_FAILED = -1
     SOURCE_WOKEN = -2

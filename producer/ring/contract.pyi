@@ -1,4 +1,4 @@
-"""What sources, the pump and descriptors are to each other: batches of packets, passed without the GIL."""
+"""What the pump asks of sources and of descriptors: three calls, without the GIL, for batches of packets."""
 
 class NativeSource:
     """Where packets come from, in batches."""
@@ -6,7 +6,7 @@ class NativeSource:
     def check(self) -> None: ...
 
 class PacketSink:
-    """Who takes packets."""
+    """What takes packets: a descriptor."""
 
 class Rewriter:
-    """Who changes packets on every pass but the first."""
+    """What changes packets on every pass after the first."""

@@ -1,7 +1,7 @@
-"""What sources, the pump and descriptors are to each other: batches of packets, passed by three calls without the GIL.
+"""What the pump asks of sources and of descriptors: three calls, without the GIL, for batches of packets.
 
-Each class here is subclassed by those who fulfil it; the calls go through Cython's method tables, one indirect call for a
-batch.  So no module is compiled into another, and a new source is a class with a next().
+Each class here is a contract, and whoever fulfils it subclasses it. The calls go through Cython's method tables, one
+indirect call for a batch. So no module is compiled into another, and a new source is a class with a next().
 """
 
 cdef class NativeSource:
@@ -11,37 +11,40 @@ cdef class NativeSource:
         """The next batch, valid until the next call.
 
         Returns:
-            How many packets it has; or SOURCE_ENDED, SOURCE_FAILED (then check() raises why), or SOURCE_WOKEN: a source
-            that can run dry waits here, and says so after wake() or a signal.
+            How many packets it has; or SOURCE_ENDED; or SOURCE_FAILED, and then check() raises why. A source that can
+            run dry waits here, and returns SOURCE_WOKEN after wake() or a signal.
         """
         return SOURCE_ENDED
 
     cdef void wake(self) noexcept nogil:
-        """End a wait in next(), the one under way or the next one; from any thread.  Nothing, for one that never waits."""
+        """End a wait in next(), the one under way or the next one; from any thread.
+
+        A source that never waits need not do anything.
+        """
 
     def check(self):
-        """Raise the error of a source that failed; nothing, for one that can't fail."""
+        """Raise the error of a source that failed; a source that can't fail need not do anything."""
 
 
 cdef class PacketSink:
-    """Who takes packets."""
+    """What takes packets: a descriptor."""
 
     cdef uint32_t take(self, const zbuf_packet *packets, uint32_t count, bint lossless) noexcept nogil:
         """Take up to `count` packets.
 
         Returns:
-            How many were taken. It is all of them, unless `lossless`, which stops before a packet that no buffer has
-            room for.
+            How many it took: all of them; or, where `lossless`, those before the first packet that no buffer has room
+            for.
         """
         return count
 
     cdef bint has_room(self) noexcept nogil:
-        """Whether a reader has given back a buffer since."""
+        """Whether take() would go on: readers have given a buffer back since it stopped."""
         return True
 
 
 cdef class Rewriter:
-    """Who changes packets on every pass but the first."""
+    """What changes packets on every pass after the first."""
 
     cdef void rewrite(self, uint8_t *data, uint32_t caplen, uint64_t number) noexcept nogil:
-        """Change a packet for pass `number`, which is 1 or more; the bytes are the caller's own copy."""
+        """Change a packet for pass `number`, 1 or more, in place: the bytes are the caller's own copy."""

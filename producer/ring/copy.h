@@ -1,13 +1,13 @@
-/* How a packet's bytes get into a buffer. */
+/* Copies a packet's bytes into a buffer. */
 #ifndef ZBUF_COPY_H
 #define ZBUF_COPY_H
 
 #include <stdint.h>
 #include <string.h>
 
-/* The lines that the next packets go to are, as a rule, in the caches of readers, which had the buffer before. To
- * get them back takes longer than to write them where processors are far apart, so it begins some packets early:
- * a quarter more packets there, and nothing lost elsewhere. */
+/* The cache lines that the next packets go to are, as a rule, in the caches of readers, which had the buffer before.
+ * Where processors are far apart, getting a line back takes longer than writing it. So the copy asks for lines some
+ * packets early: a quarter more packets there, and nothing lost elsewhere. */
 enum { ZBUF_CLAIMED_AHEAD = 2048 };
 
 static inline void zbuf_claim(const uint8_t *line)
@@ -19,8 +19,8 @@ static inline void zbuf_claim(const uint8_t *line)
 #endif
 }
 
-/* memcpy() of a packet.  Captures mix sizes, and the branches of a general memcpy() on them are mispredicted
- * at every second packet: one loop of plain 32-byte moves took two thirds of its time on a real mix. */
+/* memcpy() for a packet.  Captures mix sizes, and a general memcpy() branches on them, mispredicted at every second
+ * packet: on a real mix, one loop of plain 32-byte moves took two thirds of memcpy()'s time. */
 static inline void zbuf_copy(uint8_t *to, const uint8_t *from, uint32_t length_bytes)
 {
     uint32_t at;

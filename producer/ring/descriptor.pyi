@@ -7,8 +7,6 @@ from typing_extensions import Buffer
 
 from zbuf.producer.ring.contract import PacketSink
 
-DIRECTIONS: dict[str, int]
-
 class Slots(TypedDict):
     """Which buffer is where; see Descriptor.slots()."""
 

@@ -7,9 +7,9 @@ A zbuf is in one of three slots, which are private to the producer:
     hold    filled, assigned to the readers, waiting until all of them have acknowledged it.
     free    neither; there is one exactly when hold is empty.
 
-What a reader could have written is read in two places only, can_free_buffer() and wake(), and is taken for a yes or no.
+Only two functions read what a reader can write, can_free_buffer() and wake(), and each takes it for a yes or a no.
 
-Where a seed function went:
+Where FreeBSD's functions are here:
 
     append_bytes, append_mbuf        append_bytes, append_fragments
     buffull, bufheld, buf_reclaimed  buffer_full, buffer_held, buffer_reclaimed
@@ -18,30 +18,43 @@ Where a seed function went:
     setzbuf, zbuf_setup, getzmax     set_buffers, setup_buffer, max_buffer_bytes
     free, reset_d, setf/setfnr       close, flush, set_filter
 
-What is mended: rotate(), tick() and immediate mode reclaim an acknowledged hold before they look at it, where the seed
-waits for the next packet to do so and strands the tail of the traffic until then.
+One thing differs: rotate(), tick() and immediate mode reclaim an acknowledged hold before they look at it.  FreeBSD
+leaves that to the next packet, and so strands the tail of the traffic until one comes.
 
-Nothing here locks.  Whoever owns the capture (see zbuf.producer.serving.capture) is the only one to call.
+Nothing here locks.  Only the thread that owns the descriptors (see zbuf.producer.serving.owner) may call it.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
-from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcpy, memset
+from libc.stdlib cimport free
+from libc.string cimport memset
 
 cimport cython
 
+from zbuf.producer.filters cimport copy_program
+from zbuf.producer.pcap cimport bpf_filter, bpf_insn
+from zbuf.producer.ring.accounts cimport (
+    close_account,
+    find_account,
+    forget_stalls,
+    gave_back,
+    new_account,
+    note_assigned,
+    note_stall,
+    reader_account,
+    reader_accounts,
+    ring_sleepers,
+    stalled_packets,
+)
 from zbuf.producer.ring.contract cimport PacketSink
+from zbuf.producer.ring.packets cimport describe_packet, gather
 from zbuf.shared.memory.abi cimport (
     ZBUF_MAX_BYTES,
     ZBUF_CLOSED,
-    ZBUF_INBOUND,
     ZBUF_MAX_CAPLEN,
-    ZBUF_OUTBOUND,
     ZBUF_PAGE_BYTES,
     zbuf_ack,
     zbuf_acknowledge,
-    zbuf_acknowledged,
     zbuf_assign,
     zbuf_block_begin,
     zbuf_block_bytes,
@@ -52,24 +65,12 @@ from zbuf.shared.memory.abi cimport (
     zbuf_pad,
     zbuf_segment,
     zbuf_set_state,
-    zbuf_sleeper,
     zbuf_store,
 )
 
-from zbuf.shared.errors import FilterError, SegmentError, ValueRefused
+from zbuf.producer.ring.packets import direction_number
+from zbuf.shared.errors import SegmentError, ValueRefused
 from zbuf.shared.memory.layout import check_buffer_bytes
-
-cdef extern from "<sys/socket.h>" nogil:
-    enum:
-        MSG_DONTWAIT
-        MSG_NOSIGNAL
-    ssize_t send(int fd, const void *data, size_t length, int flags)
-
-cdef extern from "pcap/pcap.h" nogil:
-    cdef struct bpf_insn:
-        pass
-    unsigned bpf_filter(const bpf_insn *program, const uint8_t *packet, unsigned wirelen, unsigned buflen)
-    int bpf_validate(const bpf_insn *program, int instructions)
 
 cdef extern from "zbuf/producer/ring/copy.h" nogil:
     void zbuf_copy(uint8_t *to, const uint8_t *source, uint32_t length_bytes)
@@ -77,48 +78,21 @@ cdef extern from "zbuf/producer/ring/copy.h" nogil:
 cdef enum:
     NONE = -1  # an empty slot
 
-DIRECTIONS = {"inout": 0, "in": ZBUF_INBOUND, "out": ZBUF_OUTBOUND}
-
-# bpf(4)'s instructions, by class: ld, ldx, st and stx, alu, jmp, ret, misc.
-INSTRUCTIONS = frozenset(
-    [0x00, 0x20, 0x28, 0x30, 0x40, 0x48, 0x50, 0x60, 0x80]
-    + [0x01, 0x61, 0x81, 0xB1]
-    + [0x02, 0x03]
-    + [operation | operand | 0x04 for operation in range(0x00, 0xB0, 0x10) for operand in (0, 8)
-       if operation | operand != 0x88]
-    + [0x05]
-    + [operation | operand | 0x05 for operation in range(0x10, 0x50, 0x10) for operand in (0, 8)]
-    + [0x06, 0x16]
-    + [0x07, 0x87]
-)
-
 # A zbuf as its owner sees it.  The header's generation and length are written from here and never read back.
 cdef struct zbuf:
     zbuf_header *header
     uint8_t *blocks
     uint32_t gen             # kernel_gen
-    bint assigned            # since its last assignment it was not reclaimed: not ours to write
+    bint assigned            # to the readers, and not reclaimed since: not ours to write
     uint32_t length
     uint32_t packets
     uint64_t sequence
     uint64_t first_ns
     uint64_t last_ns
     uint64_t dropped_before
-    uint32_t acknowledged    # readers that gave it back since its last assignment
+    uint32_t acknowledged    # by how many readers since its last assignment
 
 cdef struct held_view:  # in a struct of its own, or the garbage collector would clear it before it is released
-    Py_buffer view
-
-cdef struct zbuf_reader:
-    uint32_t number
-    const zbuf_ack *ack
-    int doorbell
-    bint owes[2]             # it was assigned that zbuf and has not given it back
-    uint64_t delivered
-    uint64_t stalls          # times that both buffers were full and this reader had not given back the older one
-    bint stalling
-    uint64_t dropped_when    # the ledger's count when that began
-    uint64_t dropped         # until it gave it back, of all the times
     Py_buffer view
 
 
@@ -128,15 +102,20 @@ cdef class Descriptor(PacketSink):
 
     Args:
         snaplen: bytes kept of each packet, 1 to 262,144.
-        immediate: assign each packet at once where a buffer is free (BIOCIMMEDIATE).
-        timeout_ms: assign a store that has waited as long, though it is not full (BIOCSRTIMEOUT); 0 for never.
-        direction: "in", "out" or "inout" (BIOCSDIRECTION); packets of no known direction always pass.
-        interfaces: a bit for each interface whose packets it sees, from bit 0 on; None for all of them.
-        guard: a filter program in front of its own, which set_filter() leaves alone: what its readers may see.
+        immediate: assign each packet at once while a buffer is free (BIOCIMMEDIATE).
+        timeout_ms: assign a store that is not full after this time, in milliseconds (BIOCSRTIMEOUT); 0 for never.
+        direction: "in", "out" or "inout" (BIOCSDIRECTION); packets whose direction is not known always pass.
+        interfaces: a bit for each interface whose packets it sees, from bit 0 on; None for all interfaces.
+        guard: a filter program that says what its readers may see; it comes before the filter, and set_filter()
+            leaves it alone.
 
-    Packets that it does not see, for any of the last three, are not counted either.
+    Packets that direction, interfaces or guard keep from it are not counted at all.
 
     It takes packets once set_buffers() has given it memory.
+
+    Raises:
+        ValueRefused: an argument is out of its range.
+        FilterError: the guard is not a valid program.
     """
 
     cdef zbuf zbufs[2]
@@ -147,8 +126,7 @@ cdef class Descriptor(PacketSink):
     cdef bint has_memory
     cdef bint was_set_up            # once in its life
 
-    cdef zbuf_reader *readers
-    cdef uint32_t reader_count
+    cdef reader_accounts accounts
 
     cdef bpf_insn *program
     cdef readonly uint32_t snaplen
@@ -174,19 +152,17 @@ cdef class Descriptor(PacketSink):
             raise ValueRefused(f"snaplen {snaplen}: it must be from 1 to {ZBUF_MAX_CAPLEN}")
         if timeout_ms < 0:
             raise ValueRefused(f"read timeout {timeout_ms} ms: it can't be negative")
-        if direction not in DIRECTIONS:
-            raise ValueRefused(f"direction {direction!r}: it must be in, out or inout")
+        self.direction = direction_number(direction)
         self.snaplen = snaplen
         self.immediate = immediate
         self.timeout_ns = timeout_ms * 1_000_000
-        self.direction = DIRECTIONS[direction]
         self.restricted = interfaces is not None or guard != b""
         self.interfaces = <uint64_t>-1 if interfaces is None else interfaces
         self.guard = copy_program(guard)
 
     def __dealloc__(self):
         self.release()
-        free(self.readers)
+        free(self.accounts.readers)
         free(self.program)
         free(self.guard)
 
@@ -201,12 +177,12 @@ cdef class Descriptor(PacketSink):
         """Install the two buffers, once (BIOCSETZBUF).
 
         Args:
-            memory: a writable mapping with a struct zbuf_segment at its start; it is kept until close().
-            offset_a, offset_b: where the buffers are in it, page-aligned.
-            buffer_bytes: the size of each, header included; whole pages, at most max_buffer_bytes().
+            memory: a writable mapping that begins with a struct zbuf_segment; it is kept until close().
+            offset_a, offset_b: where the buffers begin in the memory, in bytes; page-aligned.
+            buffer_bytes: the size of each buffer, header included; whole pages, at most max_buffer_bytes().
 
         Raises:
-            ValueRefused: a size or an offset that breaks these rules.
+            ValueRefused: a size or an offset breaks these rules.
             SegmentError: buffers are installed already, or lie outside the memory.
         """
         if self.was_set_up:
@@ -240,9 +216,9 @@ cdef class Descriptor(PacketSink):
         memset(self.zbufs[which].header, 0, sizeof(zbuf_header))
 
     def close(self):
-        """Give the readers up, mark the segment closed and let go of its memory; its ledger stays.
+        """Remove all readers, mark the segment closed, and let go of its memory; the ledger stays.
 
-        What the readers were assigned they can go on reading.
+        Readers can go on reading what they were assigned.
         """
         if self.has_memory:
             self.reclaim()
@@ -251,9 +227,8 @@ cdef class Descriptor(PacketSink):
         self.release()
 
     cdef void release(self):
-        while self.reader_count:
-            self.reader_count -= 1
-            PyBuffer_Release(&self.readers[self.reader_count].view)
+        while self.accounts.count:
+            close_account(&self.accounts, self.accounts.readers)
         if self.has_memory:
             self.counts.buffered = self.buffered()
             self.has_memory = False
@@ -266,24 +241,25 @@ cdef class Descriptor(PacketSink):
         """Let one more reader in, from the next assignment on.
 
         Args:
-            number: the caller's name for it, not in use here.
-            ack_page: the producer's mapping of its struct zbuf_ack; it is kept until remove_reader().
-            doorbell: the producer's end of make_doorbell(), rung while the reader sleeps.
+            number: the caller's name for the reader, not in use here.
+            ack_page: the producer's mapping of the reader's struct zbuf_ack; it is kept until remove_reader().
+            doorbell: the producer's end of make_doorbell(); it is rung while the reader sleeps.
 
         Returns:
-            The sequence number of the first buffer that it will get.
+            The sequence number of the first buffer that the reader will get.
+
+        Raises:
+            ValueRefused: the number is in use.
+            SegmentError: the ack page is too short, or the descriptor has no buffers.
         """
-        cdef zbuf_reader reader
-        cdef zbuf_reader *grown
+        cdef reader_account *reader
         cdef int which
-        memset(&reader, 0, sizeof(reader))
         self.need_memory()
-        if self.find_reader(number) >= 0:
+        if find_account(&self.accounts, number) != NULL:
             raise ValueRefused(f"reader {number} is there already")
-        grown = <zbuf_reader *>realloc(self.readers, (self.reader_count + 1) * sizeof(zbuf_reader))
-        if grown == NULL:
+        reader = new_account(&self.accounts)
+        if reader == NULL:
             raise MemoryError
-        self.readers = grown
         PyObject_GetBuffer(ack_page, &reader.view, PyBUF_WRITABLE)
         if reader.view.len < <Py_ssize_t>sizeof(zbuf_ack):
             PyBuffer_Release(&reader.view)
@@ -293,102 +269,97 @@ cdef class Descriptor(PacketSink):
         reader.ack = <const zbuf_ack *>reader.view.buf
         for which in range(2):  # the reader's only page, and the only time that anybody else writes it
             zbuf_acknowledge(<zbuf_ack *>reader.view.buf, which, self.zbufs[which].gen)
-        self.readers[self.reader_count] = reader
-        self.reader_count += 1
+        self.accounts.count += 1
         return self.next_sequence
 
     def remove_reader(self, uint32_t number):
-        """Take a reader off: what it has not acknowledged waits for the others only; with none, it is abandoned.
+        """Remove a reader: nothing waits for it any more, and buffers that no reader acknowledged are abandoned.
 
         Returns:
-            The packets that it acknowledged.
+            How many packets the reader acknowledged.
+
+        Raises:
+            ValueRefused: there is no reader of this number.
         """
-        cdef int at = self.find_reader(number), which
-        if at < 0:
-            raise ValueRefused(f"reader {number} is not there")
-        for which in range(2):
-            self.look_at_reader(&self.readers[at], which)  # what it gave back, it gave back
-        delivered = self.readers[at].delivered
-        PyBuffer_Release(&self.readers[at].view)
-        self.reader_count -= 1
-        self.readers[at] = self.readers[self.reader_count]
+        cdef reader_account *reader = self.reader(number)
+        self.look_at_reader(reader, 0)  # what it gave back until now counts
+        self.look_at_reader(reader, 1)
+        delivered = reader.delivered
+        close_account(&self.accounts, reader)
         self.reclaim()
         return delivered
 
     def reader_counts(self, uint32_t number):
         """(packets acknowledged, buffers not given back) of one reader, as of now."""
-        cdef int at = self.find_reader(number), which
-        if at < 0:
-            raise ValueRefused(f"reader {number} is not there")
+        cdef reader_account *reader = self.reader(number)
         self.reclaim()
-        for which in range(2):
-            self.look_at_reader(&self.readers[at], which)
-        return self.readers[at].delivered, self.readers[at].owes[0] + self.readers[at].owes[1]
+        self.look_at_reader(reader, 0)
+        self.look_at_reader(reader, 1)
+        return reader.delivered, reader.owes[0] + reader.owes[1]
 
     def reader_stalls(self, uint32_t number):
-        """(times that no buffer was free since one reader had not given it back, packets dropped in those times)."""
-        cdef int at = self.find_reader(number)
-        if at < 0:
-            raise ValueRefused(f"reader {number} is not there")
-        cdef zbuf_reader *reader = &self.readers[at]
-        return reader.stalls, reader.dropped + (self.counts.dropped - reader.dropped_when if reader.stalling else 0)
+        """(times that no buffer was free because of this reader, packets that were dropped in those times)."""
+        cdef reader_account *reader = self.reader(number)
+        return reader.stalls, stalled_packets(reader, self.counts.dropped)
 
     def stalled_by(self):
-        """Who keeps it from writing, while others have given back the buffer that it waits for.
+        """Which readers keep the producer from writing, while others have given back the buffer that it waits for.
 
         Returns:
-            The number of that assignment, and a list of the readers that owe it: an empty one where a buffer is free,
-            or where all readers owe it, so that none waits for another.
+            The number of that buffer's assignment, and a list of the readers that owe the buffer. The list is empty
+            where a buffer is free, and where all readers owe it, so that none waits for another.
         """
-        cdef uint32_t at
+        cdef uint32_t at, count = self.accounts.count
         self.need_memory()
         self.reclaim()
         if self.hold == NONE or self.can_write_buffer():
             return 0, []
-        owing = [self.readers[at].number for at in range(self.reader_count) if self.readers[at].owes[self.hold]]
-        return self.zbufs[self.hold].sequence, owing if len(owing) < <int>self.reader_count else []
+        owing = [self.accounts.readers[at].number for at in range(count) if self.accounts.readers[at].owes[self.hold]]
+        return self.zbufs[self.hold].sequence, owing if len(owing) < <int>count else []
 
-    cdef int find_reader(self, uint32_t number) noexcept nogil:
-        cdef uint32_t at
-        for at in range(self.reader_count):
-            if self.readers[at].number == number:
-                return <int>at
-        return -1
+    cdef reader_account *reader(self, uint32_t number) except NULL:
+        cdef reader_account *found = find_account(&self.accounts, number)
+        if found == NULL:
+            raise ValueRefused(f"reader {number} is not there")
+        return found
 
     # ---- appending (catchpacket) --------------------------------------------------------------------------
 
     def append_bytes(self, data, *, time_ns=0, wirelen=None, interface=0, direction="inout"):
-        """Take one packet, or count why not.
+        """Take one packet, or count why it was not taken.
 
         Args:
-            data: its captured bytes.
-            time_ns: nanoseconds since 1970.
-            wirelen: its length on the wire in bytes; by default what was captured.
-            interface: its interface's number in the prologue.
+            data: the captured bytes.
+            time_ns: when it was captured, in nanoseconds since 1970.
+            wirelen: its length on the wire in bytes; by default the length of `data`.
+            interface: the number of its interface in the prologue.
             direction: "in", "out", or "inout" where it is not known.
+
+        Raises:
+            ValueRefused: a value is out of its range.
         """
         cdef zbuf_packet packet
         cdef Py_buffer view
         self.need_memory()
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
-            packet_of(&packet, view.len, time_ns, wirelen, interface, direction)
+            describe_packet(&packet, view.len, time_ns, wirelen, interface, direction_number(direction))
             packet.data = <const uint8_t *>view.buf
             self.take(&packet, 1, False)
         finally:
             PyBuffer_Release(&view)
 
     def append_fragments(self, fragments, *, time_ns=0, wirelen=None, interface=0, direction="inout"):
-        """append_bytes() of a packet that lies scattered in memory: a sequence of bytes-like objects.
+        """append_bytes() for a packet that lies in several pieces in memory: a sequence of bytes-like objects.
 
-        They are copied straight to their place; a filter, which wants its bytes in one piece, gets a copy.
+        They are copied straight into the buffer. Only a filter, which needs the bytes in one piece, gets another copy.
         """
         cdef zbuf_packet packet
         cdef uint32_t kept_bytes, caplen
         cdef uint8_t *place = NULL
         self.need_memory()
         views = [memoryview(fragment).cast("B") for fragment in fragments]
-        packet_of(&packet, sum(map(len, views)), time_ns, wirelen, interface, direction)
+        describe_packet(&packet, sum(map(len, views)), time_ns, wirelen, interface, direction_number(direction))
         joined = b"".join(views) if self.program != NULL or self.guard != NULL else b""
         packet.data = joined
         if not self.sees(&packet):
@@ -403,7 +374,7 @@ cdef class Descriptor(PacketSink):
             self.appended(&packet, caplen)
 
     cdef uint32_t take(self, const zbuf_packet *packets, uint32_t count, bint lossless) noexcept nogil:
-        """PacketSink's: the packet path."""
+        """The packet path; see PacketSink."""
         if not self.has_memory:
             return count
         cdef zbuf_packet packet
@@ -426,7 +397,7 @@ cdef class Descriptor(PacketSink):
         return count
 
     cdef bint has_room(self) noexcept nogil:
-        """PacketSink's: worth trying again."""
+        """Whether it is worth trying again; see PacketSink."""
         return not self.has_memory or self.hold == NONE or self.can_free_buffer(self.hold)
 
     cdef inline bint sees(self, const zbuf_packet *packet) noexcept nogil:
@@ -440,15 +411,15 @@ cdef class Descriptor(PacketSink):
         return self.guard == NULL or bpf_filter(self.guard, packet.data, packet.wirelen, packet.caplen) != 0
 
     cdef inline uint32_t verdict(self, const zbuf_packet *packet) noexcept nogil:
-        """How many bytes of a packet the filter wants, 0 for refused."""
+        """How many bytes of a packet the filter wants; 0 where it refuses the packet."""
         if self.program == NULL:
             return ZBUF_MAX_CAPLEN
         return bpf_filter(self.program, packet.data, packet.wirelen, packet.caplen)
 
     cdef inline uint8_t *place_for(self, zbuf_packet *packet, uint32_t kept_bytes) noexcept nogil:
-        """Begin the block of a packet, cut to what is kept of it.
+        """Begin the block of a packet, of which it keeps `kept_bytes` at most.
 
-        Returns where its data goes; NULL where no buffer is free: then the store is assigned as it is.
+        Returns where the data goes; or NULL where no buffer is free, after assigning the store as it is.
         """
         self.clamp(packet, kept_bytes)
         if not self.make_room(zbuf_block_bytes(packet)):
@@ -459,13 +430,13 @@ cdef class Descriptor(PacketSink):
     cdef inline void clamp(self, zbuf_packet *packet, uint32_t kept_bytes) noexcept nogil:
         cdef uint32_t block
         packet.dropped += self.lost
-        packet.caplen = min(packet.caplen, min(min(kept_bytes, self.snaplen), ZBUF_MAX_CAPLEN))
+        packet.caplen = min(packet.caplen, min(min(kept_bytes, self.snaplen), <uint32_t>ZBUF_MAX_CAPLEN))
         block = zbuf_block_bytes(packet)
         if block > self.capacity:  # larger than a whole buffer: truncated, never dropped
             packet.caplen = self.capacity - (block - zbuf_pad(packet.caplen))
 
     cdef inline bint make_room(self, uint32_t block_bytes) noexcept nogil:
-        """See that the store takes block_bytes more, if a buffer is free or can be reclaimed."""
+        """Whether the store has room for block_bytes more, if need be after a rotation and a reclaim."""
         if self.can_write_buffer() and self.fits(block_bytes):
             return True
         self.reclaim()
@@ -493,7 +464,7 @@ cdef class Descriptor(PacketSink):
             self.publish_ledger()
 
     cdef inline void appended(self, const zbuf_packet *packet, uint32_t captured_bytes) noexcept nogil:
-        """The block of a packet is whole: count it into the store, and publish it."""
+        """The block of a packet is complete: count it, and publish it."""
         cdef zbuf *store = &self.zbufs[self.store]
         if store.packets == 0:
             store.first_ns = packet.time_ns
@@ -510,13 +481,13 @@ cdef class Descriptor(PacketSink):
     # ---- the three slots ------------------------------------------------------------------------------------
 
     cdef void begin_store(self) noexcept nogil:
-        """A buffer came into the store slot: empty it, under the generation that it will be assigned as."""
+        """A buffer came into the store slot: empty it, under the generation of its next assignment."""
         cdef zbuf *store = &self.zbufs[self.store]
         store.length = store.packets = 0
         zbuf_store(store.header, store.gen + 1, 0)
 
     cdef void rotate_buffers(self) noexcept nogil:
-        """hold := store, store := free.  The caller has seen that there is a free one, and so no hold."""
+        """hold := store, store := free.  The caller has made sure that a buffer is free, and so no hold is there."""
         self.hold = self.store
         self.store = self.free_
         self.free_ = NONE
@@ -524,19 +495,10 @@ cdef class Descriptor(PacketSink):
         self.buffer_held()
 
     cdef void buffer_full(self) noexcept nogil:
-        """The store refuses a packet and no buffer is free: let the readers have it as it is."""
+        """The store has no room for a packet and no buffer is free: give the store to the readers as it is."""
         if not self.zbufs[self.store].assigned:
             self.assign(&self.zbufs[self.store])
-            self.note_stall()
-
-    cdef void note_stall(self) noexcept nogil:
-        """Both buffers are the readers' now: remember whose turn it is to give one back."""
-        cdef uint32_t at
-        for at in range(self.reader_count):
-            if self.readers[at].owes[self.hold]:
-                self.readers[at].stalls += 1
-                self.readers[at].stalling = True
-                self.readers[at].dropped_when = self.counts.dropped
+            note_stall(&self.accounts, self.hold, self.counts.dropped)
 
     cdef void buffer_held(self) noexcept nogil:
         """A buffer came into the hold slot: assign it, unless it was assigned in the store already."""
@@ -545,7 +507,6 @@ cdef class Descriptor(PacketSink):
 
     cdef void assign(self, zbuf *held) noexcept nogil:
         cdef zbuf_header *header = held.header
-        cdef uint32_t at
         cdef int which = held != &self.zbufs[0]
         header.kernel_len = held.length
         header.packets = held.packets
@@ -557,46 +518,35 @@ cdef class Descriptor(PacketSink):
         held.acknowledged = 0
         held.gen += 1
         self.next_sequence += 1
-        for at in range(self.reader_count):
-            self.readers[at].owes[which] = True
+        note_assigned(&self.accounts, which)
         self.publish_ledger()
         zbuf_assign(header, held.gen)
         self.wake()
 
     cdef void wake(self) noexcept nogil:
-        """Ring for the readers that sleep; those that are busy find the buffer by themselves."""
-        cdef uint32_t at
+        """Ring for the readers that sleep; busy readers find the buffer by themselves."""
         zbuf_fence_sleepers()
-        for at in range(self.reader_count):
-            if zbuf_sleeper(self.readers[at].ack):
-                send(self.readers[at].doorbell, b"!", 1, MSG_DONTWAIT | MSG_NOSIGNAL)  # a full one has rung
-                self.bells += 1
+        self.bells += ring_sleepers(&self.accounts)
 
     cdef bint can_free_buffer(self, int which) noexcept nogil:
         """Whether every reader that was assigned this buffer, and is still there, has acknowledged it."""
         cdef uint32_t at
         cdef bint owed = False
-        for at in range(self.reader_count):
-            self.look_at_reader(&self.readers[at], which)
-            owed |= self.readers[at].owes[which]
+        for at in range(self.accounts.count):
+            self.look_at_reader(&self.accounts.readers[at], which)
+            owed |= self.accounts.readers[at].owes[which]
         return not owed
 
-    cdef void look_at_reader(self, zbuf_reader *reader, int which) noexcept nogil:
-        """See whether a reader has given a buffer back; once seen, it can't take that back."""
-        if reader.owes[which] and zbuf_acknowledged(reader.ack, which, self.zbufs[which].gen):
-            reader.owes[which] = False
-            reader.delivered += self.zbufs[which].packets
-            self.zbufs[which].acknowledged += 1
-            if reader.stalling:  # the older buffer is given back first
-                reader.stalling = False
-                reader.dropped += self.counts.dropped - reader.dropped_when
+    cdef inline void look_at_reader(self, reader_account *reader, int which) noexcept nogil:
+        cdef zbuf *buffer = &self.zbufs[which]
+        buffer.acknowledged += gave_back(reader, which, buffer.gen, buffer.packets, self.counts.dropped)
 
     cdef inline bint can_write_buffer(self) noexcept nogil:
-        """Whether the store is the producer's to write: not where it was assigned before the hold came back."""
+        """Whether the producer may write the store: not if it was assigned before the hold came back."""
         return not self.zbufs[self.store].assigned
 
     cdef void buffer_reclaimed(self) noexcept nogil:
-        """The hold came back and is free: its packets were delivered, or every reader that had it has left."""
+        """The hold came back and is free: its packets were delivered, or all readers that had it have left."""
         cdef zbuf *reclaimed = &self.zbufs[self.free_]
         reclaimed.assigned = False
         reclaimed.header.user_gen = reclaimed.gen
@@ -608,8 +558,8 @@ cdef class Descriptor(PacketSink):
     cdef void reclaim(self) noexcept nogil:
         """Take back what the readers have acknowledged, in turn.
 
-        A store that was assigned becomes the hold here, so that it is assigned in no other state than with both
-        buffers owed, and the two are never acknowledged and yet unusable.
+        A store that was assigned becomes the hold here. So a store is assigned only while the readers owe both buffers,
+        and it never happens that both are acknowledged and neither can be written.
         """
         while self.hold != NONE and self.can_free_buffer(self.hold):
             self.free_ = self.hold
@@ -619,7 +569,7 @@ cdef class Descriptor(PacketSink):
                 self.rotate_buffers()
 
     cdef bint rotate_store(self) noexcept nogil:
-        """Assign what the store has, if a buffer is free or can be reclaimed for the next packets."""
+        """Assign what the store has, if a buffer is free, or can be reclaimed, for the next packets."""
         self.reclaim()
         if self.hold != NONE or self.zbufs[self.store].length == 0:
             return False
@@ -629,10 +579,10 @@ cdef class Descriptor(PacketSink):
     # ---- requests of readers, and time ------------------------------------------------------------------------
 
     def rotate(self):
-        """Assign what was stored though it is not full (BIOCROTZBUF).
+        """Assign the store though it is not full (BIOCROTZBUF).
 
         Returns:
-            Whether there was something, and a buffer free for what comes next.
+            Whether it was assigned: it had packets, and a buffer was free for those that come next.
         """
         self.need_memory()
         return self.rotate_store()
@@ -640,11 +590,11 @@ cdef class Descriptor(PacketSink):
     def tick(self, uint64_t now_ns):
         """Assign a store whose oldest packet has waited for the read timeout; in immediate mode, any packet at all.
 
-        Ticks are what it knows of time: a wait counts from the first tick that sees it, so that it ends at the first
-        tick that comes a timeout later, and appending a packet reads no clock.
+        It knows the time from ticks alone, so that appending a packet reads no clock: a wait counts from the first tick
+        that sees it, and ends at the first tick that comes a timeout later.
 
         Args:
-            now_ns: of a clock that never goes back.
+            now_ns: the time on a clock that never goes back, in nanoseconds.
         """
         self.need_memory()
         self.reclaim()
@@ -661,33 +611,28 @@ cdef class Descriptor(PacketSink):
     def flush(self):
         """Start afresh (reset_d): empty the store and zero the ledger.
 
-        What is assigned is the readers', and stays: the ledger goes on from those packets, so that it adds up.
+        What is assigned belongs to the readers, and stays. The ledger begins with those packets, so that it adds up.
         """
         self.need_memory()
         self.reclaim()
         if self.can_write_buffer():
             self.begin_store()
             self.waiting_sequence = <uint64_t>-1
-        self.forget_stalls()
+        forget_stalls(&self.accounts)
         memset(&self.counts, 0, sizeof(self.counts))
         self.counts.received = self.counts.accepted = self.buffered()
         self.lost = 0
         self.publish_ledger()
 
-    cdef void forget_stalls(self) noexcept nogil:
-        cdef uint32_t at
-        for at in range(self.reader_count):
-            self.readers[at].stalls = self.readers[at].dropped = self.readers[at].dropped_when = 0
-
     def set_filter(self, bytes program not None, bint flush=True):
         """Install a filter program for the packets to come, with a flush (BIOCSETF) or without (BIOCSETFNR).
 
         Args:
-            program: instructions of struct bpf_insn, as compile_filter() makes them; empty to accept everything.
-            flush: discard what the old filter let in and is not assigned yet.
+            program: instructions, as compile_filter() makes them; empty to accept everything.
+            flush: discard the packets that the old filter let in and that are not assigned yet.
 
         Raises:
-            FilterError: the program is not a valid one; the old one stays.
+            FilterError: the program is not valid; the old one stays.
         """
         self.need_memory()
         cdef bpf_insn *installed = copy_program(program)
@@ -697,19 +642,19 @@ cdef class Descriptor(PacketSink):
             self.flush()
 
     def finish(self):
-        """Assign the tail, as the last thing before the end: there will be no more packets."""
+        """Assign the tail, even while no buffer is free: no more packets will come."""
         self.need_memory()
         if not self.rotate_store() and self.zbufs[self.store].length:
             self.buffer_full()
 
     def abandon(self):
-        """Count everything that is buffered as abandoned: the last reader has left, and nobody will come."""
+        """Count everything that is buffered as abandoned: the last reader has left, and no other will come."""
         self.need_memory()
         self.reclaim()
         self.counts.abandoned += self.buffered()
         self.zbufs[0].packets = self.zbufs[1].packets = 0
 
-    # ---- what it says of itself -------------------------------------------------------------------------------
+    # ---- statistics -------------------------------------------------------------------------------------------
 
     cdef uint64_t buffered(self) noexcept nogil:
         cdef uint64_t packets = 0
@@ -724,7 +669,7 @@ cdef class Descriptor(PacketSink):
         self.segment.ledger = self.counts
 
     def ledger(self):
-        """The counters as a dict; at every call they add up:
+        """The counters as a dict. At every call they add up:
 
         received = filtered + accepted, and accepted = delivered + dropped + abandoned + buffered.
         """
@@ -734,7 +679,7 @@ cdef class Descriptor(PacketSink):
         return self.counts
 
     def slots(self):
-        """Which buffer (0 for A, 1 for B) is in which slot, and what is in them: for tests and for the curious."""
+        """Which buffer (0 for A, 1 for B) is in which slot, and what the buffers have; for tests and for the curious."""
         return {
             "store": self.store,
             "hold": None if self.hold == NONE else self.hold,
@@ -759,58 +704,3 @@ cdef class Descriptor(PacketSink):
     cdef need_memory(self):
         if not self.has_memory:
             raise SegmentError("descriptor without buffers: install them with set_buffers() first")
-
-
-cdef bpf_insn *copy_program(bytes program) except? NULL:
-    """A copy of a valid program, to be freed; NULL for an empty one."""
-    cdef size_t size = len(program)
-    cdef bpf_insn *copy
-    if size == 0:
-        return NULL
-    if not is_valid_program(program):
-        raise FilterError(f"filter program of {size} bytes is not a valid one")
-    copy = <bpf_insn *>malloc(size)
-    if copy == NULL:
-        raise MemoryError
-    memcpy(copy, <const char *>program, size)
-    return copy
-
-
-cdef bint is_valid_program(bytes program) except -1:
-    """What bpf_validate() says, and that every instruction exists: it lets some pass that bpf_filter() aborts at."""
-    cdef size_t size = len(program)
-    if size % sizeof(bpf_insn):
-        return False
-    codes = {int.from_bytes(program[at:at + 2], "little") for at in range(0, size, sizeof(bpf_insn))}
-    return codes <= INSTRUCTIONS and bpf_validate(<const bpf_insn *><const char *>program,
-                                                  <int>(size // sizeof(bpf_insn))) != 0
-
-
-cdef packet_of(zbuf_packet *packet, Py_ssize_t length, time_ns, wirelen, interface, direction):
-    """Fill in all of a packet but its data."""
-    memset(packet, 0, sizeof(zbuf_packet))
-    if direction not in DIRECTIONS:
-        raise ValueRefused(f"direction {direction!r}: it must be in, out or inout")
-    try:
-        packet.time_ns = time_ns
-        packet.wirelen = length if wirelen is None else wirelen
-        packet.interface_id = interface
-    except (OverflowError, TypeError) as error:
-        raise ValueRefused(
-            f"packet with time_ns={time_ns!r}, wirelen={wirelen!r}, interface={interface!r}: {error}"
-        ) from None
-    packet.caplen = <uint32_t>min(length, ZBUF_MAX_CAPLEN + 1)  # one byte too many, so that the cut is counted
-    packet.direction = DIRECTIONS[direction]
-
-
-cdef gather(uint8_t *place, size_t length, views):
-    """Copy the first `length` bytes of the fragments, one after the other."""
-    cdef Py_buffer view
-    cdef size_t some
-    for fragment in views:
-        PyObject_GetBuffer(fragment, &view, PyBUF_SIMPLE)
-        some = min(length, <size_t>view.len)
-        memcpy(place, view.buf, some)
-        PyBuffer_Release(&view)
-        place += some
-        length -= some

@@ -4,8 +4,6 @@ from typing_extensions import Buffer
 
 from zbuf.producer.ring.contract import NativeSource, PacketSink
 
-DIRECTION_NUMBERS: dict[str, int]
-
 class Pump:
     """Feeds packets to descriptors, each packet to all of them."""
 

@@ -1,28 +1,26 @@
 """The native loop: batches of packets from a source into every descriptor, without the GIL.
 
-It comes back to Python for the end of the source, or because somebody called interrupt(): with a command for the
-owner of the descriptors, a tick of the clock, a signal.  It never comes back for a packet.
+It comes back to Python at the end of the source, on a signal, and when somebody calls interrupt(): because there is a
+command for the owner of the descriptors, or a tick of the clock.  It never comes back for a packet.
 
-A descriptor that blocks (a lossless one, whose readers have both buffers) holds the batch up, and the pump waits: it
-looks for a short time, since a busy reader is about to answer, and sleeps for ever longer times after that.
+In a lossless capture, a descriptor whose readers have both buffers blocks: it holds the batch up, and the pump waits.
+It looks for a short time, since a busy reader is about to answer, and sleeps for longer and longer times after that.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memset
 from posix.time cimport nanosleep, timespec
 
 cimport cython
 
-from zbuf.producer.ring.contract cimport NativeSource, PacketSink, SOURCE_ENDED, SOURCE_FAILED, SOURCE_WOKEN
-from zbuf.shared.memory.abi cimport ZBUF_INBOUND, ZBUF_MAX_CAPLEN, ZBUF_OUTBOUND, zbuf_packet
+from zbuf.producer.ring.contract cimport NativeSource, PacketSink, SOURCE_FAILED, SOURCE_WOKEN
+from zbuf.producer.ring.packets cimport describe_packet
+from zbuf.shared.memory.abi cimport zbuf_packet
 from zbuf.shared.memory.spin cimport LOOKS_PER_CLOCK, is_raised, lower_flag, now_ns, raise_flag, spin_pause
 
 from zbuf.shared.errors import CaptureFileError, ValueRefused
-
-DIRECTION_NUMBERS = {"inout": 0, "in": ZBUF_INBOUND, "out": ZBUF_OUTBOUND}
 
 cdef enum:
     SHORTEST_SPIN_NS = 20_000
@@ -43,7 +41,7 @@ cdef class Pump:
     """Feeds packets to descriptors, each packet to all of them.
 
     Args:
-        lossless: wait for readers in place of dropping packets.
+        lossless: wait for readers instead of dropping packets.
     """
 
     cdef list _descriptors
@@ -73,7 +71,7 @@ cdef class Pump:
         free(self._served)
 
     def attach(self, PacketSink descriptor not None):
-        """Feed a zbuf.producer.ring.descriptor.Descriptor too, from the next batch on."""
+        """Feed one more descriptor (zbuf.producer.ring.descriptor.Descriptor), from the next batch on."""
         cdef served *grown = <served *>realloc(self._served, (self._count + 1) * sizeof(served))
         if grown == NULL:
             raise MemoryError
@@ -84,7 +82,7 @@ cdef class Pump:
         self._count += 1
 
     def detach(self, descriptor):
-        """Feed it no more."""
+        """Feed a descriptor no more."""
         cdef uint32_t at = self._descriptors.index(descriptor)
         self._count -= 1
         self._descriptors[at] = self._descriptors[self._count]
@@ -101,11 +99,11 @@ cdef class Pump:
     def run(self, NativeSource source not None):
         """Feed everything from a source, until it ends or somebody interrupts.
 
-        Args:
-            source: where the packets come from.
-
         Returns:
-            True at the end of the source; False where it was interrupted, or a signal came: call again to go on.
+            True at the end of the source; False after interrupt() or a signal: call again to go on.
+
+        Raises:
+            CaptureFileError: the source failed; or whatever its check() raises.
         """
         cdef int packets
         if self._holds_single and not self.finish_single(True):
@@ -126,7 +124,7 @@ cdef class Pump:
         return True
 
     cdef int drain(self, NativeSource source) noexcept nogil:
-        """Why it came back: SOURCE_ENDED, SOURCE_FAILED, or SOURCE_WOKEN where it was interrupted."""
+        """Returns why it came back: SOURCE_ENDED, SOURCE_FAILED, or SOURCE_WOKEN after an interrupt."""
         cdef int packets
         while True:
             if is_raised(&self._flag) or not self.feed(True):
@@ -144,7 +142,7 @@ cdef class Pump:
             self._served[at].taken = 0
 
     cdef bint feed(self, bint wait) noexcept nogil:
-        """Give the rest of the current batch to all descriptors; False where one blocks, or on an interrupt."""
+        """Give the rest of the current batch to all descriptors; False if one blocks, or on an interrupt."""
         cdef uint32_t at
         cdef served *one
         for at in range(self._count):
@@ -161,8 +159,8 @@ cdef class Pump:
     cdef bint wait_for(self, PacketSink sink) noexcept nogil:
         """Wait until a descriptor has room; False on an interrupt.
 
-        How long to look before the first sleep follows what waits took lately.  A reader that is about as fast as the
-        pump answers within microseconds, and a sleep would cost it more than that; for a slow one looking is a waste.
+        How long it looks before the first sleep follows from how long waits took lately.  A reader about as fast as the
+        pump answers within microseconds, and a sleep would take longer; for a slow reader, looking is a waste.
         """
         cdef int64_t started = now_ns(), waited = 0
         cdef timespec pause
@@ -189,32 +187,28 @@ cdef class Pump:
         """Feed one packet.
 
         Args:
-            data: its captured bytes; kept until all descriptors have it.
-            time_ns: nanoseconds since 1970.
-            wirelen: its length on the wire in bytes; by default what was captured.
-            interface: its interface's number in the prologue.
-            direction: 0, ZBUF_INBOUND or ZBUF_OUTBOUND.
+            data: the captured bytes; kept until all descriptors have the packet.
+            time_ns: when it was captured, in nanoseconds since 1970.
+            wirelen: its length on the wire in bytes; by default the length of `data`.
+            interface: the number of its interface in the prologue.
+            direction: as direction_number() gives it.
 
         Returns:
-            True; or, from a lossless pump, False while a reader has yet to make room: call resume().
+            True; or False where a lossless pump has to wait for a reader to make room: call resume().
+
+        Raises:
+            ValueRefused: a value is out of its range, or the packet before still waits.
         """
         cdef uint32_t known_direction = direction
         if self._batch_packets:
             raise ValueRefused("packet offered while the one before still waits for readers")
         PyObject_GetBuffer(data, &self._held.view, PyBUF_SIMPLE)
         self._holds_single = True
-        memset(&self._single, 0, sizeof(zbuf_packet))
         try:
-            self._single.time_ns = time_ns
-            self._single.wirelen = self._held.view.len if wirelen is None else wirelen
-            self._single.interface_id = interface
-        except (OverflowError, TypeError) as error:
+            describe_packet(&self._single, self._held.view.len, time_ns, wirelen, interface, known_direction)
+        except BaseException:
             self.drop_single()
-            raise ValueRefused(
-                f"packet with time_ns={time_ns!r}, wirelen={wirelen!r}, interface={interface!r}: {error}"
-            ) from None
-        self._single.caplen = <uint32_t>min(self._held.view.len, ZBUF_MAX_CAPLEN + 1)
-        self._single.direction = known_direction & 3
+            raise
         self._single.data = <const uint8_t *>self._held.view.buf
         self._batch = &self._single
         self.begin(1)
@@ -241,7 +235,7 @@ cdef class Pump:
         return done
 
     def cancel(self):
-        """Forget what is left of the current batch: the descriptors that have not got it never will."""
+        """Forget the rest of the current batch: descriptors that have not got it never will."""
         self._batch_packets = 0
         self._source = None
         self.drop_single()

@@ -20,7 +20,7 @@ from support.rig import CAPACITY, ETHERNET, PlainReader, Rig, Taken, adds_up, re
 from support.two_buffer_model import Filling, Filter, TwoBufferModel
 
 from zbuf.producer.filters import compile_filter
-from zbuf.producer.ring.descriptor import DIRECTIONS
+from zbuf.producer.ring.packets import DIRECTIONS
 
 READERS_MAX = 3
 _RETURN = 0x06  # the instruction "ret #k" of bpf(4)
