@@ -9,12 +9,12 @@
 
 from zbuf.consumer.reading.asynchronous import AsyncReader
 from zbuf.consumer.reading.batches import Batch
+from zbuf.consumer.reading.buffer import INDEX_DTYPE, Buffer, Packet
 from zbuf.consumer.reading.connection import Connection, producers
 from zbuf.consumer.reading.copies import PacketCopy
 from zbuf.consumer.reading.opening import connect, connect_async
 from zbuf.consumer.reading.reader import Reader
 from zbuf.consumer.reading.reconnecting import ReconnectingReader
-from zbuf.consumer.reading.segment_reader import INDEX_DTYPE, Buffer, Packet
 
 __all__ = [
     "INDEX_DTYPE",

@@ -16,9 +16,9 @@ from scapy.packet import Packet as ScapyPacket
 from scapy.supersocket import SuperSocket
 from scapy.utils import EDecimal
 
+from zbuf.consumer.reading.buffer import Packet
 from zbuf.consumer.reading.reader import Reader
 from zbuf.consumer.reading.reconnecting import RETRY_S, ReconnectingReader
-from zbuf.consumer.reading.segment_reader import Packet
 
 _NANO = EDecimal((0, (1,), -9))
 _DIRECTIONS = {"in": 1, "out": 2}  # as epb_flags has them

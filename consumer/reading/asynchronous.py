@@ -7,9 +7,9 @@ from types import TracebackType
 from typing import Self
 
 from zbuf.consumer.reading.batches import Batch
+from zbuf.consumer.reading.buffer import Buffer, Packet
 from zbuf.consumer.reading.reader import EndReason, Reader
 from zbuf.consumer.reading.reconnecting import RETRY_S, ReconnectingReader
-from zbuf.consumer.reading.segment_reader import Buffer, Packet
 from zbuf.shared import control
 from zbuf.shared.errors import ValueRefused
 from zbuf.shared.memory.pcapng import Interface

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import numpy
 from numpy.typing import NDArray
 
-from zbuf.consumer.reading.segment_reader import Buffer
+from zbuf.consumer.reading.buffer import Buffer
 
 
 class Batch:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from zbuf.consumer.reading.batches import Batch, batches
+from zbuf.consumer.reading.buffer import Buffer, Packet
 from zbuf.consumer.reading.reader import EndReason, Options, Reader, open_reader
-from zbuf.consumer.reading.segment_reader import Buffer, Packet
 from zbuf.shared import control
 from zbuf.shared.closing import Closing
 from zbuf.shared.errors import ControlError, ProducerNotFound, Refused, ZbufError

@@ -5,7 +5,7 @@ from functools import cached_property
 import numpy
 from numpy.typing import NDArray
 
-from zbuf.consumer.reading.segment_reader import Buffer
+from zbuf.consumer.reading.buffer import Buffer
 
 _HEAD_BYTES = 28  # of an Enhanced Packet Block, before its data
 

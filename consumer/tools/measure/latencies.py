@@ -18,8 +18,8 @@ import numpy
 from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
 
+from zbuf.consumer.reading.buffer import Buffer
 from zbuf.consumer.reading.reader import Reader
-from zbuf.consumer.reading.segment_reader import Buffer
 from zbuf.shared.control.statistics import Ledger
 from zbuf.shared.errors import ZbufError
 

@@ -28,7 +28,8 @@ from scapy.utils import RawPcapNgReader
 from support.rig import CAPACITY, ETHERNET, HEADER_BYTES, PACKET, PAGE, PER_BUFFER, Rig, run_python, wait_until
 
 from zbuf.consumer.reading.batches import Batch
-from zbuf.consumer.reading.segment_reader import INDEX_DTYPE, Buffer, Packet, SegmentReader
+from zbuf.consumer.reading.buffer import INDEX_DTYPE, Buffer, Packet
+from zbuf.consumer.reading.segment_reader import SegmentReader
 from zbuf.producer.ring.descriptor import Descriptor
 from zbuf.shared.errors import CorruptBuffer, StaleBuffer
 from zbuf.shared.memory.pcapng import Interface
@@ -1202,7 +1203,9 @@ def test_a_generation_that_jumps_is_taken_as_it_is_and_answered_with_itself(make
 
 HAND_MADE = """
     import copy, gc, pickle
-    from zbuf.consumer.reading.segment_reader import Buffer, Packet, SegmentReader
+    from zbuf.consumer.reading.buffer import Buffer, Packet
+    from zbuf.consumer.reading.segment_reader import SegmentReader
+    from zbuf.consumer.reading.turn import Turn
 
     def attempt(use, thing):
         try:
@@ -1213,7 +1216,7 @@ HAND_MADE = """
     uses = [bytes, len, iter, list, repr, str, hash, bool, memoryview, bytearray, copy.copy, copy.deepcopy,
             pickle.dumps, dir, next, float, int, lambda one: one[0], lambda one: one == one, lambda one: one.__class__]
     buffer = Buffer()
-    kinds = [Packet, Buffer, type(iter(buffer)), SegmentReader]
+    kinds = [Packet, Buffer, type(iter(buffer)), Turn, SegmentReader]
     for kind in kinds:
         for make in (kind, lambda: kind.__new__(kind), lambda: object.__new__(kind), lambda: kind(1, 2, 3)):
             try:

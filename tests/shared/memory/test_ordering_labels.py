@@ -233,7 +233,9 @@ def test_shared_fields_are_touched_through_the_header_only(path: Path) -> None:
 
 
 def test_the_sources_that_share_memory_are_among_those_looked_at() -> None:
-    assert {"layout.pyx", "descriptor.pyx", "segment_reader.pyx", "pump.pyx"} <= {path.name for path in _SOURCES}
+    assert {"layout.pyx", "descriptor.pyx", "pump.pyx", "turn.pyx", "buffer.pyx", "segment_reader.pyx"} <= {
+        path.name for path in _SOURCES
+    }
 
 
 @pytest.mark.parametrize(
