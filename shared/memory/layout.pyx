@@ -8,7 +8,9 @@ from zbuf.shared.memory.abi cimport (
     ZBUF_MAX_BYTES,
     ZBUF_ABI,
     ZBUF_CLOSED,
+    ZBUF_FINISHED,
     ZBUF_FORMING,
+    ZBUF_IDB_TYPE,
     ZBUF_MAGIC,
     ZBUF_MAX_CAPLEN,
     ZBUF_OPEN,
@@ -16,8 +18,10 @@ from zbuf.shared.memory.abi cimport (
     zbuf_assigned,
     zbuf_header,
     zbuf_ledger,
+    zbuf_next_block,
     zbuf_next_packet,
     zbuf_packet,
+    zbuf_read_ledger,
     zbuf_segment,
     zbuf_set_state,
     zbuf_state,
@@ -36,6 +40,7 @@ DEFAULT_BUFFER_BYTES = 512 * ZBUF_PAGE_BYTES
 
 cdef enum:
     PROLOGUE_MAX_BYTES = 16 << 20
+    LEDGER_TRIES = 1000             # while the producer writes it; one that died doing so never ends
 
 
 cdef class Layout:
@@ -47,8 +52,8 @@ cdef class Layout:
         epoch: a random number, the same for all segments of one run of a producer.
         buffer_bytes: the size of each of the two buffers, header included; whole pages.
         prologue_bytes: the size of the pcapng prologue.
+        growth_bytes: how much the prologue may grow by, for interfaces that appear later.
         snaplen: bytes kept of each packet.
-        linktype: LINKTYPE_ value.
     """
 
     cdef readonly str producer
@@ -57,25 +62,26 @@ cdef class Layout:
     cdef readonly uint64_t segment_bytes
     cdef readonly uint64_t prologue_offset
     cdef readonly uint64_t prologue_bytes
+    cdef readonly uint64_t prologue_room
     cdef readonly tuple buffer_offsets
     cdef readonly uint64_t buffer_bytes
     cdef readonly uint32_t snaplen
-    cdef readonly uint32_t linktype
     cdef readonly uint32_t state
 
-    def __init__(self, producer, descriptor, epoch, buffer_bytes, prologue_bytes, snaplen, linktype):
+    def __init__(self, producer, descriptor, epoch, buffer_bytes, prologue_bytes, snaplen, growth_bytes=0):
         check_buffer_bytes(buffer_bytes)
-        first = PAGE_BYTES + -(-prologue_bytes // PAGE_BYTES) * PAGE_BYTES
+        room = -(-(prologue_bytes + growth_bytes) // PAGE_BYTES) * PAGE_BYTES
+        first = PAGE_BYTES + room
         self.producer = producer
         self.descriptor = descriptor
         self.epoch = epoch
         self.prologue_offset = PAGE_BYTES
         self.prologue_bytes = prologue_bytes
+        self.prologue_room = room
         self.buffer_offsets = (first, first + buffer_bytes)
         self.buffer_bytes = buffer_bytes
         self.segment_bytes = first + 2 * buffer_bytes
         self.snaplen = snaplen
-        self.linktype = linktype
         self.state = ZBUF_FORMING
 
 
@@ -105,10 +111,10 @@ def write_layout(memory, Layout layout not None):
         segment.segment_bytes = layout.segment_bytes
         segment.prologue_offset = layout.prologue_offset
         segment.prologue_bytes = layout.prologue_bytes
+        segment.prologue_room = layout.prologue_room
         segment.zbuf_offset[0], segment.zbuf_offset[1] = layout.buffer_offsets
         segment.zbuf_bytes = layout.buffer_bytes
         segment.snaplen = layout.snaplen
-        segment.linktype = layout.linktype
         memcpy(segment.producer, <const char *>producer, min(<size_t>len(producer), sizeof(segment.producer) - 1))
         memcpy(segment.descriptor, <const char *>descriptor,
                min(<size_t>len(descriptor), sizeof(segment.descriptor) - 1))
@@ -164,7 +170,7 @@ cdef _check_identity(const zbuf_segment *copy, uint32_t state, bint closed_too):
         raise SegmentError(f"segment of ABI {copy.abi}, this is ABI {ABI}: use the same version of zbuf on both sides")
     if state == ZBUF_FORMING:
         raise SegmentError("segment not open yet: its producer is still making it, or died doing so")
-    if state == ZBUF_CLOSED and not closed_too:
+    if state >= ZBUF_FINISHED and not closed_too:
         raise SegmentError("segment closed: its producer has ended")
     if state > ZBUF_CLOSED:
         raise SegmentError(f"segment in unknown state {state}")
@@ -183,7 +189,8 @@ cdef _check_parts(const zbuf_segment *copy, uint64_t size):
     cdef uint64_t first = copy.zbuf_offset[0], second = copy.zbuf_offset[1], length = copy.zbuf_bytes
     if copy.segment_bytes > size:
         raise SegmentError(f"segment cut short: {size} bytes of {copy.segment_bytes}")
-    if copy.prologue_bytes > PROLOGUE_MAX_BYTES or not _inside(copy.prologue_offset, copy.prologue_bytes, size):
+    if (copy.prologue_bytes > copy.prologue_room or copy.prologue_room > PROLOGUE_MAX_BYTES
+            or not _inside(copy.prologue_offset, copy.prologue_room, size)):
         raise SegmentError(f"corrupt segment: prologue of {copy.prologue_bytes} bytes at {copy.prologue_offset}")
     if length == 0 or length % ZBUF_PAGE_BYTES or length > ZBUF_MAX_BYTES:
         raise SegmentError(f"corrupt segment: buffers of {length} bytes")
@@ -204,22 +211,25 @@ cdef Layout _layout_of(const zbuf_segment *copy, uint32_t state):
     layout.segment_bytes = copy.segment_bytes
     layout.prologue_offset = copy.prologue_offset
     layout.prologue_bytes = copy.prologue_bytes
+    layout.prologue_room = copy.prologue_room
     layout.buffer_offsets = (copy.zbuf_offset[0], copy.zbuf_offset[1])
     layout.buffer_bytes = copy.zbuf_bytes
     layout.snaplen = copy.snaplen
-    layout.linktype = copy.linktype
     layout.state = state
     return layout
 
 
 def read_ledger(memory):
-    """The ledger on page 0 of the segment mapped at `memory`, as a dict; exact once its producer has closed it."""
+    """The ledger on page 0 of the segment mapped at `memory`, as a dict: a whole one, exact once its producer is done."""
     cdef Py_buffer view
     cdef zbuf_ledger ledger
+    cdef int _try
     PyObject_GetBuffer(memory, &view, PyBUF_SIMPLE)
     try:
         check_room(&view)
-        memcpy(&ledger, &(<const zbuf_segment *>view.buf).ledger, sizeof(ledger))
+        for _try in range(LEDGER_TRIES):
+            if zbuf_read_ledger(<const zbuf_segment *>view.buf, &ledger):
+                break
     finally:
         PyBuffer_Release(&view)
     return ledger
