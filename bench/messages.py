@@ -20,7 +20,7 @@ from multiprocessing.synchronize import Barrier
 from typing import Any, Literal, TypeVar
 
 from zbuf.consumer.reading.opening import connect
-from zbuf.consumer.reading.reader import Wait
+from zbuf.consumer.reading.options import Wait
 from zbuf.producer.producer import Producer
 
 MESSAGE_BYTES = 64

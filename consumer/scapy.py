@@ -17,8 +17,9 @@ from scapy.supersocket import SuperSocket
 from scapy.utils import EDecimal
 
 from zbuf.consumer.reading.buffer import Packet
+from zbuf.consumer.reading.connection import until_next_look
 from zbuf.consumer.reading.reader import Reader
-from zbuf.consumer.reading.reconnecting import RETRY_S, ReconnectingReader
+from zbuf.consumer.reading.reconnecting import ReconnectingReader
 
 _NANO = EDecimal((0, (1,), -9))
 _DIRECTIONS = {"in": 1, "out": 2}  # as epb_flags has them
@@ -83,7 +84,7 @@ class ScapySocket(SuperSocket):
             return ready
         waiting = [one for one in sockets if one.fileno() >= 0]
         if len(waiting) < len(sockets):  # nothing rings when a producer comes back
-            remain = RETRY_S if remain is None else min(remain, RETRY_S)
+            remain = until_next_look(remain)
         rung = select(waiting, [], [], remain)[0]
         return [one for one in rung if not isinstance(one, ScapySocket) or one._is_ready()]
 

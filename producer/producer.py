@@ -29,6 +29,7 @@ from zbuf.shared.memory.layout import DEFAULT_BUFFER_BYTES, MAX_CAPLEN, check_bu
 from zbuf.shared.memory.leftovers import leftovers
 from zbuf.shared.memory.pcapng import Interface
 from zbuf.shared.memory.salvage import salvage_all
+from zbuf.shared.names import encodable
 
 log = logging.getLogger("zbuf")
 
@@ -85,7 +86,7 @@ class Producer(Closing):
         directory = run_directory(run_dir)
         path = socket_path(directory, name)
         make_run_directory(directory, mode=directory_mode(socket_mode), gid=gid)
-        described = [Interface(_printable(one), linktype) for one in (interfaces or [name])]
+        described = [Interface(encodable(one), linktype) for one in (interfaces or [name])]
         self.name = name
         self.run_dir = directory
         self.linger_s = linger_s
@@ -307,11 +308,6 @@ class Producer(Closing):
         self._control.forget()
         self._capture.forget()
         self._lock.forget()
-
-
-def _printable(name: str) -> str:
-    """A name that can be written as UTF-8: a file's need not be."""
-    return name.encode("utf-8", "replace").decode()
 
 
 _producers: "weakref.WeakSet[Producer]" = weakref.WeakSet()

@@ -8,8 +8,9 @@ from typing import Self
 
 from zbuf.consumer.reading.batches import Batch
 from zbuf.consumer.reading.buffer import Buffer, Packet
+from zbuf.consumer.reading.connection import until_next_look
 from zbuf.consumer.reading.reader import EndReason, Reader
-from zbuf.consumer.reading.reconnecting import RETRY_S, ReconnectingReader
+from zbuf.consumer.reading.reconnecting import ReconnectingReader
 from zbuf.shared import control
 from zbuf.shared.errors import ValueRefused
 from zbuf.shared.memory.pcapng import Interface
@@ -93,7 +94,7 @@ class AsyncReader:
         """Wait for the doorbell, and look again."""
         fd = self.reader.fileno()
         if fd < 0:  # there is no producer now
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(until_next_look())
             return await self._look_in_thread()
         await self._rung(fd)
         if self._hung_up(fd):  # to tell death from eviction may take a moment

@@ -1,12 +1,14 @@
-"""A connection to a producer's control socket, and which producers there are."""
+"""A connection to a producer's control socket, which producers there are, and the wait for one that is away."""
 
 import contextlib
 import os
 import socket
 import struct
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 from zbuf.shared import control
 from zbuf.shared.closing import Closing
@@ -14,6 +16,9 @@ from zbuf.shared.control.rundir import producer_names, search_path, socket_path
 from zbuf.shared.errors import ControlError, ProducerNotFound, Refused, RunDirectoryError, ValueRefused
 
 _ANSWER_S = 30
+_LOOK_S = 0.05  # between two looks for a producer that is away: nothing rings when it comes
+
+_Found = TypeVar("_Found")
 
 
 class Connection(Closing):
@@ -118,3 +123,36 @@ def producers(run_dir: str | os.PathLike[str] | None = None) -> list[control.Sta
         with contextlib.suppress(ProducerNotFound, ControlError, ValueRefused), Connection(name, run_dir) as connection:
             found.append(connection.stats())
     return found
+
+
+# ---- a producer that is away ----------------------------------------------------------------------------------------
+
+
+def until_next_look(left_s: float | None = None) -> float:
+    """How long to wait before the next look for a producer that is away, in seconds; at most `left_s`."""
+    return _LOOK_S if left_s is None else min(left_s, _LOOK_S)
+
+
+def wait_for_producer(look: Callable[[], _Found], seconds: float, check: Callable[[], object] = lambda: None) -> _Found:
+    """Call `look` until it finds its producer.
+
+    Args:
+        look: what needs the producer, connect() for one; it raises ProducerNotFound while there is none.
+        seconds: how long to go on; 0 to look once.
+        check: called after each look in vain; what it raises ends the wait.
+
+    Returns:
+        What `look` returned.
+
+    Raises:
+        ProducerNotFound: the last one that `look` raised.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return look()
+        except ProducerNotFound:
+            check()
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(until_next_look())

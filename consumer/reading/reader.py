@@ -8,25 +8,22 @@ import weakref
 from collections.abc import Iterator
 from mmap import mmap
 from select import POLLHUP, poll
-from typing import Literal, TypedDict, cast
+from typing import Literal, cast
 
 from zbuf.consumer.reading.batches import Batch, batches
 from zbuf.consumer.reading.connection import Connection
+from zbuf.consumer.reading.options import Options, check_filter
 from zbuf.consumer.reading.segment_reader import SegmentReader
 from zbuf.shared import control
 from zbuf.shared.closing import Closing
-from zbuf.shared.control.rundir import check_name
-from zbuf.shared.errors import ControlError, SegmentError, ValueRefused
-from zbuf.shared.memory.layout import MAX_CAPLEN, Layout, check_buffer_bytes, read_ledger
+from zbuf.shared.errors import ControlError, SegmentError
+from zbuf.shared.memory.layout import Layout, read_ledger
 from zbuf.shared.memory.pcapng import Interface, interfaces
 from zbuf.shared.memory.reader_pages import map_ack_page
 from zbuf.shared.memory.segment import map_segment, producer_lives
 
-Wait = Literal["sleep", "spin"]
 EndReason = Literal["closed", "producer died", "evicted", "left"]
 
-DEFAULT_SPIN_US = 50
-_SPIN_US_MAX = 1_000_000
 _DEATH_S = 2.0
 
 
@@ -102,7 +99,7 @@ class Reader(Closing, SegmentReader):
             Refused: it does not compile, or others share the descriptor.
             ValueRefused: no filter is like that.
         """
-        _check_filter(expression)
+        check_filter(expression)
         self._connection.request(control.SetFilter(filter=expression, flush=flush))
 
     def flush(self) -> None:
@@ -234,73 +231,16 @@ class _HangUpWatch:
         os.close(self._stop_reading)
 
 
-class Options(TypedDict, total=False):
-    """How a reader is to be: the keywords of connect(), which says what each is."""
-
-    filter: str
-    join: str | None
-    snaplen: int
-    buffer_size: int | None
-    immediate: bool
-    timeout_ms: int
-    direction: control.Direction
-    wait: Wait
-    spin_us: int
-    run_dir: str | os.PathLike[str] | None
-
-
 def open_reader(name: str, options: Options) -> Reader:
-    """Connect to the producer `name`, with all of the options given; see connect() in zbuf.consumer.reading.opening."""
-    wait = options["wait"]
-    if wait not in ("sleep", "spin"):
-        raise ValueRefused(f"wait={wait!r}: it must be 'sleep' or 'spin'")
-    if not 0 <= options["spin_us"] <= _SPIN_US_MAX:
-        raise ValueRefused(f"spin_us={options['spin_us']}: it must be from 0 to {_SPIN_US_MAX}")
-    request = control.Connect(join=options["join"], settings=_settings(options))
-    connection = Connection(name, options["run_dir"])
+    """Connect to the producer `name`; see connect() in zbuf.consumer.reading.opening."""
+    request = options.request()
+    connection = Connection(name, options.run_dir)
     try:
         answer, fds = connection.request(request, descriptors=3)
     except BaseException:
         connection.close()
         raise
-    return _make_reader(connection, answer, fds, -1 if wait == "spin" else options["spin_us"] * 1000)
-
-
-def _settings(options: Options) -> control.Settings | None:
-    """The settings to ask for; None to take those of a group as they are."""
-    _check_numbers(options["snaplen"], options["timeout_ms"], options["buffer_size"])
-    _check_filter(options["filter"])
-    if options["direction"] not in ("in", "out", "inout"):
-        raise ValueRefused(f"direction {options['direction']!r}: it must be in, out or inout")
-    if options["join"] is not None:
-        check_name(options["join"], "group name")
-    settings = control.Settings(
-        filter=options["filter"],
-        snaplen=options["snaplen"],
-        buffer_bytes=options["buffer_size"],
-        immediate=options["immediate"],
-        timeout_ms=options["timeout_ms"],
-        direction=options["direction"],
-    )
-    return None if options["join"] is not None and settings == control.Settings() else settings
-
-
-def _check_numbers(snaplen: int, timeout_ms: int, buffer_size: int | None) -> None:
-    if buffer_size is not None:
-        check_buffer_bytes(buffer_size)
-    if not 1 <= snaplen <= MAX_CAPLEN:
-        raise ValueRefused(f"snaplen {snaplen}: it must be from 1 to {MAX_CAPLEN}")
-    if not 0 <= timeout_ms <= control.TIMEOUT_MS_MAX:
-        raise ValueRefused(f"read timeout {timeout_ms} ms: it must be from 0 to {control.TIMEOUT_MS_MAX}")
-
-
-def _check_filter(expression: str) -> None:
-    if "\0" in expression:
-        raise ValueRefused(f"filter {expression!r}: it has a NUL character")
-    if any("\ud800" <= character <= "\udfff" for character in expression):
-        raise ValueRefused(f"filter {expression!r}: it has characters that are none")
-    if len(expression) > control.FILTER_LENGTH_MAX:
-        raise ValueRefused(f"filter of {len(expression)} characters: use at most {control.FILTER_LENGTH_MAX}")
+    return _make_reader(connection, answer, fds, options.spin_ns)
 
 
 def _make_reader(connection: Connection, answer: control.Answer, fds: list[int], spin_ns: int) -> Reader:

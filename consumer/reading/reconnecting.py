@@ -5,18 +5,19 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import msgspec
+
 from zbuf.consumer.reading.batches import Batch, batches
 from zbuf.consumer.reading.buffer import Buffer, Packet
-from zbuf.consumer.reading.reader import EndReason, Options, Reader, open_reader
+from zbuf.consumer.reading.connection import until_next_look
+from zbuf.consumer.reading.options import Options
+from zbuf.consumer.reading.reader import EndReason, Reader, open_reader
 from zbuf.shared import control
 from zbuf.shared.closing import Closing
 from zbuf.shared.errors import ControlError, ProducerNotFound, Refused, ZbufError
 from zbuf.shared.memory.pcapng import Interface
 
 log = logging.getLogger("zbuf")
-
-RETRY_S = 0.05
-"""How often to look for a producer that is away, in seconds: nothing rings when it comes back."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class ReconnectingReader(Closing):
         self._options = options
         self._reader = open_reader(name, options)
         self._left_s: float | None = None
-        self._retry_s = 0.0
+        self._next_look_s = 0.0
         self._refusal = ""
         self._interrupted = False
         self._closed = False
@@ -119,17 +120,17 @@ class ReconnectingReader(Closing):
             if self._interrupted or self._closed or left == 0:
                 self._interrupted = False
                 return False
-            time.sleep(RETRY_S if left is None else min(left, RETRY_S))
+            time.sleep(until_next_look(left))
         if self._interrupted:  # while it connected: what was told to stop is the reader before
             self._reader.interrupt()
         return True
 
     def _try(self) -> bool:
-        """Look for the producer, not more often than every RETRY_S."""
+        """Look for the producer, not more often than until_next_look() says."""
         now = time.monotonic()
-        if now < self._retry_s:
+        if now < self._next_look_s:
             return False
-        self._retry_s = now + RETRY_S
+        self._next_look_s = now + until_next_look()
         try:
             reader = open_reader(self.name, self._options)
         except (ProducerNotFound, ControlError) as error:  # not there, ending, or not ready yet
@@ -249,7 +250,7 @@ class ReconnectingReader(Closing):
     def set_filter(self, expression: str, *, flush: bool = True) -> None:
         """Change the filter for packets to come, those of later producers too; see Reader.set_filter()."""
         self._reader.set_filter(expression, flush=flush)
-        self._options = Options(**{**self._options, "filter": expression})
+        self._options = msgspec.structs.replace(self._options, filter=expression)
 
     def close(self) -> None:
         """Leave; see Reader.close()."""

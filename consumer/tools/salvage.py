@@ -11,10 +11,10 @@ import typer
 
 from zbuf.consumer.tools.words import user_name
 from zbuf.shared.cli.tables import print_table
-from zbuf.shared.control.rundir import check_name
 from zbuf.shared.errors import SegmentError, ZbufError
 from zbuf.shared.memory.leftovers import Found, find_segments
 from zbuf.shared.memory.salvage import Salvaged, salvage
+from zbuf.shared.names import check_name, encodable
 
 
 def list_remains(*, json: bool) -> None:
@@ -114,7 +114,7 @@ def _tell_foreign(found: Sequence[Found]) -> None:
 def _print_written(one: Salvaged) -> None:
     """A line for a file; its packets may be on stdout."""
     span = "" if one.first_ns is None or one.last_ns is None else f", {_time(one.first_ns)} to {_time(one.last_ns)} UTC"
-    where = "standard output" if one.path == "-" else _printable(one.path)
+    where = "standard output" if one.path == "-" else encodable(one.path)
     packets = f"{one.packets:,} packet{'' if one.packets == 1 else 's'}"
     _report_to(one.path).write(f"{where}: {packets} of descriptor {one.descriptor}{span}\n")
 
@@ -128,15 +128,10 @@ def _report_to(path: str) -> Any:
     return sys.stderr if path == "-" else sys.stdout
 
 
-def _printable(path: str) -> str:
-    """A path that can be written as UTF-8: a file's need not be."""
-    return path.encode("utf-8", "replace").decode()
-
-
 def _plain(one: Found | Salvaged) -> dict[str, object]:
     plain: dict[str, object] = msgspec.to_builtins(one)
     if isinstance(one, Salvaged):
-        return plain | {"path": _printable(one.path)}
+        return plain | {"path": encodable(one.path)}
     del plain["state"]
     return plain | {"owner": user_name(one.owner)}
 

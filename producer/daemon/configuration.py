@@ -17,10 +17,11 @@ from zbuf.producer.serving.access import Rule, group_id, user_id
 from zbuf.producer.serving.capture import DEFAULT_LINGER_S, Limits
 from zbuf.producer.sources.live.live_source import DEFAULT_KERNEL_BUFFER_BYTES, Engine, LiveOptions
 from zbuf.shared.cli.commandline import size_in_bytes
-from zbuf.shared.control.rundir import check_name, directory_mode
+from zbuf.shared.control.rundir import directory_mode
 from zbuf.shared.control.settings import FILTER_LENGTH_MAX, Direction
 from zbuf.shared.errors import ConfigurationError, FilterError, ValueRefused
 from zbuf.shared.memory.layout import MAX_CAPLEN, check_buffer_bytes
+from zbuf.shared.names import check_name
 
 _LINKTYPES = (1, 113, 101, 127)  # Ethernet, cooked, raw IP, Wi-Fi: a filter that fits none of them is wrong
 

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import queue
-import re
 import resource
 import signal
 import threading
@@ -21,10 +20,11 @@ from zbuf.producer.serving.capture import add_ledgers, ledger_dict
 from zbuf.producer.sources.live.interfaces import resolve
 from zbuf.producer.sources.live.live_source import LiveSource
 from zbuf.shared.cli import privileges
-from zbuf.shared.control.rundir import NAME_LENGTH_MAX, make_run_directory, run_directory
+from zbuf.shared.control.rundir import make_run_directory, run_directory
 from zbuf.shared.control.statistics import Ledger, Statistics
 from zbuf.shared.errors import ZbufError
 from zbuf.shared.memory.segment import check_space
+from zbuf.shared.names import fit_name
 
 if TYPE_CHECKING:
     from zbuf.producer.daemon.metrics import MetricsServer
@@ -245,7 +245,7 @@ def raise_descriptor_limit() -> None:
 
 def _name_of(interface: str) -> str:
     """The default name of a capture: its first interface's, fitted to the rules for names."""
-    return re.sub(r"[^A-Za-z0-9_.@:+-]", "_", interface).lstrip(".@:+-")[:NAME_LENGTH_MAX] or "capture"
+    return fit_name(interface)
 
 
 def _all_ledgers(now: Statistics) -> Ledger:

@@ -24,12 +24,12 @@ from zbuf.producer.ring.descriptor import Descriptor
 from zbuf.producer.serving.access import Access, Grant, Peer
 from zbuf.producer.serving.capture import Attached, Capture, JustEnded, Listener
 from zbuf.shared import control
-from zbuf.shared.control.rundir import check_name
 from zbuf.shared.errors import ControlError, Refused, RunDirectoryError, SegmentError, ZbufError
 from zbuf.shared.memory.layout import ABI, DEFAULT_BUFFER_BYTES, MAX_CAPLEN, Layout, check_buffer_bytes
 from zbuf.shared.memory.pcapng import Interface, prologue
 from zbuf.shared.memory.reader_pages import make_ack_page, make_doorbell
 from zbuf.shared.memory.segment import Segment
+from zbuf.shared.names import check_name
 
 T = TypeVar("T")
 

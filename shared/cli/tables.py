@@ -7,11 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from zbuf.shared.control.statistics import DescriptorStatistics, Ledger
-
-
-def printable(text: str) -> str:
-    """The text with whatever a terminal might obey, or hide, written as Python writes it: others made it up."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+from zbuf.shared.names import printable
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -13,7 +13,14 @@ from zbuf.shared.control.messages import (
     SetFilter,
     Stats,
 )
-from zbuf.shared.control.settings import DEFAULT_TIMEOUT_MS, FILTER_LENGTH_MAX, TIMEOUT_MS_MAX, Direction, Settings
+from zbuf.shared.control.settings import (
+    DEFAULT_TIMEOUT_MS,
+    FILTER_LENGTH_MAX,
+    TIMEOUT_MS_MAX,
+    Choices,
+    Direction,
+    Settings,
+)
 from zbuf.shared.control.statistics import (
     FILTER_SHOWN_LENGTH,
     DescriptorStatistics,
@@ -40,6 +47,7 @@ __all__ = [
     "REQUEST_BYTES_MAX",
     "TIMEOUT_MS_MAX",
     "Answer",
+    "Choices",
     "Connect",
     "Connected",
     "DescriptorStatistics",

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import msgspec
 
-from zbuf.shared.control.rundir import NAME_LENGTH_MAX
 from zbuf.shared.control.settings import FilterText, Settings
 from zbuf.shared.control.statistics import Statistics
 from zbuf.shared.memory.layout import ABI
+from zbuf.shared.names import NAME_LENGTH_MAX
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower, forbid_unknown_fields=True):

@@ -6,34 +6,14 @@ The kernel drops that lock whichever way a producer ends, so that no process id 
 
 import fcntl
 import os
-import re
 import stat
 from pathlib import Path
 
 from zbuf.shared.errors import ProducerExists, RunDirectoryError, ValueRefused
+from zbuf.shared.names import check_name
 
-NAME_LENGTH_MAX = 48
 SYSTEM_DIRECTORY = Path("/run/zbuf")
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:+-]*")
 _SOCKET_PATH_MAX = 107  # sun_path of unix(7), less its NUL
-
-
-def check_name(name: str, what: str = "producer name") -> str:
-    """Return `name` where it can name a producer or a group of readers, else raise ValueRefused."""
-    if len(name) > NAME_LENGTH_MAX:
-        raise ValueRefused(f"{what} {name[:60]!r} has {len(name)} characters: use at most {NAME_LENGTH_MAX}")
-    if not _NAME.fullmatch(name):
-        raise ValueRefused(
-            f"{what} {name!r} can't be used: take letters, digits and any of _ . @ : + - "
-            "and begin with a letter, a digit or _"
-        )
-    return name
-
-
-def name_from_path(path: str) -> str:
-    """The default name of a capture that replays `path`: the file's stem, fitted to the rules for names."""
-    stem = Path(path).name.removesuffix(".gz").rsplit(".", 1)[0] if path != "-" else "stdin"
-    return re.sub(r"[^A-Za-z0-9_.@:+-]", "_", stem).lstrip(".@:+-")[:NAME_LENGTH_MAX] or "capture"
 
 
 def run_directory(chosen: str | os.PathLike[str] | None = None) -> Path:

@@ -16,8 +16,9 @@ from typing import Any, Literal
 from zbuf.shared.errors import SegmentError
 from zbuf.shared.memory.layout import unread_blocks
 from zbuf.shared.memory.segment import SHM, copy_segment, producer_lives
+from zbuf.shared.names import NAME_PATTERN
 
-_NAME = re.compile(r"zbuf\.([A-Za-z0-9_][A-Za-z0-9_.@:+-]*)\.([0-9]+)")  # as rundir.check_name() has it, and a number
+_NAME = re.compile(rf"zbuf\.({NAME_PATTERN})\.([0-9]+)")
 
 
 @dataclass(frozen=True)

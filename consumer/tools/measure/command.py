@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from zbuf.consumer.reading.opening import connect
-from zbuf.consumer.reading.reader import Reader, Wait
+from zbuf.consumer.reading.options import Wait
+from zbuf.consumer.reading.reader import Reader
 from zbuf.consumer.tools.measure.latencies import Measured, Measuring
 from zbuf.consumer.tools.measure.report import Report
 from zbuf.shared.cli.commandline import Json, RunDir, parse_size, some_seconds, whole_number

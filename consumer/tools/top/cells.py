@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from zbuf.consumer.tools.top.rates import RatedDescriptor, Rates
-from zbuf.shared.cli.tables import printable
+from zbuf.shared.names import printable
 
 _BAR_CELLS = 10
 

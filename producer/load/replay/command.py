@@ -24,9 +24,9 @@ from zbuf.shared.cli import privileges
 from zbuf.shared.cli.commandline import Json, RunDir, parse_size, seconds, some_seconds, whole_number
 from zbuf.shared.cli.plot import check_plot
 from zbuf.shared.cli.progress import Progress
-from zbuf.shared.control.rundir import name_from_path
 from zbuf.shared.errors import ValueRefused
 from zbuf.shared.memory.segment import check_space
+from zbuf.shared.names import name_from_path
 
 T = TypeVar("T")
 

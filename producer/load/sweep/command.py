@@ -19,9 +19,9 @@ from zbuf.producer.sources.files.file_source import FileSource
 from zbuf.shared.cli.commandline import Json, RunDir, parse_size, seconds, some_seconds, whole_number
 from zbuf.shared.cli.plot import check_plot
 from zbuf.shared.cli.progress import Progress
-from zbuf.shared.control.rundir import name_from_path
 from zbuf.shared.errors import ZbufError
 from zbuf.shared.memory.segment import check_space
+from zbuf.shared.names import name_from_path
 
 _LOOK_S = 0.1
 

@@ -10,7 +10,7 @@ import pytest
 from support.processes import LIMIT_S, Lab, number_of, numbered
 
 from zbuf.consumer import INDEX_DTYPE, Batch, PacketCopy, Reader, connect
-from zbuf.consumer.reading.reader import Wait
+from zbuf.consumer.reading.options import Wait
 from zbuf.shared.errors import StaleBuffer
 
 

@@ -9,7 +9,8 @@ import pytest
 from support.processes import LIMIT_S, Lab, Remote, number_of, open_fds, take
 
 from zbuf.consumer import Reader, ReconnectingReader, connect
-from zbuf.consumer.reading.reader import Options, open_reader
+from zbuf.consumer.reading.options import Options
+from zbuf.consumer.reading.reader import open_reader
 from zbuf.shared.errors import ProducerNotFound, Refused, ValueRefused, ZbufError
 
 

@@ -33,7 +33,6 @@ from zbuf.consumer.tools.top.view import heading, json_line, report, sections
 from zbuf.consumer.tools.top.watch import Captures, Seen
 from zbuf.consumer.tools.words import duration
 from zbuf.producer import Producer
-from zbuf.shared.cli.tables import printable
 from zbuf.shared.control.settings import Settings
 from zbuf.shared.control.statistics import (
     DescriptorStatistics,
@@ -43,6 +42,7 @@ from zbuf.shared.control.statistics import (
     Statistics,
 )
 from zbuf.shared.errors import Refused, ValueRefused
+from zbuf.shared.names import printable
 
 PAGE = 4096
 
