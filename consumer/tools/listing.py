@@ -7,11 +7,12 @@ import msgspec
 import typer
 
 from zbuf.consumer.reading.connection import Connection, producers
-from zbuf.consumer.tools.words import duration, user_name
+from zbuf.consumer.tools.words import duration
 from zbuf.shared.cli.commandline import Json, RunDir
 from zbuf.shared.cli.tables import print_ledgers, print_table
 from zbuf.shared.control.statistics import Statistics
 from zbuf.shared.names import printable
+from zbuf.shared.users import user_name
 
 _PRODUCERS = ("name", "pid", "up", "interfaces", "descriptors", "readers", "offered", "dropped")
 _INTERFACES = ("interface", "engine", "state", "received", "taken", "dropped by kernel", "by interface", "times lost")

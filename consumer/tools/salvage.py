@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 import typer
 
-from zbuf.consumer.tools.words import user_name
 from zbuf.shared.cli.tables import print_table
 from zbuf.shared.errors import SegmentError, ZbufError
 from zbuf.shared.memory.leftovers import Found, find_segments
 from zbuf.shared.memory.salvage import Salvaged, salvage
 from zbuf.shared.names import check_name, encodable
+from zbuf.shared.users import user_name
 
 
 def list_remains(*, json: bool) -> None:

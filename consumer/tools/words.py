@@ -1,7 +1,5 @@
-"""How the tools write what they tell people: how long something has run, whose process it is."""
+"""How the tools write a duration and a process for people."""
 
-import functools
-import pwd
 from pathlib import Path
 
 
@@ -19,12 +17,3 @@ def process_name(pid: int) -> str:
         return Path(f"/proc/{pid}/comm").read_text(errors="backslashreplace").rstrip("\n")
     except OSError:
         return "-"
-
-
-@functools.cache
-def user_name(number: int) -> str:
-    """A user, by name where it has one; asked once, since it may be a directory server that knows."""
-    try:
-        return pwd.getpwuid(number).pw_name
-    except (KeyError, OverflowError):
-        return str(number)

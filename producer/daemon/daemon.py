@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import queue
-import resource
 import signal
 import threading
 import time
@@ -20,6 +19,7 @@ from zbuf.producer.serving.capture import add_ledgers, ledger_dict
 from zbuf.producer.sources.live.interfaces import resolve
 from zbuf.producer.sources.live.live_source import LiveSource
 from zbuf.shared.cli import privileges
+from zbuf.shared.cli.process import on_end, raise_descriptor_limit
 from zbuf.shared.control.rundir import make_run_directory, run_directory
 from zbuf.shared.control.statistics import Ledger, Statistics
 from zbuf.shared.errors import ZbufError
@@ -128,15 +128,11 @@ class Daemon:
     # ---- signals ----------------------------------------------------------------------------------------------------
 
     def _watch_signals(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop)
+        on_end(self._stop)
         for number in (signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, self._ask)
 
-    def _stop(self, _number: int, _frame: object) -> None:
-        """The first one ends the capture in good order; the second at once."""
-        for either in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(either, signal.SIG_DFL)
+    def _stop(self) -> None:
         self._stopping = True
         if self._producer is not None:
             self._producer.stop()
@@ -235,12 +231,6 @@ def _logged() -> Iterator[None]:
         yield
     except Exception:
         log.exception("a signal could not be answered: this is a bug of zbuf")
-
-
-def raise_descriptor_limit() -> None:
-    """A reader costs its producer four file descriptors: take as many as we may have."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else 65536, hard))
 
 
 def _name_of(interface: str) -> str:

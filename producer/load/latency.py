@@ -4,14 +4,13 @@ import contextlib
 import json
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 
 from zbuf.producer.producer import Producer
+from zbuf.shared.cli.process import sibling
 from zbuf.shared.errors import ZbufError
 
 _PATIENCE_S = 20.0
-_PROGRAM = "from zbuf.__main__ import main; main()"
 
 
 @contextlib.contextmanager
@@ -38,7 +37,7 @@ def _reader(producer: Producer) -> Iterator["subprocess.Popen[bytes]"]:
     """Zbuf measure, connected and measuring."""
     arguments = ["measure", producer.name, "--json", "--duration", "1000000", "--run-dir", str(producer.run_dir)]
     process = subprocess.Popen(  # noqa: S603  (it is our own)
-        [sys.executable, "-c", _PROGRAM, *arguments],
+        sibling("zbuf", *arguments),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         process_group=0,  # Ctrl-C is for the producer, which ends it

@@ -14,6 +14,7 @@ import pwd
 import struct
 from pathlib import Path
 
+from zbuf.shared.cli.process import prctl, raise_errno
 from zbuf.shared.errors import ConfigurationError
 
 _PR_SET_KEEPCAPS, _PR_SET_NO_NEW_PRIVS, _PR_CAPBSET_DROP = 8, 38, 24
@@ -39,9 +40,9 @@ def drop(user: str | None, group: int | None = None, keep: int | None = None) ->
     importlib.import_module("zoneinfo")  # which msgspec imports later, from where the user may not be able to read
     kept = 0 if keep is None else 1 << keep
     _drop_bounding_set(kept)
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    prctl(_PR_SET_NO_NEW_PRIVS, 1)
     if user is not None:
-        _prctl(_PR_SET_KEEPCAPS, 1)
+        prctl(_PR_SET_KEEPCAPS, 1)
         _become(user, group)
     _limit_capabilities(kept)
 
@@ -87,7 +88,7 @@ def _drop_bounding_set(kept: int) -> None:
         return
     for capability in range(int(_LAST_CAP.read_text()) + 1):
         if not kept >> capability & 1:
-            _prctl(_PR_CAPBSET_DROP, capability)
+            prctl(_PR_CAPBSET_DROP, capability)
 
 
 def _limit_capabilities(kept: int) -> None:
@@ -110,20 +111,10 @@ def _permitted() -> int:
     return _status("CapPrm:")
 
 
-def _prctl(option: int, value: int) -> None:
-    if _libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)) != 0:
-        _raise_errno(f"prctl({option}, {value})")
-
-
 def _capset(effective: int, permitted: int) -> None:
     """capset(2); nothing is left inheritable."""
     header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0))
     low, high = 0xFFFFFFFF, 32
     sets = [effective & low, permitted & low, 0, effective >> high, permitted >> high, 0]
     if _libc.capset(header, ctypes.create_string_buffer(struct.pack("=6I", *sets))) != 0:
-        _raise_errno("capset")
-
-
-def _raise_errno(call: str) -> None:
-    number = ctypes.get_errno()
-    raise OSError(number, f"{call}: {os.strerror(number)}")
+        raise_errno("capset")

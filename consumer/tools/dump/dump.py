@@ -9,13 +9,12 @@ from typing import Protocol
 from zbuf.consumer.reading.reader import Reader
 from zbuf.consumer.tools.dump.blocks import Blocks
 from zbuf.consumer.tools.dump.statistics import final_ledger
+from zbuf.shared.cli.process import on_end
 from zbuf.shared.control.statistics import Ledger
 from zbuf.shared.errors import ControlError
 
 _BUFFERS = 2
 """A descriptor has so many: what is stored at one time is in them, and what comes later is not waited for."""
-
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Output(Protocol):
@@ -74,9 +73,9 @@ class Dump:
         self._ends = None if seconds is None else time.monotonic() + seconds
         self._ending = False
         self._came: set[int] = set()
-        for number in (*_ENDING, signal.SIGUSR1, signal.SIGUSR2):
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, self._note)
+        on_end(self._end, signal.SIGHUP)
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, self._note)
 
     def run(self, output: Output) -> Ledger:
         """Dump to the output, finish it, and return the descriptor's ledger as of the end."""
@@ -129,10 +128,11 @@ class Dump:
 
     # ---- signals ------------------------------------------------------------------------------------------------
 
+    def _end(self) -> None:
+        self._ending = True
+        self._reader.interrupt()
+
     def _note(self, number: int, _frame: object) -> None:
-        if number in _ENDING:
-            signal.signal(number, signal.SIG_DFL)
-            self._ending = True
         self._came.add(number)
         self._reader.interrupt()
 

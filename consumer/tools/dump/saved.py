@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from typing import IO
 
 from zbuf.shared.cli import privileges
+from zbuf.shared.cli.process import interrupt_on, sibling
 from zbuf.shared.errors import ZbufError
 
 _NAME = "saved"
 _PATIENCE_S = 1.0
-
-_PROGRAM = "from zbuf.producer.cli import main; main()"
 
 
 @dataclass
@@ -59,10 +58,8 @@ def saved_capture(path: str, user: str | None = None) -> Iterator[Saved]:
 
     From here on, SIGTERM and SIGHUP end this process as Ctrl-C does, so that it leaves no run directory.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
-    command = [sys.executable, "-c", _PROGRAM, "replay", "--name", _NAME, "--lossless", "--wait-readers", "1"]
+    interrupt_on(signal.SIGTERM, signal.SIGHUP)
+    command = sibling("zbufd", "replay", "--name", _NAME, "--lossless", "--wait-readers", "1")
     command += ["--end-with", str(os.getpid())]  # what nobody reads any more is not to wait for a reader
     with tempfile.TemporaryDirectory(prefix="zbuf-") as run_dir, tempfile.TemporaryFile() as said:
         if user is not None:

@@ -8,13 +8,13 @@ so that is opened first of all, and Wireshark sees its end whatever fails after 
 import errno
 import os
 import select
-import signal
 import stat
 import time
 from collections.abc import Callable, Iterator
 
 from zbuf.consumer import Buffer, Reader
 from zbuf.consumer.tools.dump.statistics import closing_blocks, final_ledger
+from zbuf.shared.cli.process import on_end
 from zbuf.shared.closing import Closing
 from zbuf.shared.errors import ZbufError
 
@@ -66,10 +66,9 @@ class Feed(Closing):
         self._poll = select.poll()
         self._reader: Reader | None = None
         self._stopping = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop)
+        on_end(self._stop, again=False)  # tshark sends one, and the terminal another
 
-    def _stop(self, _number: int, _frame: object) -> None:
+    def _stop(self) -> None:
         self._stopping = True
         if self._reader is not None:
             self._reader.interrupt()

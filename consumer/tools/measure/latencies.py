@@ -9,7 +9,6 @@ array at the end.  Recording each buffer's distinct values in the histogram itse
 each: more than there is time for at a million packets a second.
 """
 
-import signal
 import time
 from dataclasses import dataclass
 from typing import Literal
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from zbuf.consumer.reading.buffer import Buffer
 from zbuf.consumer.reading.reader import Reader
+from zbuf.shared.cli.process import on_end
 from zbuf.shared.control.statistics import Ledger
 from zbuf.shared.errors import ZbufError
 
@@ -122,8 +122,7 @@ class Measuring:
         self._latencies = Latencies()
         self._captured_bytes = self._lost = 0
         self._stopped = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop)
+        on_end(self._stop)
 
     @property
     def packets(self) -> int:
@@ -164,7 +163,7 @@ class Measuring:
         self._captured_bytes += int(index["caplen"].sum())
         self._lost += buffer.dropped_before
 
-    def _stop(self, _number: int, _frame: object) -> None:
+    def _stop(self) -> None:
         self._stopped = True
         self._reader.interrupt()
 

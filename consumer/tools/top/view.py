@@ -16,6 +16,7 @@ from zbuf.consumer.tools.top.layout import Column, Section, compose
 from zbuf.consumer.tools.top.rates import Compared, Rated, RatedDescriptor, is_slow
 from zbuf.consumer.tools.top.watch import Seen
 from zbuf.shared.control.statistics import InterfaceStatistics, ReaderStatistics
+from zbuf.shared.users import user_name
 
 # ---- an update ------------------------------------------------------------------------------------------------------
 
@@ -200,7 +201,7 @@ def _reader(producer: Compared, descriptor: RatedDescriptor, reader: Rated[Reade
         Text(str(now.reader)),
         Text(str(now.pid)),
         cell.text(words.process_name(now.pid)),
-        cell.text(words.user_name(now.user)),
+        cell.text(user_name(now.user)),
         cell.rate(reader.rates, "delivered"),
         Text(str(now.holding)),
         cell.number(now.stalls),

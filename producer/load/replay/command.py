@@ -1,8 +1,5 @@
 """zbufd replay."""
 
-import ctypes
-import os
-import signal
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -11,7 +8,6 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from zbuf.producer.daemon.daemon import raise_descriptor_limit
 from zbuf.producer.load.replay.measured import Measured
 from zbuf.producer.load.replay.page import write_page
 from zbuf.producer.load.replay.stepping import step
@@ -23,6 +19,7 @@ from zbuf.producer.sources.python import ScapySource
 from zbuf.shared.cli import privileges
 from zbuf.shared.cli.commandline import Json, RunDir, parse_size, seconds, some_seconds, whole_number
 from zbuf.shared.cli.plot import check_plot
+from zbuf.shared.cli.process import end_with, on_end, raise_descriptor_limit
 from zbuf.shared.cli.progress import Progress
 from zbuf.shared.errors import ValueRefused
 from zbuf.shared.memory.segment import check_space
@@ -31,7 +28,6 @@ from zbuf.shared.names import name_from_path
 T = TypeVar("T")
 
 _BURST_MAX = 10**9
-_PR_SET_PDEATHSIG = 1
 
 
 def _parsed(parse: Callable[[str], T]) -> Callable[[str | T], T]:
@@ -180,7 +176,7 @@ def replay(
     if user is not None:
         privileges.drop(user)
     if parent is not None:
-        _end_with(parent)
+        end_with(parent)
     if report is not None:
         check_plot(report, "--report")
     loops = loop if loop is not None else 0 if duration is not None else 1
@@ -191,7 +187,7 @@ def replay(
     if engine is Engine.SCAPY and (merge or unique_ip):
         raise typer.BadParameter("--merge and --unique-ip: --engine scapy has neither, leave it out")
     source = _open_source(files, engine, parse_size("--preload-limit", preload_limit), merge, unique_ip)
-    signals = _Signals()
+    ending = _Ending()
     producer = Producer(
         name or name_from_path(files[0]),
         linktype=source.linktype,
@@ -201,7 +197,7 @@ def replay(
         run_dir=run_dir,
         linger_s=None if lossless else linger,
     )
-    signals.watch(producer)
+    ending.watch(producer)
     sys.stderr.write(f"zbufd: {producer.name} ready in {producer.run_dir}, link-type {source.linktype}\n")
     known = _warn(source.warnings)
     measured = Measured(want_latency=latency, want_rates=report is not None)
@@ -270,30 +266,21 @@ def _replay(
             producer.publish(source, loops=loops, pace=pace)
 
 
-def _end_with(parent: int) -> None:
-    """Have the kernel end this process with the one that started it: prctl(2); to become another user undoes that."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        sys.exit(1)
-
-
-class _Signals:
-    """The first SIGINT or SIGTERM ends the replay in good order, the second at once."""
+class _Ending:
+    """SIGINT or SIGTERM ends the replay in good order, also before there is a producer to stop."""
 
     def __init__(self) -> None:
         self._producer: Producer | None = None
         self._stopped = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop)
+        on_end(self._stop)
 
     def watch(self, producer: Producer) -> None:
-        """Stop this producer, also for a signal that has come already."""
+        """Stop this producer, at once if a signal has come already."""
         self._producer = producer
         if self._stopped:
             producer.stop()
 
-    def _stop(self, number: int, _frame: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
+    def _stop(self) -> None:
         self._stopped = True
         if self._producer is not None:
             self._producer.stop()

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from zbuf.producer.daemon.daemon import raise_descriptor_limit
 from zbuf.producer.load.sweep.consumers import Consumer
 from zbuf.producer.load.sweep.results import Results
 from zbuf.producer.load.sweep.search import Trial, find_throughput
@@ -18,6 +17,7 @@ from zbuf.producer.producer import Producer
 from zbuf.producer.sources.files.file_source import FileSource
 from zbuf.shared.cli.commandline import Json, RunDir, parse_size, seconds, some_seconds, whole_number
 from zbuf.shared.cli.plot import check_plot
+from zbuf.shared.cli.process import interrupt_on, raise_descriptor_limit
 from zbuf.shared.cli.progress import Progress
 from zbuf.shared.errors import ZbufError
 from zbuf.shared.memory.segment import check_space
@@ -87,7 +87,7 @@ def sweep(
     if plot is not None:
         check_plot(plot)
     raise_descriptor_limit()
-    _end_on_signals()
+    interrupt_on(signal.SIGTERM, signal.SIGHUP)  # so that the consumers end with it
     source = FileSource(files)
     trials: list[Trial] = []
     results = Results(files=files, consumers=[], trial_s=trial, precision=precision, trials=trials)
@@ -122,13 +122,6 @@ def sweep(
         results.print()
     if plot is not None:
         results.plot(plot)
-
-
-def _end_on_signals() -> None:
-    """Take the consumers along, also where the terminal is closed; nohup(1) has that ignored."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
 def _wait_readers(producer: Producer, consumers: Sequence[Consumer], count: int, seconds: float) -> None:
