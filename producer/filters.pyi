@@ -1,4 +1,6 @@
 """Filters: pcap-filter(7) expressions that libpcap compiles, and the programs that come of them, checked."""
 
+REFUSE_ALL: bytes
+
 def version() -> str: ...
 def compile_filter(expression: str, linktype: int) -> bytes: ...

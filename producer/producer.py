@@ -1,5 +1,6 @@
 """A producer, from the taking of its name to the last acknowledgement."""
 
+import dataclasses
 import logging
 import os
 import secrets
@@ -44,8 +45,9 @@ class Producer(Closing):
 
     Args:
         name: what readers connect to: letters, digits and any of ``_ . @ : + -``.
-        linktype: LINKTYPE_ value of the packets; Ethernet by default.
-        interfaces: names of the interfaces that packets come from; by default one, called like the producer.
+        linktype: LINKTYPE_ value of the packets of interfaces that are given by name; Ethernet by default.
+        interfaces: those that packets come from, by name, or as an Interface each, with a link type of its own; by
+            default one, called like the producer.
         lossless: wait for readers in place of dropping packets.
         buffer_size: bytes of each of a reader's two buffers, where it does not say; whole pages, up to 1 GiB.
         run_dir: where the control socket is made; see zbuf.shared.control.rundir.run_directory().
@@ -68,7 +70,7 @@ class Producer(Closing):
         name: str,
         *,
         linktype: int = LINKTYPE_ETHERNET,
-        interfaces: Sequence[str] | None = None,
+        interfaces: Sequence[str | Interface] | None = None,
         lossless: bool = False,
         buffer_size: int = DEFAULT_BUFFER_BYTES,
         run_dir: str | os.PathLike[str] | None = None,
@@ -81,19 +83,17 @@ class Producer(Closing):
         salvage_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         check_buffer_bytes(buffer_size)
-        if not 0 <= linktype <= _LINKTYPE_MAX:
-            raise ValueRefused(f"link type {linktype}: it must be from 0 to {_LINKTYPE_MAX}")
         directory = run_directory(run_dir)
         path = socket_path(directory, name)
         make_run_directory(directory, mode=directory_mode(socket_mode), gid=gid)
-        described = [Interface(encodable(one), linktype) for one in (interfaces or [name])]
+        described = [_described(one, linktype) for one in (interfaces or [name])]
         self.name = name
         self.run_dir = directory
         self.linger_s = linger_s
         """How long close() waits for the readers, in seconds; None for as long as it takes."""
-        self._identity = Identity(name, secrets.randbits(63), described, linktype, f"zbuf {__version__}", snaplen)
+        self._identity = Identity(name, secrets.randbits(63), described, f"zbuf {__version__}", snaplen)
         access = self._access(allow)
-        self._capture = Capture(limits, lossless=lossless)
+        self._capture = Capture(limits, described, lossless=lossless)
         self._pid = os.getpid()
         self._closed = False
         self._lock = NameLock(directory, name)
@@ -151,7 +151,8 @@ class Producer(Closing):
             The packets published.
 
         Raises:
-            ValueRefused: the source's link type or number of interfaces is not the producer's, or an item is no packet.
+            ValueRefused: the source's link types or number of interfaces are not the producer's, or an item is no
+                packet.
         """
         self._check_open()
         self._check_source(source)
@@ -160,7 +161,9 @@ class Producer(Closing):
             self._publish_live(source)
         elif isinstance(source, FileSource):
             for native in source.passes(loops):
-                ended = self._capture.run(native if pace is None else Paced(native, pace))
+                ended = self._capture.run(
+                    native if pace is None else Paced(native, pace), lambda: self._appeared(source)
+                )
                 if not ended or (pace is not None and pace.over):
                     break
         else:
@@ -172,7 +175,7 @@ class Producer(Closing):
         self._capture.live = source
         with source.tending(self._capture.submit):
             if source.native is not None:
-                self._capture.run(source.native)
+                self._capture.run(source.native, lambda: self._appeared(source))
             else:
                 self._publish_packets(source.packets())
 
@@ -201,21 +204,28 @@ class Producer(Closing):
             raise ValueRefused(f"producer {self.name!r} is closed: it takes no more packets")
 
     def _check_source(self, source: Any) -> None:
-        linktype, interfaces = linktype_of(source), len(self._identity.interfaces)
-        if len(getattr(source, "interfaces", [])) > interfaces:
-            names = [interface.name for interface in source.interfaces]
+        ours = self._identity.interfaces
+        theirs = getattr(source, "interfaces", [])
+        if len(theirs) > len(ours):
             raise ValueRefused(
-                f"the source has {len(names)} interfaces, the producer {interfaces}: "
-                f"make it with Producer({self.name!r}, interfaces={names})"
+                f"the source has {len(theirs)} interfaces, the producer {len(ours)}: "
+                f"make it with Producer({self.name!r}, interfaces={[interface.name for interface in theirs]})"
             )
-        if linktype is not None and linktype != self._identity.linktype:
-            raise ValueRefused(
-                f"the source's link type is {linktype}, the producer's {self._identity.linktype}: "
-                f"make it with Producer({self.name!r}, linktype={linktype})"
-            )
+        linktype = linktype_of(source)
+        linktypes = [interface.linktype for interface in theirs] or ([] if linktype is None else [linktype])
+        for one, interface in zip(linktypes, ours, strict=False):
+            if one != interface.linktype:
+                raise ValueRefused(
+                    f"the source's link type is {one}, the producer's {interface.linktype}: "
+                    f"make it with Producer({self.name!r}, linktype={one})"
+                )
+
+    def _appeared(self, source: Any) -> list[Interface]:
+        """The interfaces of a source that are not announced yet."""
+        return [_described(one, one.linktype) for one in source.interfaces[len(self._identity.interfaces) :]]
 
     def _access(self, allow: Sequence[Rule]) -> Access:
-        return Access(allow, [one.name for one in self._identity.interfaces], self._identity.linktype)
+        return Access(allow, self._identity.interfaces)
 
     def rotate(self) -> None:
         """Hand what is stored to the readers now, in buffers that are not full, where they have one free."""
@@ -242,10 +252,7 @@ class Producer(Closing):
 
     def stats(self, timeout_s: float | None = None) -> Statistics:
         """Everything there is to know, as of one instant; TimeoutError where that takes longer than `timeout_s`."""
-        names = [interface.name for interface in self._identity.interfaces]
-        return self._submit(
-            lambda: self._capture.statistics(self.name, self._identity.epoch, self._identity.linktype, names)
-        ).result(timeout_s)
+        return self._submit(lambda: self._capture.statistics(self.name, self._identity.epoch)).result(timeout_s)
 
     @property
     def offered(self) -> int:
@@ -308,6 +315,14 @@ class Producer(Closing):
         self._control.forget()
         self._capture.forget()
         self._lock.forget()
+
+
+def _described(interface: str | Interface, linktype: int) -> Interface:
+    """An interface as readers are told of it; one that is given by name has that link type."""
+    found = Interface(interface, linktype) if isinstance(interface, str) else interface
+    if not 0 <= found.linktype <= _LINKTYPE_MAX:
+        raise ValueRefused(f"link type {found.linktype}: it must be from 0 to {_LINKTYPE_MAX}")
+    return dataclasses.replace(found, name=encodable(found.name))
 
 
 _producers: "weakref.WeakSet[Producer]" = weakref.WeakSet()

@@ -290,8 +290,8 @@ enum { ZBUF_UNKNOWN = 0, ZBUF_INBOUND = 1, ZBUF_OUTBOUND = 2 };
 #define ZBUF_NO_PACKET 0xffffffffu
 
 /* A packet, where its bytes are.  Its options stand behind its data, which are padded to four bytes: as they are in a
- * block, without opt_endofopt.  What the producer appends has no epb_dropcount among them, since that is `dropped`;
- * and epb_flags only where it says more than `direction`. */
+ * block, without opt_endofopt where the producer appends them, and with it where a reader finds them.  What the producer
+ * appends has no epb_dropcount among them, since that is `dropped`. */
 struct zbuf_packet {
     uint64_t time_ns;            /* since 1970-01-01 00:00 UTC */
     uint64_t dropped;            /* packets lost just before this one (epb_dropcount) */
@@ -326,7 +326,7 @@ static inline const uint8_t *zbuf_options(const struct zbuf_packet *packet)
     return packet->data + zbuf_pad(packet->caplen);
 }
 
-/* Whether its options tell its flags, so that its direction need not be written as well. */
+/* Whether its options tell its flags: the producer sets `direction` to 0 then, which is written otherwise. */
 static inline int zbuf_has_flags(const struct zbuf_packet *packet)
 {
     const uint8_t *at = zbuf_options(packet), *end = at + 4u * packet->options_words;
@@ -339,42 +339,33 @@ static inline int zbuf_has_flags(const struct zbuf_packet *packet)
     return 0;
 }
 
-static inline uint32_t zbuf_options_bytes(const struct zbuf_packet *packet)
-{
-    uint32_t bytes = (packet->dropped ? 12u : 0u) + 4u * packet->options_words;
-    if (packet->direction && !(packet->options_words && zbuf_has_flags(packet)))
-        bytes += 8;
-    return bytes ? bytes + 4 : 0;
-}
-
 /* The size of the block that zbuf_block_begin() writes for this packet. */
 static inline uint32_t zbuf_block_bytes(const struct zbuf_packet *packet)
 {
     uint32_t bare = ZBUF_EPB_BYTES + zbuf_pad(packet->caplen);
-    if (packet->options_words)
-        return bare + zbuf_options_bytes(packet);
-    bare += (packet->direction ? 8u : 0u) + (packet->dropped ? 12u : 0u);
-    return packet->direction || packet->dropped ? bare + 4 : bare;
+    uint32_t options = (packet->direction ? 8u : 0u) + (packet->dropped ? 12u : 0u) + 4u * packet->options_words;
+    return options ? bare + options + 4 : bare;
 }
 
-static inline void zbuf_put_options(uint8_t *at, const struct zbuf_packet *packet)
+static inline void zbuf_put_options(uint8_t *at, const struct zbuf_packet *packet, const uint8_t *options)
 {
-    if (packet->direction && !(packet->options_words && zbuf_has_flags(packet)))
+    if (packet->direction)
         at = zbuf_put32(zbuf_put32(at, ZBUF_EPB_FLAGS), packet->direction);
     if (packet->dropped) {
         at = zbuf_put32(zbuf_put32(at, ZBUF_EPB_DROPCOUNT), (uint32_t)packet->dropped);
         at = zbuf_put32(at, (uint32_t)(packet->dropped >> 32));
     }
-    if (packet->options_words) {
-        memcpy(at, zbuf_options(packet), 4u * packet->options_words);
+    if (options) {
+        memcpy(at, options, 4u * packet->options_words);
         at += 4u * packet->options_words;
     }
     zbuf_put32(at, 0); /* opt_endofopt */
 }
 
 /* Write a block at `at`, all but its data.  Returns where the caller puts those packet->caplen bytes.  The caller has
- * made sure of zbuf_block_bytes() bytes of room; packet->data is looked at only where there are options behind them. */
-static inline uint8_t *zbuf_block_begin(uint8_t *at, const struct zbuf_packet *packet)
+ * made sure of zbuf_block_bytes() bytes of room.  `options` are zbuf_options() of the packet before its caplen was cut;
+ * NULL where it has none. */
+static inline uint8_t *zbuf_block_begin(uint8_t *at, const struct zbuf_packet *packet, const uint8_t *options)
 {
     uint32_t total = zbuf_block_bytes(packet);
     uint8_t *data = at + ZBUF_EPB_DATA, *tail = data + zbuf_pad(packet->caplen);
@@ -388,7 +379,7 @@ static inline uint8_t *zbuf_block_begin(uint8_t *at, const struct zbuf_packet *p
     zbuf_put32(at + 20, packet->caplen);
     zbuf_put32(at + 24, packet->wirelen);
     if (packet->direction || packet->dropped || packet->options_words)
-        zbuf_put_options(tail, packet);
+        zbuf_put_options(tail, packet, options);
     zbuf_put32(at + total - 4, total);
     return data;
 }

@@ -136,8 +136,13 @@ class AsyncReader:
 
     @property
     def linktype(self) -> int:
-        """LINKTYPE_ value of the packets."""
+        """LINKTYPE_ value of the first interface's packets; of all, in most captures."""
         return self.reader.linktype
+
+    @property
+    def linktypes(self) -> tuple[int, ...]:
+        """The LINKTYPE_ value of each interface's packets."""
+        return self.reader.linktypes
 
     @property
     def interfaces(self) -> list[Interface]:

@@ -1,6 +1,7 @@
 """A reader: a connection to a producer, and the buffers that come with it."""
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -18,11 +19,13 @@ from zbuf.shared import control
 from zbuf.shared.closing import Closing
 from zbuf.shared.errors import ControlError, SegmentError
 from zbuf.shared.memory.layout import Layout, read_ledger
-from zbuf.shared.memory.pcapng import Interface, interfaces
+from zbuf.shared.memory.pcapng import Interface, first_interfaces, interfaces
 from zbuf.shared.memory.reader_pages import map_ack_page
 from zbuf.shared.memory.segment import map_segment, producer_lives
 
-EndReason = Literal["closed", "producer died", "evicted", "left"]
+log = logging.getLogger("zbuf")
+
+EndReason = Literal["closed", "moved", "producer died", "evicted", "left"]
 
 _DEATH_S = 2.0
 
@@ -49,7 +52,7 @@ class Reader(Closing, SegmentReader):
         prologue: bytes,
         interfaces: list[Interface],
     ) -> None:
-        del ack_page, sequence
+        del layout, ack_page, sequence
         self.name = connected.producer
         """The producer's name."""
         self.descriptor = connected.descriptor
@@ -59,11 +62,16 @@ class Reader(Closing, SegmentReader):
         self.offered_before = connected.offered
         """Packets that the producer's source had given before this reader was let in."""
         self.prologue = prologue
-        """The pcapng blocks that make a capture file with the buffers' data after them."""
+        """The pcapng blocks that make a capture file with the buffers' data after them.
+
+        It has the interfaces that were announced up to and including the last buffer taken: that one's own head
+        (Buffer.head_bytes) is to be left out of a file that begins with it.
+        """
         self.interfaces = interfaces
-        """The interfaces that packets come from, in the order of Packet.interface."""
-        self.linktype = layout.linktype
-        """LINKTYPE_ value of the packets."""
+        """The interfaces that packets come from, in the order of Packet.interface; those that appear are added."""
+        self.warnings = connected.warnings
+        """What is other than one may think: interfaces for whose link type the filter can't be used."""
+        _log_warnings(self.name, self.warnings)
         self._segment_map = segment
         self._connection = connection
         self._doorbell_fd = doorbell
@@ -73,6 +81,20 @@ class Reader(Closing, SegmentReader):
         self._leaving = False
         self._watch = _HangUpWatch(self, doorbell) if spin_ns < 0 else None
         _readers.add(self)
+
+    @property
+    def linktype(self) -> int:
+        """LINKTYPE_ value of the first interface's packets; of all, in most captures."""
+        return self.interfaces[0].linktype
+
+    @property
+    def linktypes(self) -> tuple[int, ...]:
+        """The LINKTYPE_ value of each interface's packets."""
+        return tuple(interface.linktype for interface in self.interfaces)
+
+    def _interfaces_appeared(self, head: bytes, appeared: list[Interface]) -> None:
+        self.prologue += head
+        self.interfaces = [*self.interfaces, *appeared]
 
     # ---- requests -----------------------------------------------------------------------------------------------
 
@@ -100,7 +122,8 @@ class Reader(Closing, SegmentReader):
             ValueRefused: no filter is like that.
         """
         check_filter(expression)
-        self._connection.request(control.SetFilter(filter=expression, flush=flush))
+        answer, _ = self._connection.request(control.SetFilter(filter=expression, flush=flush))
+        _log_warnings(self.name, cast(control.Done, answer).warnings)
 
     def flush(self) -> None:
         """Discard what is stored and not assigned yet, and begin the ledger anew."""
@@ -129,11 +152,12 @@ class Reader(Closing, SegmentReader):
     def end_reason(self) -> EndReason | None:
         """Why there are no more buffers; None while there may be.
 
-        "closed": the producer ended, all was assigned. "producer died": it was killed, and everything that it had
+        "closed": the producer ended, and all that it assigned was taken. "moved": likewise, and the descriptor goes on
+        in another segment: connect again. "producer died": it was killed, and everything that it had
         appended was read. "evicted": it took this reader off. "left": close() was called.
         """
         if self.finished and self._ended_as is None:
-            self._ended_as = "closed" if self._closed_cleanly else "evicted"
+            self._ended_as = "closed" if self._closed_cleanly else "moved" if self._has_moved else "evicted"
         return self._ended_as
 
     def _is_dead(self) -> bool:
@@ -254,7 +278,8 @@ def _make_reader(connection: Connection, answer: control.Answer, fds: list[int],
         # A producer that has ended since it answered has left this reader what it had appended.
         segment, layout = map_segment(segment_fd, closed_too=True)
         _check_identity(answer, layout)
-        prologue = segment[layout.prologue_offset : layout.prologue_offset + layout.prologue_bytes]
+        whole = segment[layout.prologue_offset : layout.prologue_offset + layout.prologue_bytes]
+        prologue = first_interfaces(whole, len(answer.interfaces))
         reader = Reader(
             segment,
             layout,
@@ -274,8 +299,12 @@ def _make_reader(connection: Connection, answer: control.Answer, fds: list[int],
 
 
 def _check_identity(answer: control.Connected, layout: Layout) -> None:
-    if (layout.producer, layout.linktype) != (answer.producer, answer.linktype):
-        raise SegmentError(
-            f"foreign segment: it is {layout.producer!r}'s, of link type {layout.linktype}, "
-            f"where {answer.producer!r} announced link type {answer.linktype}"
-        )
+    if layout.producer != answer.producer:
+        raise SegmentError(f"foreign segment: it is {layout.producer!r}'s, where {answer.producer!r} answered")
+    if not answer.interfaces:
+        raise SegmentError(f"{answer.producer!r} has no interface: its producer is broken")
+
+
+def _log_warnings(name: str, warnings: list[str]) -> None:
+    for warning in warnings:
+        log.warning("%s: %s", name, warning)

@@ -16,6 +16,7 @@ from zbuf.shared import control
 from zbuf.shared.closing import Closing
 from zbuf.shared.errors import ControlError, ProducerNotFound, Refused, ZbufError
 from zbuf.shared.memory.pcapng import Interface
+from zbuf.shared.names import linktypes_of
 
 log = logging.getLogger("zbuf")
 
@@ -150,11 +151,12 @@ class ReconnectingReader(Closing):
     def _check_same(self, reader: Reader) -> None:
         if self._closed:  # by another thread
             reader.close()
-        elif reader.linktype != self._reader.linktype:
+        elif set(reader.linktypes) != set(self._reader.linktypes):
             reader.close()
             self.close()
             raise ZbufError(
-                f"producer {self.name!r} came back with link type {reader.linktype}, it had {self._reader.linktype}: "
+                f"producer {self.name!r} came back with link type {linktypes_of(reader.linktypes)}, it had "
+                f"{linktypes_of(self._reader.linktypes)}: "
                 "connect anew"
             )
 
@@ -187,8 +189,13 @@ class ReconnectingReader(Closing):
 
     @property
     def linktype(self) -> int:
-        """LINKTYPE_ value of the packets."""
+        """LINKTYPE_ value of the first interface's packets; of all, in most captures."""
         return self._reader.linktype
+
+    @property
+    def linktypes(self) -> tuple[int, ...]:
+        """The LINKTYPE_ value of each interface's packets."""
+        return self._reader.linktypes
 
     @property
     def descriptor(self) -> int:

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from mmap import mmap
@@ -22,6 +22,7 @@ import msgspec
 from zbuf.producer.ring.descriptor import Descriptor
 from zbuf.producer.ring.pump import Pump
 from zbuf.producer.serving.access import Grant, Peer, user_name
+from zbuf.producer.serving.link_filters import LinkFilters
 from zbuf.shared.control.settings import Settings
 from zbuf.shared.control.statistics import (
     FILTER_SHOWN_LENGTH,
@@ -32,6 +33,7 @@ from zbuf.shared.control.statistics import (
     Statistics,
 )
 from zbuf.shared.errors import Refused
+from zbuf.shared.memory.pcapng import Interface, interface_description
 from zbuf.shared.memory.segment import Segment
 
 if TYPE_CHECKING:
@@ -96,9 +98,21 @@ class Listener:
     """The user that opened it."""
     grant: Grant
     """What its readers may see."""
+    filters: LinkFilters
+    guards: LinkFilters
+    """The grant's, for each link type."""
     readers: dict[int, Attached] = field(default_factory=dict)
     stall: tuple[int, float] = (0, 0.0)
     """The assignment that all but some of them have given back, and since when it has been waited for."""
+
+    def announce(self, interfaces: Sequence[Interface]) -> None:
+        """Interfaces appeared, whose packets come from now on."""
+        for interface in interfaces:
+            self.descriptor.announce(
+                interface_description(interface, self.settings.snaplen),
+                self.filters.program(interface.linktype),
+                self.guards.program(interface.linktype),
+            )
 
 
 class LiveCounts(Protocol):
@@ -116,11 +130,13 @@ class Capture:
 
     Args:
         limits: how many descriptors and readers there may be.
+        interfaces: those that packets come from, in the order of their numbers; announce() adds to them.
         lossless: packets wait for readers in place of being dropped.
     """
 
-    def __init__(self, limits: Limits, *, lossless: bool = False) -> None:
+    def __init__(self, limits: Limits, interfaces: list[Interface], *, lossless: bool = False) -> None:
         self.limits = limits
+        self.interfaces = interfaces
         self.live: LiveCounts | None = None
         self.evicted = 0
         self.refused = 0
@@ -175,13 +191,20 @@ class Capture:
         self.stopping = True
         self.pump.interrupt()
 
-    def run(self, source: "NativeSource") -> bool:
-        """Pump a native source to its end; False where stop() came first."""
+    def run(self, source: "NativeSource", appeared: Callable[[], Sequence[Interface]] = tuple) -> bool:
+        """Pump a native source to its end; False where stop() came first.
+
+        Args:
+            source: what to pump.
+            appeared: called where packets of new interfaces follow; returns those that are not announced yet.
+        """
         ended = False
         while not ended and not self.stopping:
             with self._owner:
                 self._serve()
                 ended = self.pump.run(source)
+                if self.pump.interfaces_appeared:
+                    self.announce(appeared())
             self._serve_if_idle()
         if not ended:
             self._cancel()
@@ -263,6 +286,12 @@ class Capture:
         """The descriptor that is shared under this name."""
         return next((one for one in self._listeners.values() if one.join == join), None)
 
+    def announce(self, interfaces: Sequence[Interface]) -> None:
+        """Interfaces appeared: every descriptor tells its readers, before it takes packets of them."""
+        self.interfaces.extend(interfaces)
+        for listener in self._listeners.values():
+            listener.announce(interfaces)
+
     def check_room(self, uid: int, buffer_bytes: int) -> None:
         """Raise Refused where there, or for that user, are as many descriptors, or as much memory, as may be."""
         limits = self.limits
@@ -278,11 +307,15 @@ class Capture:
                 f"who may have {limits.memory_per_user}: use smaller buffers, or join a descriptor"
             )
 
-    def add_reader(self, listener: Listener, reader: Attached, *, is_new: bool) -> int:
-        """Let a reader in, with its descriptor where that is new; returns the number of the first buffer it will get.
+    def add_reader(self, listener: Listener, reader: Attached, *, is_new: bool) -> tuple[int, int]:
+        """Let a reader in, with its descriptor where that is new.
+
+        Returns:
+            The number of the first buffer that it will get, and how many interfaces are announced before that.
 
         Raises:
             Refused: the producer is about to end, or serves as many as it may.
+            SegmentError: the descriptor can't describe all interfaces.
         """
         if self._closing:
             raise Refused("this producer is ending")
@@ -292,13 +325,14 @@ class Capture:
             raise Refused(f"all {self.limits.readers} readers that this producer serves are there")
         if is_new:
             self.check_room(listener.uid, listener.segment.layout.buffer_bytes)
-        sequence = listener.descriptor.add_reader(reader.number, reader.ack_map, reader.doorbell)
+            listener.announce(self.interfaces[listener.descriptor.interfaces_to_come() :])
+        first = listener.descriptor.add_reader(reader.number, reader.ack_map, reader.doorbell)
         listener.readers[reader.number] = reader
         if is_new:
             self._listeners[listener.number] = listener
             self.pump.attach(listener.descriptor)
         self._notify()
-        return int(sequence)
+        return first
 
     def remove_reader(self, listener: Listener, number: int) -> None:
         """A reader is gone: its buffers are free, and its descriptor is closed if it was the last."""
@@ -333,7 +367,8 @@ class Capture:
             self.close_listener(listener)
 
     def finish(self) -> None:
-        """Assign the tail of every descriptor: no more packets will come."""
+        """Assign the tail of every descriptor, and tell its readers: no more packets will come, and no more readers."""
+        self._closing = True
         for listener in self._listeners.values():
             listener.descriptor.finish()
 
@@ -346,15 +381,15 @@ class Capture:
         """Packets that the readers have yet to acknowledge."""
         return sum(listener.descriptor.ledger()["buffered"] for listener in self._listeners.values())
 
-    def statistics(self, producer: str, epoch: int, linktype: int, interfaces: list[str]) -> Statistics:
+    def statistics(self, producer: str, epoch: int) -> Statistics:
         """Everything there is to know, as of one instant."""
         return Statistics(
             producer=producer,
             pid=os.getpid(),
             epoch=epoch,
             uptime_s=time.monotonic() - self._started_s,
-            linktype=linktype,
-            interfaces=interfaces,
+            interfaces=[interface.name for interface in self.interfaces],
+            linktypes=[interface.linktype for interface in self.interfaces],
             offered=self.pump.offered,
             waits=self.pump.waits,
             descriptors=[_statistics_of(listener, is_open=True) for listener in self._listeners.values()],
@@ -424,7 +459,7 @@ def _statistics_of(listener: Listener, *, is_open: bool) -> DescriptorStatistics
         descriptor=listener.number,
         join=listener.join,
         settings=_shown(listener.settings),
-        buffered_bytes=sum(listener.descriptor.slots()["lengths"]),
+        stored_bytes=sum(listener.descriptor.slots()["lengths"]),
         bells=listener.descriptor.bells,
         open=is_open,
         readers=list(_readers_of(listener)),
@@ -459,5 +494,5 @@ def add_ledgers(ledgers: Iterator[Ledger]) -> Ledger:
 
 
 def ledger_dict(ledger: Ledger) -> dict[str, int]:
-    """The eight counts by name."""
+    """The counts by name."""
     return {name: getattr(ledger, name) for name in Ledger.__struct_fields__}

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,10 @@ from typing import TypeVar
 
 import msgspec
 
-from zbuf.producer.filters import compile_filter
 from zbuf.producer.ring.descriptor import Descriptor
 from zbuf.producer.serving.access import Access, Grant, Peer
 from zbuf.producer.serving.capture import Attached, Capture, JustEnded, Listener
+from zbuf.producer.serving.link_filters import LinkFilters
 from zbuf.shared import control
 from zbuf.shared.errors import ControlError, Refused, RunDirectoryError, SegmentError, ZbufError
 from zbuf.shared.memory.layout import ABI, DEFAULT_BUFFER_BYTES, MAX_CAPLEN, Layout, check_buffer_bytes
@@ -36,6 +36,8 @@ T = TypeVar("T")
 log = logging.getLogger("zbuf")
 
 _BACKLOG = 64
+_GROWTH_BYTES = 64 << 10
+"""What a prologue may grow by, for interfaces that appear later: a thousand of them."""
 _WORKERS = 4
 """Filters that are compiled, and segments that are made, at the same time."""
 
@@ -47,7 +49,7 @@ class Identity:
     name: str
     epoch: int
     interfaces: list[Interface]
-    linktype: int
+    """Those announced so far, in the order of their numbers; only the owner of the descriptors adds any."""
     application: str
     snaplen: int = MAX_CAPLEN
     """Bytes that the source keeps of each packet: no descriptor gets more."""
@@ -272,10 +274,7 @@ class Session:
 
     async def _statistics(self) -> control.Statistics:
         identity, capture = self._server.identity, self._server.capture
-        names = [interface.name for interface in identity.interfaces]
-        return await self._server.command(
-            lambda: capture.statistics(identity.name, identity.epoch, identity.linktype, names)
-        )
+        return await self._server.command(lambda: capture.statistics(identity.name, identity.epoch))
 
     def _mine(self, what: str) -> Listener:
         if self._listener is None:
@@ -292,10 +291,16 @@ class Session:
 
     async def _set_filter(self, request: control.SetFilter) -> control.Answer:
         listener = self._mine_alone("set filter")
-        program = await asyncio.to_thread(compile_filter, request.filter, self._server.identity.linktype)
-        await self._server.command(lambda: self._mine_alone("set filter").descriptor.set_filter(program, request.flush))
-        listener.settings = msgspec.structs.replace(listener.settings, filter=request.filter)
-        return control.Done()
+        interfaces = self._server.identity.interfaces
+        filters = await asyncio.to_thread(LinkFilters, request.filter, tuple(interfaces))
+
+        def install() -> None:
+            self._mine_alone("set filter").descriptor.set_filter(filters.programs(interfaces), request.flush)
+            listener.filters = filters
+            listener.settings = msgspec.structs.replace(listener.settings, filter=request.filter)
+
+        await self._server.command(install)
+        return control.Done(warnings=filters.warnings(interfaces))
 
     async def _connect(self, request: control.Connect, fds: list[int]) -> control.Connected:
         if self._listener is not None:
@@ -333,12 +338,16 @@ class Session:
         settings = self._settings(request)
         size = settings.buffer_bytes or 0
         await self._server.command(lambda: self._server.capture.check_room(self.peer.uid, size))
-        program = await asyncio.to_thread(compile_filter, settings.filter, self._server.identity.linktype)
-        return await asyncio.to_thread(self._make_listener, settings, join, program)
+        return await asyncio.to_thread(self._make_listener, settings, join)
 
-    def _make_listener(self, settings: control.Settings, join: str | None, program: bytes) -> Listener:
-        """Everything that takes time, while nobody waits for it: the memory of a large segment, for one."""
-        segment = _make_segment(self._server.identity, settings, self._server.capture.new_number)
+    def _make_listener(self, settings: control.Settings, join: str | None) -> Listener:
+        """Everything that takes time, while nobody waits for it: filters, the memory of a large segment."""
+        interfaces = tuple(
+            self._server.identity.interfaces
+        )  # those that appear meanwhile are announced in add_reader()
+        filters = LinkFilters(settings.filter, interfaces)
+        guards = LinkFilters(self._grant.guard, interfaces)
+        segment = _make_segment(self._server.identity, interfaces, settings, self._server.capture.new_number)
         try:
             descriptor = Descriptor(
                 snaplen=settings.snaplen,
@@ -346,16 +355,16 @@ class Session:
                 timeout_ms=settings.timeout_ms,
                 direction=settings.direction,
                 interfaces=self._grant.interfaces,
-                guard=self._grant.guard,
+                guard=guards.programs(interfaces),
             )
             descriptor.set_buffers(segment.map, *segment.layout.buffer_offsets, segment.layout.buffer_bytes)
-            descriptor.set_filter(program)
+            descriptor.set_filter(filters.programs(interfaces))
         except BaseException:
             segment.remove()
             raise
         segment.open()
         number = int(segment.layout.descriptor)
-        return Listener(number, join, settings, segment, descriptor, self.peer.uid, self._grant)
+        return Listener(number, join, settings, segment, descriptor, self.peer.uid, self._grant, filters, guards)
 
     async def _attach(self, listener: Listener, fds: list[int], *, is_new: bool) -> control.Connected:
         """Have the owner let this connection's reader in; the three descriptors that it gets go to `fds`."""
@@ -372,29 +381,30 @@ class Session:
             fds.append(bell)
             undo.callback(os.close, doorbell)
             reader = Attached(number, self.peer, ack_map, doorbell, self._hang_up_soon)
-            sequence, offered = await self._server.command(
+            (sequence, known), offered = await self._server.command(
                 lambda: (capture.add_reader(listener, reader, is_new=is_new), capture.pump.offered)
             )
             undo.pop_all()
         self._listener, self._number = listener, number
-        return self._connected(listener, sequence, offered)
+        return self._connected(listener, sequence, known, offered)
 
     def _hang_up_soon(self) -> None:
         """End this connection, from the thread that owns the descriptors."""
         self._server.soon(lambda: _hang_up(self._connection))
 
-    def _connected(self, listener: Listener, sequence: int, offered: int) -> control.Connected:
+    def _connected(self, listener: Listener, sequence: int, known: int, offered: int) -> control.Connected:
         identity = self._server.identity
+        interfaces = identity.interfaces[:known]
         return control.Connected(
             producer=identity.name,
             descriptor=listener.number,
             reader=self._number,
             sequence=sequence,
-            linktype=identity.linktype,
             snaplen=listener.settings.snaplen,
             filter=listener.settings.filter,
-            interfaces=[interface.name for interface in identity.interfaces],
+            interfaces=[interface.name for interface in interfaces],
             offered=offered,
+            warnings=listener.filters.warnings(interfaces),
         )
 
 
@@ -425,9 +435,11 @@ def _refuse(connection: socket.socket, reason: str) -> None:
         connection.send(control.encode(control.Refusal(reason=reason)))
 
 
-def _make_segment(identity: Identity, settings: control.Settings, new_number: Callable[[], int]) -> Segment:
+def _make_segment(
+    identity: Identity, interfaces: Sequence[Interface], settings: control.Settings, new_number: Callable[[], int]
+) -> Segment:
     """A segment under a number that no other producer of this name has taken, one in another run directory say."""
-    head = prologue(identity.interfaces, settings.snaplen, identity.application)
+    head = prologue(interfaces, settings.snaplen, identity.application)
     while True:
         layout = Layout(
             identity.name,
@@ -436,7 +448,7 @@ def _make_segment(identity: Identity, settings: control.Settings, new_number: Ca
             settings.buffer_bytes or DEFAULT_BUFFER_BYTES,
             len(head),
             settings.snaplen,
-            identity.linktype,
+            _GROWTH_BYTES,
         )
         try:
             return Segment(layout, head)

@@ -39,7 +39,7 @@ class ScapySource:
         paths: the files, read one after the other.
 
     Raises:
-        CaptureFileError: a file is missing, or scapy can't read it, or the link types differ.
+        CaptureFileError: a file is missing, or scapy can't read it.
     """
 
     def __init__(self, paths: Iterable[str]) -> None:
@@ -48,12 +48,12 @@ class ScapySource:
             raise ValueRefused("no capture files: name one at least")
         self.warnings: list[str] = []
         linktypes = [_scapy_linktype(path) for path in self.paths]
-        if len(set(linktypes)) > 1:
-            raise CaptureFileError(
-                f"{self.paths[1]}: the files' link types differ: {linktypes}: replay them separately"
-            )
         self.linktype = linktypes[0]
-        self.interfaces = [Interface(os.path.basename(path) or path, self.linktype) for path in self.paths]
+        """LINKTYPE_ value of the first file."""
+        self.interfaces = [
+            Interface(os.path.basename(path) or path, linktype)
+            for path, linktype in zip(self.paths, linktypes, strict=True)
+        ]
 
     def packets(self, count: int) -> Iterator[RawPacket]:
         """All packets, `count` times; 0 is for ever. On each pass their times go on, as those of a FileSource do."""

@@ -8,6 +8,7 @@ from zbuf.shared.memory.abi cimport (
     ZBUF_MAX_BYTES,
     ZBUF_ABI,
     ZBUF_CLOSED,
+    ZBUF_EPB_TYPE,
     ZBUF_FINISHED,
     ZBUF_FORMING,
     ZBUF_IDB_TYPE,
@@ -21,6 +22,7 @@ from zbuf.shared.memory.abi cimport (
     zbuf_next_block,
     zbuf_next_packet,
     zbuf_packet,
+    zbuf_prologue_bytes,
     zbuf_read_ledger,
     zbuf_segment,
     zbuf_set_state,
@@ -141,7 +143,7 @@ def read_layout(memory, bint closed_too=False):
 
     Raises:
         SegmentError: naming what is wrong: not a segment, of another ABI, still being made, too short,
-            closed (unless `closed_too`), or with parts outside it.
+            finished or closed (unless `closed_too`), or with parts outside it.
     """
     cdef Py_buffer view
     cdef zbuf_segment copy
@@ -152,6 +154,7 @@ def read_layout(memory, bint closed_too=False):
     if size >= <Py_ssize_t>sizeof(zbuf_segment):
         state = zbuf_state(<const zbuf_segment *>view.buf)
         memcpy(&copy, view.buf, sizeof(zbuf_segment))
+        copy.prologue_bytes = zbuf_prologue_bytes(<const zbuf_segment *>view.buf)
     PyBuffer_Release(&view)
     if size < <Py_ssize_t>ZBUF_PAGE_BYTES:
         raise SegmentError(f"segment of {size} bytes: too short to be one, its producer may have died making it")
@@ -170,10 +173,10 @@ cdef _check_identity(const zbuf_segment *copy, uint32_t state, bint closed_too):
         raise SegmentError(f"segment of ABI {copy.abi}, this is ABI {ABI}: use the same version of zbuf on both sides")
     if state == ZBUF_FORMING:
         raise SegmentError("segment not open yet: its producer is still making it, or died doing so")
-    if state >= ZBUF_FINISHED and not closed_too:
-        raise SegmentError("segment closed: its producer has ended")
     if state > ZBUF_CLOSED:
         raise SegmentError(f"segment in unknown state {state}")
+    if state >= ZBUF_FINISHED and not closed_too:
+        raise SegmentError("segment closed: its producer has ended")
 
 
 cdef check_room(const Py_buffer *view):
@@ -224,6 +227,7 @@ def read_ledger(memory):
     cdef Py_buffer view
     cdef zbuf_ledger ledger
     cdef int _try
+    memset(&ledger, 0, sizeof(ledger))
     PyObject_GetBuffer(memory, &view, PyBUF_SIMPLE)
     try:
         check_room(&view)
@@ -243,8 +247,9 @@ def unread_blocks(memory, Layout layout not None):
         layout: what read_layout() said of it.
 
     Returns:
-        A list of (offset, length_bytes, packets, damaged_bytes), one for each buffer with such blocks; offsets are
-        from the start of the segment.  What is behind damage is no part of length_bytes, but of damaged_bytes.
+        A list of (offset, length_bytes, packets, damaged_bytes, interfaces), one for each buffer with such blocks;
+        offsets are from the start of the segment.  What is behind damage is no part of length_bytes, but of
+        damaged_bytes.  `interfaces` are announced up to and including the head of that buffer.
     """
     cdef Py_buffer view
     cdef const zbuf_header *header
@@ -264,19 +269,51 @@ def unread_blocks(memory, Layout layout not None):
             length = <uint32_t>min(<uint64_t>length, layout.buffer_bytes - HEADER_BYTES)
             whole, packets = _whole_blocks(<const uint8_t *>(header + 1), length & ~<uint32_t>3)
             if length:
-                found.append((order, offset + HEADER_BYTES, whole, packets, length - whole))
+                found.append((order, offset + HEADER_BYTES, whole, packets, length - whole, header.interfaces))
     finally:
         PyBuffer_Release(&view)
     return [entry[1:] for entry in sorted(found)]
 
 
 cdef tuple _whole_blocks(const uint8_t *blocks, uint32_t length):
+    """How far whole blocks go, packets that are whole and blocks of other types, and how many packets there are."""
     cdef zbuf_packet packet
     cdef uint32_t offset = 0, following, packets = 0
     while offset < length:
         following = zbuf_next_packet(blocks, length, offset, &packet)
         if following == 0:
+            return _other_blocks(blocks, length, offset), packets
+        offset = following
+        packets += packet.data != NULL
+    return offset, packets
+
+
+cdef uint32_t _other_blocks(const uint8_t *blocks, uint32_t length, uint32_t offset):
+    """How far the blocks go that are no packets, from `offset` on: what is damaged comes behind them."""
+    cdef uint32_t kind = 0, following
+    while offset < length:
+        following = zbuf_next_block(blocks, length, offset, &kind)
+        if following == 0 or kind == ZBUF_EPB_TYPE:
             break
         offset = following
-        packets += 1
-    return offset, packets
+    return offset
+
+
+def announced(blocks):
+    """The Interface Description Blocks at the head of a buffer's blocks, as bytes.
+
+    Args:
+        blocks: the buffer's, or any bytes-like object that begins as they do.
+    """
+    cdef Py_buffer view
+    cdef uint32_t offset = 0, following, kind = 0
+    PyObject_GetBuffer(blocks, &view, PyBUF_SIMPLE)
+    try:
+        while offset < <uint32_t>view.len:
+            following = zbuf_next_block(<const uint8_t *>view.buf, <uint32_t>view.len, offset, &kind)
+            if following == 0 or kind != ZBUF_IDB_TYPE:
+                break
+            offset = following
+        return (<const char *>view.buf)[:offset]
+    finally:
+        PyBuffer_Release(&view)

@@ -6,7 +6,7 @@ Statistics). The packets themselves are written by zbuf.h.
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from zbuf.shared.errors import SegmentError
 
@@ -30,6 +30,23 @@ class Interface:
     linktype: int
     """A LINKTYPE_ value, https://www.tcpdump.org/linktypes.html."""
     description: str = ""
+    snaplen: int = field(default=0, compare=False)
+    """Bytes that were kept of its packets; 0 where nothing is said."""
+
+
+def interface_description(interface: Interface, snaplen: int) -> bytes:
+    """The Interface Description Block of one interface.
+
+    Args:
+        interface: what it says.
+        snaplen: bytes that are kept of a packet; the smaller one counts where the interface has a snaplen of its own.
+    """
+    options = [(_IF_NAME, interface.name.encode("utf-8", "replace"))]
+    if interface.description:
+        options.append((_IF_DESCRIPTION, interface.description.encode("utf-8", "replace")))
+    options.append((_IF_TSRESOL, _NANOSECONDS))
+    kept = min(snaplen, interface.snaplen or snaplen)
+    return _block(_INTERFACE_DESCRIPTION, struct.pack("<HHI", interface.linktype, 0, kept), options)
 
 
 def prologue(interfaces: Sequence[Interface], snaplen: int, application: str) -> bytes:
@@ -37,17 +54,12 @@ def prologue(interfaces: Sequence[Interface], snaplen: int, application: str) ->
 
     Args:
         interfaces: in the order of the packets' interface numbers.
-        snaplen: of all of them, in bytes (libpcap refuses a file whose interfaces differ in it).
+        snaplen: bytes kept of a packet.
         application: what shb_userappl says wrote the file.
     """
     header = struct.pack("<IHHq", _BYTE_ORDER_MAGIC, 1, 0, _SECTION_LENGTH_UNKNOWN)
     blocks = [_block(_SECTION_HEADER, header, [(_SHB_USERAPPL, application.encode())])]
-    for interface in interfaces:
-        options = [(_IF_NAME, interface.name.encode("utf-8", "replace"))]
-        if interface.description:
-            options.append((_IF_DESCRIPTION, interface.description.encode("utf-8", "replace")))
-        options.append((_IF_TSRESOL, _NANOSECONDS))
-        blocks.append(_block(_INTERFACE_DESCRIPTION, struct.pack("<HHI", interface.linktype, 0, snaplen), options))
+    blocks += [interface_description(interface, snaplen) for interface in interfaces]
     return b"".join(blocks)
 
 
@@ -77,21 +89,46 @@ def interfaces(blocks: bytes) -> list[Interface]:
     Raises:
         SegmentError: these bytes are not a Section Header and whole Interface Descriptions.
     """
-    found = []
     (first, section), *others = _blocks(blocks) or [(0, b"")]
     if first != _SECTION_HEADER or len(section) < 16 or section[:4] != struct.pack("<I", _BYTE_ORDER_MAGIC):
         raise SegmentError("corrupt segment: no pcapng Section Header at the start of the prologue")
-    for kind, body in others:
-        if kind == _INTERFACE_DESCRIPTION and len(body) >= 8:
-            (linktype,) = struct.unpack_from("<H", body)
-            options = dict(_options(body[8:]))
-            name, description = (
-                options.get(code, b"").decode("utf-8", "replace") for code in (_IF_NAME, _IF_DESCRIPTION)
-            )
-            found.append(Interface(name, linktype, description))
-        else:
-            raise SegmentError(f"corrupt segment: a pcapng block of type {kind:#x} in the prologue")
-    return found
+    return [_described(kind, body) for kind, body in others]
+
+
+def described(blocks: bytes) -> list[Interface]:
+    """The interfaces of Interface Description Blocks alone, as they stand at the head of a buffer.
+
+    Raises:
+        SegmentError: these bytes are anything else.
+    """
+    return [_described(kind, body) for kind, body in _blocks(blocks)]
+
+
+def _described(kind: int, body: bytes) -> Interface:
+    if kind != _INTERFACE_DESCRIPTION or len(body) < 8:
+        raise SegmentError(f"corrupt segment: a pcapng block of type {kind:#x} in the prologue")
+    linktype, snaplen = struct.unpack_from("<H2xI", body)
+    options = dict(options_in(body[8:]))
+    name, description = (options.get(code, b"").decode("utf-8", "replace") for code in (_IF_NAME, _IF_DESCRIPTION))
+    return Interface(name, linktype, description, snaplen)
+
+
+def first_interfaces(blocks: bytes, count: int) -> bytes:
+    """The part of a prologue that describes its first `count` interfaces.
+
+    Raises:
+        SegmentError: it is damaged before that, or describes fewer.
+    """
+    offset = found = 0
+    for kind, body in _blocks(blocks):
+        if kind == _INTERFACE_DESCRIPTION:
+            if found == count:
+                return blocks[:offset]
+            found += 1
+        offset += len(body) + 12
+    if found != count:
+        raise SegmentError(f"corrupt segment: {found} interfaces in a prologue that should have {count}")
+    return blocks
 
 
 def _timestamp(time_ns: int) -> bytes:
@@ -121,7 +158,8 @@ def _blocks(data: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
-def _options(data: bytes) -> list[tuple[int, bytes]]:
+def options_in(data: bytes) -> list[tuple[int, bytes]]:
+    """The options in these bytes, each with its code, up to the end that they name, or the first one that is cut."""
     found, offset = [], 0
     while len(data) - offset >= 4:
         code, length = struct.unpack_from("<HH", data, offset)

@@ -95,8 +95,7 @@ def sweep(
         producer = closing.enter_context(
             Producer(
                 name or name_from_path(files[0]),
-                linktype=source.linktype,
-                interfaces=[interface.name for interface in source.interfaces],
+                interfaces=source.interfaces,
                 buffer_size=buffer_bytes,
                 run_dir=run_dir,
                 linger_s=0.0,

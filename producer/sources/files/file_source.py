@@ -89,9 +89,14 @@ class FileSource:
         self._groups = [numbers] if merge else [[number] for number in numbers]
         self._store: PacketStore | None = None
         self._standard_input_used = False
-        self.linktype = interruptibly(lambda stop: self._begin(stop, preload_limit_bytes, progress))
-        self.interfaces = [Interface(os.path.basename(path) or path, self.linktype) for path in self.paths]
-        self._rewriter = UniqueAddresses(self.linktype) if unique_ip else None
+        linktypes = interruptibly(lambda stop: self._begin(stop, preload_limit_bytes, progress))
+        self.interfaces = [
+            Interface(os.path.basename(path) or path, linktype)
+            for path, linktype in zip(self.paths, linktypes, strict=True)
+        ]
+        self.linktype = self.interfaces[0].linktype
+        """LINKTYPE_ value of the first file."""
+        self._rewriter = UniqueAddresses(_common_linktype(self.interfaces)) if unique_ip else None
 
     def passes(self, count: int) -> Iterator["NativeSource"]:
         """The native sources that give everything `count` times, each to be pumped to its end; 0 is for ever."""
@@ -103,12 +108,12 @@ class FileSource:
 
     # ---- from memory --------------------------------------------------------------------------------------------
 
-    def _begin(self, stop: Stop, limit: int, progress: Callable[[int, int], None] | None) -> int:
-        """Open the files, and load them if that can be; returns their link type."""
+    def _begin(self, stop: Stop, limit: int, progress: Callable[[int, int], None] | None) -> list[int]:
+        """Open the files, and load them if that can be; returns the link type of each."""
         with contextlib.ExitStack() as closing:
             files = [[self._open(number, stop, closing) for number in group] for group in self._groups]
             every = [file for group in files for file in group]
-            linktype = _common_linktype(every)
+            linktypes = [file.capture.linktype for file in every]
             store = PacketStore()
             for group in files:
                 _load(store, _together(group), limit, progress)
@@ -118,7 +123,7 @@ class FileSource:
             elif pipe := next((file for file in every if file.is_pipe or file.path == "-"), None):
                 name = "standard input" if pipe.path == "-" else f"{pipe.path}: it is a pipe, and"
                 raise CaptureFileError(f"{name} has more than {limit} bytes: raise --preload-limit")
-        return linktype
+        return linktypes
 
     # ---- from the files -----------------------------------------------------------------------------------------
 
@@ -177,9 +182,12 @@ def _load(store: PacketStore, source: "NativeSource", limit: int, progress: Call
             progress(len(store), store.captured_bytes)
 
 
-def _common_linktype(files: list[OpenFile]) -> int:
-    for path, linktype in ((file.path, file.capture.linktype) for file in files):
-        if linktype != files[0].capture.linktype:
-            first = f"{files[0].path} has {files[0].capture.linktype}"
-            raise CaptureFileError(f"{path}: link type {linktype}, where {first}: replay them separately")
-    return files[0].capture.linktype
+def _common_linktype(interfaces: list[Interface]) -> int:
+    first = interfaces[0]
+    for one in interfaces:
+        if one.linktype != first.linktype:
+            raise CaptureFileError(
+                f"{one.name}: link type {one.linktype}, where {first.name} has {first.linktype}: "
+                "addresses can be changed where all have the same; replay them separately"
+            )
+    return first.linktype

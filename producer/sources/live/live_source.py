@@ -117,12 +117,13 @@ class LiveSource:
         self._stopping = threading.Event()
         self._looked_s = 0.0
         try:
-            self.linktype = _common_linktype(opened)
             self.native = LiveCapture(opened, self._on_lost) if self.engine == "pcap" else None  # type: ignore[arg-type]
         except BaseException:
             self.close()
             raise
         self.interfaces = [Interface(one.name, one.linktype) for one in opened]
+        self.linktype = self.interfaces[0].linktype
+        """LINKTYPE_ value of the first interface."""
 
     @contextlib.contextmanager
     def tending(self, submit: Submit) -> Iterator[None]:
@@ -298,17 +299,6 @@ def _open_each(
         if getattr(one, "warning", None):
             log.warning("%s", one.warning)  # type: ignore[attr-defined]
     return opened
-
-
-def _common_linktype(opened: Sequence[_Opened]) -> int:
-    first = opened[0]
-    for one in opened:
-        if one.linktype != first.linktype:
-            raise InterfaceError(
-                f"{one.name}: link type {one.linktype}, where {first.name} has {first.linktype}: "
-                "capture them with a zbufd each"
-            )
-    return first.linktype
 
 
 def _report_state(place: _Place) -> None:

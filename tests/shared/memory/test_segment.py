@@ -45,7 +45,7 @@ Make = Callable[..., Segment]
 
 
 def layout_of(producer: str, descriptor: str = "0", prologue_bytes: int = len(PROLOGUE)) -> Layout:
-    return Layout(producer, descriptor, EPOCH, PAGE_BYTES, prologue_bytes, 1500, 1)
+    return Layout(producer, descriptor, EPOCH, PAGE_BYTES, prologue_bytes, 1500)
 
 
 @pytest.fixture
@@ -197,13 +197,13 @@ def test_segment_that_runs_out_of_file_descriptors_leaves_nothing(producer_name:
 @pytest.mark.parametrize("size", [0, -PAGE_BYTES, 1, PAGE_BYTES - 1, PAGE_BYTES + 4, MAX_BUFFER_BYTES + PAGE_BYTES])
 def test_buffer_sizes_that_break_the_rules_are_refused(size: int) -> None:
     with pytest.raises(ValueRefused, match=rf"buffer size {size}\b"):
-        Layout("lab", "0", EPOCH, size, 0, 1500, 1)
+        Layout("lab", "0", EPOCH, size, 0, 1500)
 
 
 @pytest.mark.parametrize("size", [PAGE_BYTES, 3 * PAGE_BYTES, MAX_BUFFER_BYTES])
 def test_buffer_sizes_within_the_rules_are_accepted(size: int) -> None:
     check_buffer_bytes(size)
-    assert Layout("lab", "0", EPOCH, size, 1, 1500, 1).segment_bytes == 2 * PAGE_BYTES + 2 * size
+    assert Layout("lab", "0", EPOCH, size, 1, 1500).segment_bytes == 2 * PAGE_BYTES + 2 * size
 
 
 def test_space_is_checked_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +228,7 @@ def test_reader_finds_the_layout_and_the_prologue_that_the_producer_wrote(make: 
         memory, found = map_segment(fd)
     with memory:
         assert (found.producer, found.descriptor, found.epoch) == (producer_name, "0", EPOCH)
-        assert (found.snaplen, found.linktype, found.state) == (1500, 1, 1)
+        assert (found.snaplen, found.state) == (1500, 1)
         assert found.buffer_offsets == (2 * PAGE_BYTES, 3 * PAGE_BYTES)
         assert (found.buffer_bytes, found.segment_bytes) == (PAGE_BYTES, 4 * PAGE_BYTES)
         assert memory[found.prologue_offset : found.prologue_offset + found.prologue_bytes] == PROLOGUE
@@ -329,7 +329,7 @@ HOLDER = """
     from zbuf.shared.memory.layout import Layout
     from zbuf.shared.memory.segment import Segment
 
-    segment = Segment(Layout(sys.argv[1], "0", 1, 4096, 4, 1500, 1), b"abcd")
+    segment = Segment(Layout(sys.argv[1], "0", 1, 4096, 4, 1500), b"abcd")
     segment.open()
     print("ready", flush=True)
     sys.stdin.read()
@@ -420,6 +420,7 @@ OFFSETS = {  # of the fields on page 0: (offset, struct format)
     "first": (48, "<Q"),
     "second": (56, "<Q"),
     "buffer_bytes": (64, "<Q"),
+    "prologue_room": (72, "<Q"),
 }
 SEGMENT_BYTES = 4 * PAGE_BYTES  # page 0, the prologue's, and two buffers of a page
 
@@ -433,6 +434,7 @@ def image(**changes: object) -> bytearray:
         "segment_bytes": SEGMENT_BYTES,
         "prologue_offset": PAGE_BYTES,
         "prologue_bytes": 100,
+        "prologue_room": PAGE_BYTES,
         "first": 2 * PAGE_BYTES,
         "second": 3 * PAGE_BYTES,
         "buffer_bytes": PAGE_BYTES,
@@ -462,7 +464,7 @@ def test_image_of_a_segment_is_accepted_as_it_is() -> None:
         assert (layout.buffer_offsets, layout.buffer_bytes) == ((2 * PAGE_BYTES, 3 * PAGE_BYTES), PAGE_BYTES)
 
 
-@pytest.mark.parametrize("size", [0, 1, 8, 12, 319, 320, PAGE_BYTES - 1])
+@pytest.mark.parametrize("size", [0, 1, 8, 12, 383, 384, PAGE_BYTES - 1])
 def test_segment_that_is_too_short_is_named(size: int) -> None:
     with file_of(image()[:size]) as fd, pytest.raises(SegmentError, match=rf"segment of {size} bytes: .* died"):
         map_segment(fd)
@@ -484,12 +486,14 @@ def test_segment_that_was_cut_short_is_named(size: int) -> None:
         ({"magic": b"\x7fELF\2\1\1\0"}, "foreign segment: it begins with .*ELF"),
         ({"magic": b"ZBUF\n\x1a\n\0"}, "foreign segment"),  # a copy in text mode
         ({"magic": b"ZBUF\r\n\x1a\r"}, "foreign segment"),
-        ({"abi": 0}, "segment of ABI 0, this is ABI 1: use the same version"),
-        ({"abi": ABI + 1}, "segment of ABI 2, this is ABI 1: use the same version"),
-        ({"abi": ABI << 24}, "segment of ABI 16777216, this is ABI 1"),  # as on a big-endian machine
+        ({"abi": 0}, "segment of ABI 0, this is ABI 2: use the same version"),
+        ({"abi": ABI + 1}, "segment of ABI 3, this is ABI 2: use the same version"),
+        ({"abi": ABI << 24}, "segment of ABI 33554432, this is ABI 2"),  # as on a big-endian machine
         ({"state": 0}, "segment not open yet: its producer is still making it, or died"),
         ({"state": 2}, "segment closed: its producer has ended"),
-        ({"state": 3}, "segment in unknown state 3"),
+        ({"state": 3}, "segment closed: its producer has ended"),
+        ({"state": 4}, "segment closed: its producer has ended"),
+        ({"state": 5}, "segment in unknown state 5"),
         ({"state": 2**32 - 1}, "segment in unknown state 4294967295"),
     ],
 )
@@ -510,7 +514,9 @@ def test_half_made_and_foreign_segments_are_named(changes: dict[str, object], me
         {"prologue_offset": SEGMENT_BYTES + 1, "prologue_bytes": 0},
         {"prologue_offset": 2**64 - 1, "prologue_bytes": 2},
         {"prologue_offset": 2**63},
-        {"prologue_bytes": SEGMENT_BYTES - PAGE_BYTES + 1},
+        {"prologue_bytes": PAGE_BYTES + 1},  # more than its room
+        {"prologue_room": SEGMENT_BYTES - PAGE_BYTES + 1},
+        {"prologue_room": 2**64 - PAGE_BYTES},
         {"prologue_bytes": 2**64 - 1},
         {"prologue_bytes": 2**64 - PAGE_BYTES},  # offset + length is 0
         {"buffer_bytes": 0},
@@ -597,7 +603,7 @@ def test_whatever_page_0_says_the_layout_is_inside_the_mapping(changes: dict[str
 
 def test_names_without_their_nul_end_where_their_fields_do() -> None:
     page = image()
-    page[192:256], page[256:320] = b"p" * 64, b"d" * 63 + b"\xff"
+    page[256:320], page[320:384] = b"p" * 64, b"d" * 63 + b"\xff"
     layout = read_layout(page)
     assert (layout.producer, layout.descriptor) == ("p" * 64, "d" * 63 + "\ufffd")
 
@@ -617,7 +623,7 @@ def test_closed_segment_is_mapped_by_those_who_ask_for_it(make: Make) -> None:
             map_segment(fd)
         memory, layout = map_segment(fd, closed_too=True)
     with memory:
-        assert layout.state == 2
+        assert layout.state == 4
         assert set(read_ledger(memory).values()) == {0}
 
 
@@ -632,7 +638,7 @@ APPENDER = """
     from zbuf.shared.memory.reader_pages import make_ack_page
     from zbuf.shared.memory.segment import Segment
 
-    segment = Segment(Layout(sys.argv[1], "0", 1, 4096, 4, 1500, 1), b"abcd")
+    segment = Segment(Layout(sys.argv[1], "0", 1, 4096, 4, 1500), b"abcd")
     descriptor = Descriptor()
     descriptor.set_buffers(segment.map, *segment.layout.buffer_offsets, 4096)
     ack_fd, ack_page = make_ack_page()
@@ -699,7 +705,7 @@ def test_what_a_killed_producer_left_is_counted_and_read_in_order(killed: Callab
         memory, layout = map_segment(fd, closed_too=True)
     with memory:
         parts = unread_blocks(memory, layout)
-        assert [number for part in parts for number in packet_numbers(memory, *part)] == story.unread
+        assert [number for part in parts for number in packet_numbers(memory, *part[:4])] == story.unread
 
 
 def packet_numbers(memory: mmap.mmap, offset: int, length_bytes: int, packets: int, damaged: int) -> list[int]:
@@ -721,8 +727,8 @@ def test_damaged_blocks_of_a_killed_producer_end_what_is_read(killed: Callable[[
     memory = bytearray(path.read_bytes())
     layout = read_layout(memory)
     blocks, block_bytes = layout.buffer_offsets[0] + HEADER_BYTES, 32 + 100
-    memory[blocks + 5 * block_bytes] ^= 1
-    assert unread_blocks(memory, layout) == [(blocks, 5 * block_bytes, 5, 12 * block_bytes)]
+    memory[blocks + 5 * block_bytes + 4] ^= 1
+    assert unread_blocks(memory, layout) == [(blocks, 5 * block_bytes, 5, 12 * block_bytes, 0)]
 
 
 @pytest.mark.parametrize("length", [PAGE_BYTES - HEADER_BYTES + 4, 2**31, 2**32 - 4, 2**32 - 1])
@@ -734,7 +740,7 @@ def test_lengths_that_a_damaged_header_gives_stay_inside_the_buffer(field: int, 
         struct.pack_into("<8I", memory, at, 6, 32, 6, 0, 0, 0, 0, 32)
     struct.pack_into("<4I", memory, header, 1, length, 0 if field == 4 else 1, 0)
     struct.pack_into("<Q", memory, header + 64, 2 << 32 | length)
-    assert unread_blocks(memory, read_layout(memory)) == [(header + HEADER_BYTES, room, room // 32, 0)]
+    assert unread_blocks(memory, read_layout(memory)) == [(header + HEADER_BYTES, room, room // 32, 0, 0)]
 
 
 def test_living_producer_s_segment_is_passed_over(start: Start, producer_name: str) -> None:
@@ -751,7 +757,7 @@ def test_every_descriptor_of_a_killed_producer_is_found(start: Start, producer_n
         from zbuf.shared.memory.layout import Layout
         from zbuf.shared.memory.segment import Segment
 
-        segments = [Segment(Layout(sys.argv[1], str(n), 1, 4096, 4, 1500, 1), b"abcd") for n in (0, 3, 12)]
+        segments = [Segment(Layout(sys.argv[1], str(n), 1, 4096, 4, 1500), b"abcd") for n in (0, 3, 12)]
         print("ready", flush=True)
         sys.stdin.read()
     """

@@ -26,7 +26,6 @@ function zbuf_everything[] = {
     (function)zbuf_put32,
     (function)zbuf_options,
     (function)zbuf_has_flags,
-    (function)zbuf_options_bytes,
     (function)zbuf_block_bytes,
     (function)zbuf_put_options,
     (function)zbuf_block_begin,

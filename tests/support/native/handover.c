@@ -84,7 +84,7 @@ static uint8_t byte_of(uint64_t number, uint32_t at)
 static uint32_t append(uint8_t *at, uint64_t number)
 {
     struct zbuf_packet packet = packet_of(number);
-    uint8_t *data = zbuf_block_begin(at, &packet);
+    uint8_t *data = zbuf_block_begin(at, &packet, NULL);
     uint32_t i;
 
     for (i = 0; i < packet.caplen; i++)

@@ -178,7 +178,7 @@ static uint32_t append(uint8_t *at, uint32_t caplen, uint32_t direction, uint64_
     packet.wirelen = caplen;
     packet.direction = direction;
     packet.dropped = dropped;
-    memset(zbuf_block_begin(at, &packet), 0x5a, caplen);
+    memset(zbuf_block_begin(at, &packet, NULL), 0x5a, caplen);
     return zbuf_block_bytes(&packet);
 }
 

@@ -100,11 +100,13 @@ static void round_trip(uint32_t number)
     uint32_t length, at;
     uint8_t *memory, *block, *data, *source = with_options(&packet);
 
+    if (packet.options_words && zbuf_has_flags(&packet))
+        packet.direction = 0; /* as the producer does: the options tell it */
     length = zbuf_block_bytes(&packet);
     memory = (uint8_t *)malloc(MARGIN + length + MARGIN);
     block = memory + MARGIN;
     memset(memory, UNTOUCHED, MARGIN + length + MARGIN);
-    data = zbuf_block_begin(block, &packet);
+    data = zbuf_block_begin(block, &packet, zbuf_options(&packet));
     for (at = 0; at < packet.caplen; at++)
         data[at] = byte_of(number, at);
     for (at = 0; at < MARGIN; at++)
