@@ -1,27 +1,33 @@
-"""A producer, from the taking of its name to the last acknowledgement."""
+"""A producer, from when it takes its name to the last acknowledgement."""
 
+import contextlib
 import dataclasses
 import logging
 import os
 import secrets
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from zbuf import __version__
+from zbuf.producer.ring.contract import NativeSource
 from zbuf.producer.ring.packets import direction_number
+from zbuf.producer.ring.pump import Pump
+from zbuf.producer.serving import waiting
 from zbuf.producer.serving.access import Access, Rule
-from zbuf.producer.serving.capture import DEFAULT_LINGER_S, Capture, Limits
-from zbuf.producer.serving.server import ControlServer, Identity
-from zbuf.producer.sources.files.file_source import FileSource
-from zbuf.producer.sources.live.live_source import LiveSource
+from zbuf.producer.serving.limits import Limits
+from zbuf.producer.serving.owner import Owner
+from zbuf.producer.serving.roster import Roster
+from zbuf.producer.serving.server import ControlServer
+from zbuf.producer.serving.session import Context
+from zbuf.producer.serving.setup import Identity
 from zbuf.producer.sources.pace import Pace, Paced
-from zbuf.producer.sources.python import LINKTYPE_ETHERNET, RawPacket, ScapySource, linktype_of, packets_of
+from zbuf.producer.sources.python import LINKTYPE_ETHERNET, RawPacket, linktype_of
+from zbuf.producer.sources.source import Attended, Pass, passes_of
 from zbuf.shared.closing import Closing
 from zbuf.shared.control.rundir import NameLock, directory_mode, make_run_directory, run_directory, socket_path
 from zbuf.shared.control.statistics import Statistics
@@ -40,29 +46,30 @@ _LINKTYPE_MAX = 0xFFFF
 class Producer(Closing):
     """Publishes packets to any number of reading processes, under a name.
 
-    The name is taken and readers can connect as soon as this object is there, and until close(). It is a context
-    manager. Packets come from append() and publish(), from one thread at a time.
+    It has the name, and readers can connect, from when this object is made until close(). It is a context manager.
+    append() and publish() give it packets, from one thread at a time.
 
     Args:
         name: what readers connect to: letters, digits and any of ``_ . @ : + -``.
         linktype: LINKTYPE_ value of the packets of interfaces that are given by name; Ethernet by default.
         interfaces: those that packets come from, by name, or as an Interface each, with a link type of its own; by
-            default one, called like the producer.
-        lossless: wait for readers in place of dropping packets.
-        buffer_size: bytes of each of a reader's two buffers, where it does not say; whole pages, up to 1 GiB.
+            default one, named like the producer.
+        lossless: wait for readers instead of dropping packets.
+        buffer_size: bytes of each of a reader's two buffers, if the reader does not say; whole pages, up to 1 GiB.
         run_dir: where the control socket is made; see zbuf.shared.control.rundir.run_directory().
         linger_s: how long close() waits for the readers to acknowledge what is left; None for as long as it takes.
         limits: how much readers may ask for.
         allow: who may read what; by default, whoever can open the control socket may read everything.
         socket_mode: the permissions of the control socket.
-        gid: its group, and the run directory's where that is made; by default those of the process.
+        gid: the group of the control socket, and of the run directory if that is made; by default the process's.
         snaplen: bytes that the source keeps of each packet: no reader gets more.
-        salvage_dir: where to write what a killed producer of this name left unread, before it is removed.
+        salvage_dir: where to write the packets that a killed producer of this name left unread, before its segments
+            are removed.
 
     Raises:
-        ValueRefused: the name can't be used, or a rule names what does not exist.
+        ValueRefused: the name can't be used, or a rule names a user, group or interface that does not exist.
         RunDirectoryError: the run directory can't be made or written.
-        ProducerExists: there is a producer of that name.
+        ProducerExists: a producer of that name runs.
     """
 
     def __init__(
@@ -74,7 +81,7 @@ class Producer(Closing):
         lossless: bool = False,
         buffer_size: int = DEFAULT_BUFFER_BYTES,
         run_dir: str | os.PathLike[str] | None = None,
-        linger_s: float | None = DEFAULT_LINGER_S,
+        linger_s: float | None = waiting.DEFAULT_LINGER_S,
         limits: Limits = Limits(),  # noqa: B008  (it is frozen)
         allow: Sequence[Rule] = (),
         socket_mode: int = 0o600,
@@ -93,13 +100,16 @@ class Producer(Closing):
         """How long close() waits for the readers, in seconds; None for as long as it takes."""
         self._identity = Identity(name, secrets.randbits(63), described, f"zbuf {__version__}", snaplen)
         access = self._access(allow)
-        self._capture = Capture(limits, described, lossless=lossless)
+        pump = Pump(lossless=lossless)
+        self._roster = Roster(pump, limits, described)
+        self._owner = Owner(pump, self._roster.tick)
         self._pid = os.getpid()
         self._closed = False
         self._lock = NameLock(directory, name)
         try:
             self._clean_up_after_the_dead(salvage_dir)
-            self._control = ControlServer(path, self._capture, self._identity, buffer_size, access, socket_mode, gid)
+            context = Context(self._identity, self._owner, self._roster, buffer_size, access)
+            self._control = ControlServer(path, context, socket_mode, gid)
         except BaseException:
             self._lock.release()
             raise
@@ -119,36 +129,36 @@ class Producer(Closing):
         """Publish one packet.
 
         Args:
-            data: its captured bytes, any bytes-like object; they are copied.
-            time_ns: when it was captured, in nanoseconds since 1970; now, by default.
-            wirelen: its length on the wire in bytes; by default what was captured.
-            interface: which of the producer's interfaces it came from.
-            direction: "in", "out", or "inout" where that is not known.
+            data: the captured bytes, any bytes-like object; they are copied.
+            time_ns: when it was captured, in nanoseconds since 1970; by default, now.
+            wirelen: its length on the wire in bytes; by default the length of `data`.
+            interface: the number of its interface, in the order of the producer's.
+            direction: "in", "out", or "inout" where it is not known.
 
         Returns:
-            True; False where stop() came before a lossless producer's readers had room for it.
+            True; or False if the producer is lossless and stop() came before its readers had room.
 
         Raises:
-            ValueRefused: an argument is out of its range.
+            ValueRefused: an argument is out of its range, or the producer is closed.
         """
         number = direction_number(direction)
         if not 0 <= interface < len(self._identity.interfaces):
             raise ValueRefused(f"interface {interface}: this producer has {len(self._identity.interfaces)}")
         self._check_open()
         moment = time.time_ns() if time_ns is None else time_ns
-        return self._capture.append(data, moment, wirelen, interface, number)
+        return self._owner.append(data, moment, wirelen, interface, number)
 
     def publish(self, source: Any, *, loops: int = 1, pace: Pace | None = None) -> int:
         """Publish everything that a source gives, until it ends or stop() is called.
 
         Args:
             source: a FileSource, LiveSource or ScapySource; a scapy socket or reader; or an iterable of bytes, of
-                (bytes, time_ns), of RawPacket, or of scapy packets. None of them is dissected.
+                (bytes, time_ns), of RawPacket, or of scapy packets. No packet is dissected.
             loops: how many times to give the files of a FileSource or ScapySource; 0 for ever.
-            pace: when packets are due, as Schedule.pace() makes it; by default, at once. It is no use for a LiveSource.
+            pace: when packets are due, as Schedule.pace() makes it; by default, at once. A LiveSource ignores it.
 
         Returns:
-            The packets published.
+            How many packets were published.
 
         Raises:
             ValueRefused: the source's link types or number of interfaces are not the producer's, or an item is no
@@ -157,43 +167,40 @@ class Producer(Closing):
         self._check_open()
         self._check_source(source)
         before = self.offered
-        if isinstance(source, LiveSource):
-            self._publish_live(source)
-        elif isinstance(source, FileSource):
-            for native in source.passes(loops):
-                ended = self._capture.run(
-                    native if pace is None else Paced(native, pace), lambda: self._appeared(source)
-                )
-                if not ended or (pace is not None and pace.over):
+        with contextlib.ExitStack() as tending:
+            if isinstance(source, Attended):
+                self._roster.live = source
+                tending.enter_context(source.tending(self._owner.submit))
+                pace = None  # its packets are due when they come
+            for one in passes_of(source, loops):
+                if not self._publish_pass(source, one, pace):
                     break
-        else:
-            packets = source.packets(loops) if isinstance(source, ScapySource) else packets_of(source)
-            self._publish_packets(packets if pace is None else self._paced(packets, pace))
         return self.offered - before
 
-    def _publish_live(self, source: LiveSource) -> None:
-        self._capture.live = source
-        with source.tending(self._capture.submit):
-            if source.native is not None:
-                self._capture.run(source.native, lambda: self._appeared(source))
-            else:
-                self._publish_packets(source.packets())
+    def _publish_pass(self, source: Any, one: Pass, pace: Pace | None) -> bool:
+        """Whether another pass may follow."""
+        if isinstance(one, NativeSource):
+            paced = one if pace is None else Paced(one, pace)
+            ended = self._owner.run(paced, lambda: self._roster.announce(self._appeared(source)))
+            return ended and not (pace is not None and pace.over)
+        self._publish_packets(one if pace is None else self._paced(one, pace))
+        return not self._owner.stopping
 
     def _publish_packets(self, packets: Any) -> None:
         for packet in packets:
-            if self._capture.stopping:
+            if self._owner.stopping:
                 break
             if packet is not None:
                 self.append(packet.data, time_ns=packet.time_ns, wirelen=packet.wirelen, interface=packet.interface)
 
     def _paced(self, packets: Iterator[RawPacket | None], pace: Pace) -> Iterator[RawPacket]:
-        """Packets of Python's, each when it is due, with the time that it is to carry."""
+        """Packets from Python, each when it is due, with the time that it is to carry."""
         for packet in packets:
             if packet is None:
                 continue
             wirelen = len(packet.data) if packet.wirelen is None else packet.wirelen
             time_ns = None
-            while time_ns is None and not (pace.over or self._capture.stopping):
+            while time_ns is None and not (pace.over or self._owner.stopping):
                 time_ns = pace.hold(packet.time_ns, wirelen)
             if time_ns is None:
                 return
@@ -228,55 +235,54 @@ class Producer(Closing):
         return Access(allow, self._identity.interfaces)
 
     def rotate(self) -> None:
-        """Hand what is stored to the readers now, in buffers that are not full, where they have one free."""
+        """Give the readers what is stored now, in buffers that are not full, as far as a buffer is free."""
         self._check_open()
-        self._capture.submit(self._capture.rotate).result()
+        self._owner.submit(self._roster.rotate).result()
 
     # ---- readers ------------------------------------------------------------------------------------------------
 
     def set_rules(self, allow: Sequence[Rule], limits: Limits) -> None:
         """Change who may read what, and how much they may ask for.
 
-        Readers to whom the new rules give something else are hung up on. What is in use beyond new limits stays.
+        A reader that may see something else under the new rules is hung up on. What is in use beyond new limits stays.
 
         Raises:
-            ValueRefused: a rule names what does not exist, or its filter does not compile; the old ones stay.
+            ValueRefused: a rule names a user, group or interface that does not exist, or its filter does not compile;
+                the old rules stay.
         """
         access = self._access(allow)
-        self._capture.limits = limits
+        self._roster.limits = limits
         self._control.set_access(access)
 
     def wait_readers(self, count: int, timeout_s: float | None = None) -> bool:
         """Wait until `count` readers are connected; False when the time is over, or on stop()."""
-        return self._capture.wait_readers(count, timeout_s)
+        return waiting.wait_readers(self._owner, self._roster, count, timeout_s)
 
     def stats(self, timeout_s: float | None = None) -> Statistics:
-        """Everything there is to know, as of one instant; TimeoutError where that takes longer than `timeout_s`."""
-        return self._submit(lambda: self._capture.statistics(self.name, self._identity.epoch)).result(timeout_s)
+        """Everything that was counted, as of one instant; TimeoutError if that takes longer than `timeout_s`."""
+        identity, roster = self._identity, self._roster
+        return self._owner.submit(lambda: roster.statistics(identity.name, identity.epoch)).result(timeout_s)
 
     @property
     def offered(self) -> int:
-        """Packets that came in so far."""
-        return self._capture.pump.offered
+        """How many packets came in so far."""
+        return self._owner.pump.offered
 
     @property
     def stopped(self) -> bool:
         """Whether stop() was called."""
-        return self._capture.stopping
+        return self._owner.stopping
 
     def final_stats(self) -> Statistics:
-        """stats() with the descriptors whose readers have left, or that close() closed, among them."""
+        """stats() that includes the descriptors whose readers have left, and those that close() closed."""
         now = self.stats()
-        return msgspec.structs.replace(now, descriptors=[*self._capture.closed_descriptors(), *now.descriptors])
-
-    def _submit(self, command: Callable[[], Statistics]) -> "Future[Statistics]":
-        return self._capture.submit(command)
+        return msgspec.structs.replace(now, descriptors=[*self._roster.closed_descriptors(), *now.descriptors])
 
     # ---- the end ------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
         """Make publish() return soon; from any thread, or from a signal handler."""
-        self._capture.stop()
+        self._owner.stop()
 
     def close(self) -> None:
         """Assign the tail, wait for the readers to acknowledge it (linger_s at most), and end. Again does nothing."""
@@ -285,15 +291,15 @@ class Producer(Closing):
         self._closed = True
         _producers.discard(self)
         try:
-            self._capture.submit(self._capture.finish).result()
-            if not self._capture.drain(self.linger_s):
+            self._owner.submit(self._roster.finish).result()
+            if not waiting.drain(self._owner, self._roster, self.linger_s):
                 log.warning("%s: readers have not taken everything within %g s", self.name, self.linger_s)
         finally:
             self._control.stop()
             self._lock.release()
 
     def _clean_up_after_the_dead(self, salvage_dir: str | os.PathLike[str] | None) -> None:
-        """Remove the segments of a killed producer of this name; save, or count, what nobody had read."""
+        """Remove the segments of a killed producer of this name; save, or count, the packets that nobody had read."""
         if salvage_dir is not None:
             for saved in salvage_all(self.name, Path(salvage_dir)):
                 log.warning("%s: %d packets of a producer that was killed: %s", self.name, saved.packets, saved.path)
@@ -313,7 +319,7 @@ class Producer(Closing):
     def _forget(self) -> None:
         self._closed = True
         self._control.forget()
-        self._capture.forget()
+        self._roster.forget()
         self._lock.forget()
 
 

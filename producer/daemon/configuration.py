@@ -14,7 +14,8 @@ from msgspec import Meta
 
 from zbuf.producer.filters import compile_filter
 from zbuf.producer.serving.access import Rule, group_id, user_id
-from zbuf.producer.serving.capture import DEFAULT_LINGER_S, Limits
+from zbuf.producer.serving.limits import Limits
+from zbuf.producer.serving.waiting import DEFAULT_LINGER_S
 from zbuf.producer.sources.live.live_source import DEFAULT_KERNEL_BUFFER_BYTES, Engine, LiveOptions
 from zbuf.shared.cli.commandline import size_in_bytes
 from zbuf.shared.control.rundir import directory_mode

@@ -15,7 +15,7 @@ from zbuf.producer.daemon import logs
 from zbuf.producer.daemon.configuration import CHANGEABLE, Configuration, differences
 from zbuf.producer.daemon.systemd import Notifier
 from zbuf.producer.producer import Producer
-from zbuf.producer.serving.capture import add_ledgers, ledger_dict
+from zbuf.producer.serving.counts import add_ledgers, ledger_dict
 from zbuf.producer.sources.live.interfaces import resolve
 from zbuf.producer.sources.live.live_source import LiveSource
 from zbuf.shared.cli import privileges
@@ -238,7 +238,7 @@ def _name_of(interface: str) -> str:
 
 
 def _all_ledgers(now: Statistics) -> Ledger:
-    return add_ledgers(iter([now.closed, *now.descriptors]))
+    return add_ledgers([now.closed, *now.descriptors])
 
 
 def _summary(now: Statistics) -> str:

@@ -66,23 +66,21 @@ cdef inline void note_assigned(reader_accounts *accounts, int which) noexcept no
         accounts.readers[at].owes[which] = True
 
 
-cdef inline bint gave_back(
-    reader_account *reader, int which, uint32_t gen, uint32_t packets, uint64_t dropped
-) noexcept nogil:
-    """See whether a reader has acknowledged a buffer that it owed; once this was seen, it can't take that back.
+cdef inline bint has_acknowledged(const reader_account *reader, int which, uint32_t gen) noexcept nogil:
+    """Whether a reader has acknowledged a buffer that it owed since it was assigned as generation `gen`."""
+    return reader.owes[which] and zbuf_acknowledged(reader.ack, which, gen)
 
-    Args:
-        which, gen, packets: the buffer, as it was assigned.
-        dropped: the ledger's count of drops, now.
+
+cdef inline void note_given_back(reader_account *reader, int which, uint32_t packets, uint64_t dropped) noexcept nogil:
+    """A reader gave back a buffer with so many packets, and can't take that back.
+
+    `dropped` is the ledger's count of drops, now: a stall ends with this, since the older buffer is given back first.
     """
-    if not reader.owes[which] or not zbuf_acknowledged(reader.ack, which, gen):
-        return False
     reader.owes[which] = False
     reader.delivered += packets
-    if reader.stalling:  # the older buffer is given back first
+    if reader.stalling:
         reader.stalling = False
         reader.dropped += dropped - reader.dropped_before
-    return True
 
 
 cdef inline void note_stall(reader_accounts *accounts, int which, uint64_t dropped) noexcept nogil:

@@ -36,9 +36,10 @@ from zbuf.producer.ring.accounts cimport (
     close_account,
     find_account,
     forget_stalls,
-    gave_back,
+    has_acknowledged,
     new_account,
     note_assigned,
+    note_given_back,
     note_stall,
     reader_account,
     reader_accounts,
@@ -670,9 +671,11 @@ cdef class Descriptor(PacketSink):
             owed |= self.accounts.readers[at].owes[which]
         return not owed
 
-    cdef inline void look_at_reader(self, reader_account *reader, int which) noexcept nogil:
-        cdef zbuf *buffer = &self.zbufs[which]
-        buffer.acknowledged += gave_back(reader, which, buffer.gen, buffer.packets, self.counts.dropped)
+    cdef void look_at_reader(self, reader_account *reader, int which) noexcept nogil:
+        """See whether a reader has given a buffer back."""
+        if has_acknowledged(reader, which, self.zbufs[which].gen):
+            note_given_back(reader, which, self.zbufs[which].packets, self.counts.dropped)
+            self.zbufs[which].acknowledged += 1
 
     cdef inline bint can_write_buffer(self) noexcept nogil:
         """Whether the producer may write the store: not if it was assigned before the hold came back."""
@@ -885,7 +888,7 @@ cdef class Descriptor(PacketSink):
         return self.counts
 
     def slots(self):
-        """Which buffer (0 for A, 1 for B) is in which slot, and what the buffers have; for tests and for the curious."""
+        """Which buffer (0 for A, 1 for B) is in which slot, and what they have; for tests and for the curious."""
         return {
             "store": self.store,
             "hold": None if self.hold == NONE else self.hold,

@@ -15,8 +15,15 @@ from posix.time cimport nanosleep, timespec
 
 cimport cython
 
-from zbuf.producer.ring.contract cimport NativeSource, PacketSink, SOURCE_BLOCK, SOURCE_FAILED, SOURCE_INTERFACES, SOURCE_WOKEN
-from zbuf.producer.ring.packets cimport describe_packet
+from zbuf.producer.ring.contract cimport (
+    SOURCE_BLOCK,
+    SOURCE_FAILED,
+    SOURCE_INTERFACES,
+    SOURCE_WOKEN,
+    NativeSource,
+    PacketSink,
+)
+from zbuf.producer.ring.packets cimport fill_packet, misfit
 from zbuf.shared.memory.abi cimport zbuf_packet
 from zbuf.shared.memory.spin cimport LOOKS_PER_CLOCK, is_raised, lower_flag, now_ns, raise_flag, spin_pause
 
@@ -218,10 +225,10 @@ cdef class Pump:
         PyObject_GetBuffer(data, &self._held.view, PyBUF_SIMPLE)
         self._holds_single = True
         try:
-            describe_packet(&self._single, self._held.view.len, time_ns, wirelen, interface, known_direction)
-        except BaseException:
+            fill_packet(&self._single, self._held.view.len, time_ns, wirelen, interface, known_direction)
+        except (OverflowError, TypeError) as error:
             self.drop_single()
-            raise
+            raise misfit(time_ns, wirelen, interface, error) from None
         self._single.data = <const uint8_t *>self._held.view.buf
         self._batch = &self._single
         self.begin(1)

@@ -1,4 +1,7 @@
-"""Who may read a capture, and what of it: the kernel tells who connects (SO_PEERCRED, unix(7)), rules what they see."""
+"""Who may read a capture, and which packets of it.
+
+The kernel says who connects (SO_PEERCRED, unix(7)); rules say what they may see.
+"""
 
 import grp
 import os
@@ -13,6 +16,7 @@ import msgspec
 from zbuf.producer.serving.link_filters import LinkFilters
 from zbuf.shared.errors import Refused, ValueRefused
 from zbuf.shared.memory.pcapng import Interface
+from zbuf.shared.users import user_name
 
 _PEERCRED = struct.Struct("3i")  # struct ucred
 _SO_PEERGROUPS = 59
@@ -24,13 +28,13 @@ class Peer:
     """The process at the other end of a Unix socket, as the kernel knew it when it connected."""
 
     pid: int
-    """0 where it is in a process namespace that we can't see."""
+    """0 where the process is in a namespace that we can't see."""
     uid: int
     groups: frozenset[int]
 
     @classmethod
     def of(cls, connection: socket.socket) -> "Peer":
-        """Who connected."""
+        """The process that connected."""
         pid, uid, gid = _PEERCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
         return cls(pid, uid, frozenset({gid, *_other_groups(connection, uid, gid)}))
 
@@ -39,12 +43,19 @@ class Peer:
 
 
 def _other_groups(connection: socket.socket, uid: int, gid: int) -> list[int]:
-    """The groups that a peer was in beside its first; of one in more than 256, those that the user is in."""
+    """The groups that a peer was in beside its first; if these are more than 256, the groups of its user now."""
     try:
         answer = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES)
     except OSError:
-        return os.getgrouplist(user_name(uid), gid)
+        return _groups_now(uid, gid)
     return list(struct.unpack(f"{len(answer) // 4}I", answer))
+
+
+def _groups_now(uid: int, gid: int) -> list[int]:
+    try:
+        return os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)
+    except KeyError:
+        return [gid]
 
 
 @dataclass(frozen=True)
@@ -52,32 +63,32 @@ class Grant:
     """What a peer may see."""
 
     guard: str = ""
-    """A pcap-filter(7) that its packets must pass; empty for everything."""
+    """A pcap-filter(7) that packets must pass; empty for everything."""
     interfaces: int | None = None
-    """A bit for each interface that it may see; None for all."""
+    """A bit for each interface that the peer may see; None for all."""
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One rule of an allow list: these users and members of these groups may see this."""
+    """One rule of an allow list: what some users, and the members of some groups, may see."""
 
     users: list[str] = []
     groups: list[str] = []
     filter: str = ""
-    """A pcap-filter(7) in front of their own; empty for everything."""
+    """A pcap-filter(7) expression that packets must pass before the reader's own filter; empty for everything."""
     interfaces: list[str] = []
-    """Those that they may see; all where there are none."""
+    """The interfaces that they may see; empty for all."""
 
 
 class Access:
     """An allow list, made ready for one capture.
 
     Args:
-        rules: the first that names a peer decides; without any, all who can open the socket may see everything.
-        interfaces: the capture's interfaces, in the order of their numbers. Rules may name these; what appears later
-            is for those alone who may see all interfaces.
+        rules: the first rule that names a peer decides; without rules, whoever can open the socket may see everything.
+        interfaces: the capture's interfaces, in the order of their numbers. Rules may name these; an interface that
+            appears later is for peers that may see all interfaces.
 
     Raises:
-        ValueRefused: a user, group or interface that does not exist, or a filter that does not compile.
+        ValueRefused: a user, group or interface does not exist, or a filter does not compile.
     """
 
     def __init__(self, rules: Sequence[Rule] = (), interfaces: Sequence[Interface] = ()) -> None:
@@ -90,10 +101,10 @@ class Access:
             LinkFilters(rule.filter, interfaces)  # raises where it compiles for none of them
 
     def grant(self, peer: Peer) -> Grant:
-        """What a peer may see; root, and the user that the producer runs as, may see everything.
+        """What a peer may see. Root, and the user that the producer runs as, may see everything.
 
         Raises:
-            Refused: nothing.
+            Refused: no rule names the peer.
         """
         if not self._rules or peer.uid in (0, os.geteuid()):
             return Grant()
@@ -111,7 +122,7 @@ def _mask(wanted: Sequence[str], there: Sequence[str]) -> int | None:
 
 
 def user_id(user: str) -> int:
-    """The number of a user that is given by name, or by number."""
+    """The number of a user whose name, or number, is given."""
     try:
         return pwd.getpwnam(user).pw_uid
     except (KeyError, ValueError):
@@ -121,18 +132,10 @@ def user_id(user: str) -> int:
 
 
 def group_id(group: str) -> int:
-    """The number of a group that is given by name, or by number."""
+    """The number of a group whose name, or number, is given."""
     try:
         return grp.getgrnam(group).gr_gid
     except (KeyError, ValueError):
         if group.isascii() and group.isdecimal() and int(group) < 2**32 - 1:
             return int(group)
         raise ValueRefused(f"no group {group!r}: see getent group") from None
-
-
-def user_name(uid: int) -> str:
-    """A user's name, or the number of one that has none here."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)

@@ -1,6 +1,6 @@
-"""Sources whose packets are Python objects: capture files read by scapy, scapy's sockets, any iterable.
+"""Sources whose packets are Python objects: capture files that scapy reads, scapy's sockets, any iterable.
 
-Each is an iterator of RawPacket: bytes and their metadata, not dissected. scapy is imported only where it is needed.
+Each gives RawPackets: bytes and their metadata, not dissected. scapy is imported only when it is needed.
 """
 
 import gzip
@@ -23,22 +23,26 @@ _LAST_NS = 2**64 - 1
 
 
 class RawPacket(NamedTuple):
-    """One packet as a source gives it."""
+    """One packet of a source."""
 
     data: Any
     """Its captured bytes, a bytes-like object."""
     time_ns: int
+    """When it was captured, in nanoseconds since 1970; 0 where that is not known."""
     wirelen: int | None = None
+    """Its length on the wire in bytes; None for the length of `data`."""
     interface: int = 0
+    """The number of its interface."""
 
 
 class ScapySource:
-    """A capture file read by scapy, packet by packet, not dissected.
+    """Capture files that scapy reads, packet by packet, not dissected.
 
     Args:
         paths: the files, read one after the other.
 
     Raises:
+        ValueRefused: there are no files.
         CaptureFileError: a file is missing, or scapy can't read it.
     """
 
@@ -54,6 +58,10 @@ class ScapySource:
             Interface(os.path.basename(path) or path, linktype)
             for path, linktype in zip(self.paths, linktypes, strict=True)
         ]
+
+    def passes(self, count: int) -> Iterator[Iterator[RawPacket]]:
+        """One pass, which has all packets `count` times: see zbuf.producer.sources.source.Source."""
+        yield self.packets(count)
 
     def packets(self, count: int) -> Iterator[RawPacket]:
         """All packets, `count` times; 0 is for ever. On each pass their times go on, as those of a FileSource do."""
@@ -94,7 +102,7 @@ class ScapySource:
 
 
 class _WatchedFile:
-    """A capture file, gzipped or not, that tells when it ended in the middle of something; scapy does not."""
+    """A capture file, gzipped or not, that tells when it ends in the middle of a packet; scapy does not tell."""
 
     def __init__(self, path: str) -> None:
         self.name = path
@@ -116,7 +124,7 @@ class _WatchedFile:
         self._raw.close()
 
     def read(self, size: int) -> bytes:
-        """As of any file; what is whole comes before what is damaged."""
+        """Read as from any file: everything up to where the file is damaged."""
         data = b""
         try:
             while len(data) < size and (some := self._file.read1(size - len(data))):
@@ -150,7 +158,7 @@ def _scapy_linktype(path: str) -> int:
 
 
 def _from_reader(reader: Any) -> Iterator[RawPacket]:
-    """The packets of a scapy reader of pcap or pcapng, dissecting or raw."""
+    """The packets of one of scapy's readers of pcap or pcapng, whether it dissects or not."""
     nanoseconds = 1 if getattr(reader, "nano", False) else 1000
     while True:
         try:
@@ -165,7 +173,7 @@ def _from_reader(reader: Any) -> Iterator[RawPacket]:
 
 
 def _from_socket(socket: Any) -> Iterator[RawPacket | None]:
-    """The packets of a scapy socket, raw; None now and then while there is none."""
+    """The packets of a scapy socket, not dissected; None now and then while no packet comes."""
     while not getattr(socket, "closed", False):
         if not socket.select([socket], _POLL_S):
             yield None
@@ -181,7 +189,7 @@ def _from_socket(socket: Any) -> Iterator[RawPacket | None]:
 
 
 def nanoseconds(seconds: Any) -> int:
-    """The time of a packet in nanoseconds; scapy gives floats, or exact decimals of a class of its own."""
+    """A time in nanoseconds, from scapy's seconds: a float, or an exact decimal of scapy's own class."""
     return int(seconds * 1_000_000_000 + 0.5)
 
 
@@ -200,7 +208,7 @@ def _from_items(items: Iterable[Any]) -> Iterator[RawPacket]:
 
 
 def packets_of(source: Any) -> Iterator[RawPacket | None]:
-    """The packets of anything that can be published: see Producer.publish(). None stands for "none at the moment"."""
+    """The packets of anything that can be published, see Producer.publish(); None while there is none at the moment."""
     if hasattr(source, "_read_packet"):
         return _from_reader(source)
     if hasattr(source, "recv_raw"):
@@ -209,7 +217,7 @@ def packets_of(source: Any) -> Iterator[RawPacket | None]:
 
 
 def linktype_of(source: Any) -> int | None:
-    """The LINKTYPE_ that a source says it has; None where it does not."""
+    """The LINKTYPE_ that a source says its packets have; None where it does not say."""
     if isinstance(getattr(source, "linktype", None), int):
         return int(source.linktype)
     layer = getattr(source, "LL", None)

@@ -25,7 +25,7 @@ from support.project import ROOT
 from support.rig import wait_until
 
 from zbuf.producer import Producer, RawPacket
-from zbuf.producer.serving.capture import Limits
+from zbuf.producer.serving.limits import Limits
 
 EXAMPLES = ROOT / "examples"
 STRICT = ("-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror")

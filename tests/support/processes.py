@@ -168,7 +168,7 @@ def _prelude() -> dict[str, Any]:
 
     from zbuf.consumer import connect, producers
     from zbuf.producer import FileSource, Producer, RawPacket, ScapySource
-    from zbuf.producer.serving.capture import Limits
+    from zbuf.producer.serving.limits import Limits
 
     own = {name: globals()[name] for name in ("numbered", "number_of", "take", "take_all", "open_fds")}
     return (

@@ -13,7 +13,7 @@ from zbuf.producer.load.replay.page import write_page
 from zbuf.producer.load.replay.stepping import step
 from zbuf.producer.load.schedule import FASTEST, Ramp, Schedule, Stamp, parse_rate
 from zbuf.producer.producer import Producer
-from zbuf.producer.serving.capture import DEFAULT_LINGER_S
+from zbuf.producer.serving.waiting import DEFAULT_LINGER_S
 from zbuf.producer.sources.files.file_source import FileSource
 from zbuf.producer.sources.python import ScapySource
 from zbuf.shared.cli import privileges

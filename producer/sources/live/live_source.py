@@ -125,6 +125,10 @@ class LiveSource:
         self.linktype = self.interfaces[0].linktype
         """LINKTYPE_ value of the first interface."""
 
+    def passes(self, count: int) -> Iterator[LiveCapture | Iterator[RawPacket | None]]:  # noqa: ARG002
+        """One pass that does not end, whatever `count` is: see zbuf.producer.sources.source.Source."""
+        yield self.native if self.native is not None else self.packets()
+
     @contextlib.contextmanager
     def tending(self, submit: Submit) -> Iterator[None]:
         """While this lasts, interfaces that were lost are opened again as soon as they can be.

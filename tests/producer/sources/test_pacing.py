@@ -258,7 +258,7 @@ def replay(name: str, source: Any, schedule: Schedule, **options: Any) -> tuple[
     assert pace is not None
     with Producer(name, interfaces=["a"], lossless=True) as producer, connect(name) as reader:
         producer.publish(source, pace=pace, **options)
-        producer._capture.submit(producer._capture.finish).result()
+        producer._owner.submit(producer._roster.finish).result()
         buffer = reader.next_buffer(timeout=LIMIT_S)
         assert buffer is not None
         found = [(int.from_bytes(bytes(packet)[:8], "little"), packet.time_ns) for packet in buffer]

@@ -1,0 +1,284 @@
+"""One client's connection: its requests, one after the other, and at most one reader.
+
+A session touches no descriptor. It checks what the client asks for and makes it ready (a filter compiled, memory
+reserved), and hands it to the owner of the descriptors as a command.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import msgspec
+
+from zbuf.producer.serving.access import Access, Grant, Peer
+from zbuf.producer.serving.link_filters import LinkFilters
+from zbuf.producer.serving.listener import Listener
+from zbuf.producer.serving.owner import Owner
+from zbuf.producer.serving.roster import JustEnded, Roster
+from zbuf.producer.serving.setup import Identity, complete_settings, make_listener, make_reader
+from zbuf.shared import control
+from zbuf.shared.errors import Refused, ZbufError
+from zbuf.shared.memory.layout import ABI
+from zbuf.shared.names import check_name
+
+T = TypeVar("T")
+
+log = logging.getLogger("zbuf")
+
+
+@dataclass
+class Context:
+    """What the sessions of one producer share."""
+
+    identity: Identity
+    owner: Owner
+    roster: Roster
+    buffer_bytes: int
+    """The size of a buffer for clients that do not ask for one."""
+    access: Access
+    """Who may see what; replaced when that changes."""
+    joining: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while a reader joins a shared descriptor, so that two who come at once do not both open it."""
+
+    async def command(self, command: Callable[[], T]) -> T:
+        """Have the owner of the descriptors carry something out."""
+        return await asyncio.wrap_future(self.owner.submit(command))
+
+
+class Session:
+    """One connection, to be made and served in the control thread.
+
+    Args:
+        context: what it shares with the other sessions.
+        connection: not blocking; the session closes it in the end.
+
+    Raises:
+        OSError: the kernel does not tell who connected.
+    """
+
+    def __init__(self, context: Context, connection: socket.socket) -> None:
+        self.peer = Peer.of(connection)
+        self._context = context
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._grant = Grant()
+        self._listener: Listener | None = None
+        self._number = 0
+
+    # ---- the connection ---------------------------------------------------------------------------------------------
+
+    async def serve(self) -> None:
+        """Answer requests until the client closes the connection.
+
+        Raises:
+            ControlError: the client may see nothing, or broke the rules of the protocol.
+            OSError: the client is gone, or does not read its answers.
+        """
+        self._check_allowed()
+        while data := await self._loop.sock_recv(self._connection, control.REQUEST_BYTES_MAX + 1):
+            await self._answer(control.decode_request(data))
+
+    async def _answer(self, request: control.Request) -> None:
+        fds: list[int] = []
+        try:
+            try:
+                answer = await self._handle(request, fds)
+            except ZbufError as error:
+                answer = control.Refusal(reason=str(error))
+            except OSError as error:  # out of file descriptors, for one
+                answer = control.Refusal(reason=f"the producer can't do that now: {error.strerror}")
+            if isinstance(answer, control.Refusal):
+                _close_all(fds)  # a refused client gets nothing
+            socket.send_fds(self._connection, [control.encode(answer)], fds)
+        finally:
+            _close_all(fds)
+
+    def refuse(self, reason: str) -> None:
+        """Tell the client why its connection ends."""
+        with contextlib.suppress(OSError):
+            self._connection.send(control.encode(control.Refusal(reason=reason)))
+
+    def hang_up(self) -> None:
+        """End the connection: serve() sees that, and returns."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+
+    def _hang_up_soon(self) -> None:
+        """hang_up() from another thread."""
+        with contextlib.suppress(RuntimeError):  # the control thread has ended
+            self._loop.call_soon_threadsafe(self.hang_up)
+
+    async def close(self) -> None:
+        """Close the connection, and give back what its reader has."""
+        self._connection.close()
+        await self._leave()
+
+    def forget(self) -> None:
+        """In a forked child: close the connection here, and leave it open in the parent."""
+        fd = self._connection.detach()
+        if fd >= 0:
+            os.close(fd)
+
+    # ---- what the client may see ------------------------------------------------------------------------------------
+
+    def _check_allowed(self) -> None:
+        try:
+            self._grant = self._context.access.grant(self.peer)
+        except Refused:
+            log.warning("refused %s: not on the allow list", self.peer)
+            raise
+
+    def may_stay(self, access: Access) -> bool:
+        """Whether the peer may see just the same under `access` as it may see now."""
+        try:
+            return access.grant(self.peer) == self._grant
+        except Refused:
+            return False
+
+    # ---- requests ---------------------------------------------------------------------------------------------------
+
+    async def _handle(self, request: control.Request, fds: list[int]) -> control.Answer:
+        """Carry out one request.
+
+        Args:
+            request: what the client asks for.
+            fds: takes the file descriptors that go with the answer; the caller closes them.
+
+        Raises:
+            ZbufError: the request is refused; the message says why.
+        """
+        match request:
+            case control.Connect():
+                return await self._connect(request, fds)
+            case control.Stats():
+                return await self._statistics()
+            case control.Leave():
+                await self._leave()
+                return control.Done()
+            case control.Rotate():
+                descriptor = self._mine("rotate").descriptor
+                return control.Done(changed=await self._context.command(descriptor.rotate))
+            case control.Flush():
+                await self._context.command(self._mine_alone("flush").descriptor.flush)
+                return control.Done()
+            case control.SetFilter():
+                return await self._set_filter(request)
+
+    async def _leave(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            await self._context.command(lambda: self._context.roster.remove_reader(listener, self._number))
+
+    async def _statistics(self) -> control.Statistics:
+        identity, roster = self._context.identity, self._context.roster
+        return await self._context.command(lambda: roster.statistics(identity.name, identity.epoch))
+
+    def _mine(self, what: str) -> Listener:
+        if self._listener is None:
+            raise Refused(f"{what}: this connection has no descriptor: connect first")
+        return self._listener
+
+    def _mine_alone(self, what: str) -> Listener:
+        listener = self._mine(what)
+        if len(listener.readers) > 1:
+            raise Refused(
+                f"{what}: {len(listener.readers)} readers share descriptor {listener.join!r}: use one of your own"
+            )
+        return listener
+
+    async def _set_filter(self, request: control.SetFilter) -> control.Answer:
+        listener = self._mine_alone("set filter")
+        interfaces = self._context.identity.interfaces
+        filters = await asyncio.to_thread(LinkFilters, request.filter, tuple(interfaces))
+
+        def install() -> None:
+            self._mine_alone("set filter").descriptor.set_filter(filters.programs(interfaces), request.flush)
+            listener.filters = filters
+
+        await self._context.command(install)
+        listener.settings = msgspec.structs.replace(listener.settings, filter=request.filter)
+        return control.Done(warnings=filters.warnings(interfaces))
+
+    # ---- connecting -------------------------------------------------------------------------------------------------
+
+    async def _connect(self, request: control.Connect, fds: list[int]) -> control.Connected:
+        if self._listener is not None:
+            raise Refused("connect: this connection has a descriptor already: open another connection")
+        if request.abi != ABI:
+            raise Refused(f"this producer speaks ABI {ABI}, the client {request.abi}: use the same version of zbuf")
+        if request.join is None:
+            return await self._attach(await self._open(request, None), fds, is_new=True)
+        async with self._context.joining:
+            return await self._join(request, check_name(request.join, "group name"), fds)
+
+    async def _join(self, request: control.Connect, join: str, fds: list[int]) -> control.Connected:
+        while True:
+            listener = await self._context.command(lambda: self._context.roster.find_group(join))
+            if listener is None:
+                return await self._attach(await self._open(request, join), fds, is_new=True)
+            if listener.grant != self._grant:
+                raise Refused(f"descriptor {join!r} shows something else than you may see: join another")
+            if request.settings is not None and self._settings(request) != listener.settings:
+                raise Refused(f"descriptor {join!r} is there with other settings: leave yours out, or join another")
+            try:
+                return await self._attach(listener, fds, is_new=False)
+            except JustEnded:
+                _close_all(fds)  # its last reader left while we came: open it anew
+
+    def _settings(self, request: control.Connect) -> control.Settings:
+        return complete_settings(request.settings, self._context.identity, self._context.buffer_bytes)
+
+    async def _open(self, request: control.Connect, join: str | None) -> Listener:
+        context, settings = self._context, self._settings(request)
+        size = settings.buffer_bytes or 0
+        await context.command(lambda: context.roster.check_room(self.peer.uid, size))
+        return await asyncio.to_thread(
+            make_listener,
+            context.identity,
+            settings,
+            join,
+            context.roster.new_number,
+            uid=self.peer.uid,
+            grant=self._grant,
+        )
+
+    async def _attach(self, listener: Listener, fds: list[int], *, is_new: bool) -> control.Connected:
+        """Have the owner let this connection's reader in; its three file descriptors go to `fds`."""
+        context, number = self._context, self._context.roster.new_number()
+        with contextlib.ExitStack() as undo:
+            if is_new:
+                undo.callback(listener.segment.discard)
+                undo.callback(listener.descriptor.close)
+            reader = make_reader(listener, number, self.peer, self._hang_up_soon, fds, undo)
+            (sequence, known), offered = await context.command(
+                lambda: (context.roster.add_reader(listener, reader, is_new=is_new), context.owner.pump.offered)
+            )
+            undo.pop_all()
+        self._listener, self._number = listener, number
+        return self._connected(listener, sequence, known, offered)
+
+    def _connected(self, listener: Listener, sequence: int, known: int, offered: int) -> control.Connected:
+        identity = self._context.identity
+        interfaces = identity.interfaces[:known]
+        return control.Connected(
+            producer=identity.name,
+            descriptor=listener.number,
+            reader=self._number,
+            sequence=sequence,
+            snaplen=listener.settings.snaplen,
+            filter=listener.settings.filter,
+            interfaces=[interface.name for interface in interfaces],
+            offered=offered,
+            warnings=listener.filters.warnings(interfaces),
+        )
+
+
+def _close_all(fds: list[int]) -> None:
+    """Close file descriptors, and forget them."""
+    while fds:
+        os.close(fds.pop())
