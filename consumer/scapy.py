@@ -31,7 +31,7 @@ class ScapySocket(SuperSocket):
     Each packet's bytes are copied, once, since scapy keeps them. Closing it closes the reader. It can't send.
 
     Args:
-        reader: whose packets these are; nobody else may take its buffers meanwhile.
+        reader: where the packets come from; nothing else may take its buffers meanwhile.
     """
 
     desc = "read packets from a zbuf capture"
@@ -76,18 +76,18 @@ class ScapySocket(SuperSocket):
 
     @staticmethod
     def select(sockets: list[Any], remain: float | None = conf.recv_poll_rate) -> list[Any]:
-        """Those that have a packet, or have come to their end; waits up to `remain` seconds for one."""
+        """The sockets that have a packet or have reached their end; waits up to `remain` seconds for the first."""
         ready = [one for one in sockets if isinstance(one, ScapySocket) and one._is_ready()]
         if ready:
             return ready
         waiting = [one for one in sockets if one.fileno() >= 0]
-        if len(waiting) < len(sockets):  # nothing rings when a producer comes back
+        if len(waiting) < len(sockets):  # no doorbell rings when a producer comes back
             remain = until_next_look(remain)
         rung = select(waiting, [], [], remain)[0]
         return [one for one in rung if not isinstance(one, ScapySocket) or one._is_ready()]
 
     def fileno(self) -> int:
-        """The reader's."""
+        """The reader's file descriptor."""
         return self.reader.fileno()
 
     def close(self) -> None:
@@ -103,10 +103,10 @@ class ScapySocket(SuperSocket):
         return self._next is not None or self._fetch(0) or self.reader.finished
 
     def _fetch(self, timeout: float | None) -> bool:
-        """Have the next packet at hand, of this buffer or the one after it."""
+        """Fetch the next packet, from this buffer or a later one; False if there is none in time."""
         self._next = next(self._packets, None)
         while self._next is None:
-            self._packets = iter(())  # those of a buffer that is given back are stale
+            self._packets = iter(())  # the packets of a buffer that is given back are stale
             buffer = self.reader.next_buffer(timeout)
             if buffer is None:
                 return False

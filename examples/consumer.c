@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * A consumer in C, with zbuf.h and nothing else of zbuf: consumer NAME [RUN_DIR]
+ * A consumer in C that needs only zbuf.h: consumer NAME [RUN_DIR]
  *
  *      cc -O2 -o consumer examples/consumer.c
  *
- * It counts what a producer captures, to the end or Ctrl-C, in the six steps below; docs/protocol.md tells more.
- * Nothing that a producer says is used before it was checked.  What it could do all the same is to cut the segment
- * short later on, which ends this process by SIGBUS.
+ * It counts what a producer captures, until the end or Ctrl-C, in the six steps below; docs/protocol.md says more.
+ * Nothing that a producer says is used before it is checked.  A hostile producer can still cut the segment short
+ * later on; SIGBUS then ends this process.
  */
 #define _GNU_SOURCE /* F_OFD_GETLK */
 
@@ -26,7 +26,7 @@
 
 #include "../shared/zbuf.h"
 
-enum { SEGMENT, ACK, DOORBELL, DESCRIPTORS }; /* in the order in which they come */
+enum { SEGMENT, ACK, DOORBELL, DESCRIPTORS }; /* in the order in which they arrive */
 enum { ANSWER_BYTES = 65536, ANSWER_S = 30, LOOKS = 1000, POLL_MS = 250, DEATH_MS = 2000 };
 enum found { NOTHING, BUFFER, HUNG_UP, CLOSED, DIED, EVICTED, LEFT };
 
@@ -39,8 +39,8 @@ struct reader {
     const struct zbuf_header *headers[2];
     struct zbuf_ack *ack;
     uint64_t capacity;    /* bytes of blocks in a buffer */
-    uint32_t user_gen[2]; /* of A and B, the generation that we have acknowledged */
-    uint64_t sequence;    /* of the buffer whose turn it is */
+    uint32_t user_gen[2]; /* of A and B: the generation that we acknowledged last */
+    uint64_t sequence;    /* of the buffer that comes next */
     int hung_up;
     uint64_t packets, bytes, dropped;
 };
@@ -53,7 +53,7 @@ static void interrupt(int number)
     interrupted = 1;
 }
 
-/* exit() closes the connection, and that is how a reader leaves: the producer takes its buffers back. */
+/* A reader leaves by closing its connection, which exit() does: the producer then takes its buffers back. */
 #define FAIL(...) (fprintf(stderr, "consumer: " __VA_ARGS__), fputc('\n', stderr), exit(1))
 
 /* ---- 1. Connect to the control socket ------------------------------------------------------------------------ */
@@ -75,7 +75,7 @@ static int connect_to(const char *name, const char *run_dir)
 
 /* ---- 2. Ask for a descriptor, and get the segment, an ack page and a doorbell -------------------------------- */
 
-/* One answer, with a NUL behind it, and the file descriptors that come with it; returns how many. */
+/* Receive an answer, add a NUL, and take the file descriptors that come with it; returns how many there are. */
 static size_t receive(int control, char *answer, int *fds)
 {
     union {
@@ -89,12 +89,12 @@ static size_t receive(int control, char *answer, int *fds)
     struct cmsghdr *head;
     size_t bytes;
 
-    if (length < 0 && errno == ECONNRESET) /* told once, ahead of what the producer said before it hung up */
+    if (length < 0 && errno == ECONNRESET) /* reported once, before what the producer said last */
         length = recvmsg(control, &message, MSG_CMSG_CLOEXEC);
     if (length <= 0)
         FAIL("no answer: %s", length == 0 ? "the producer hung up" : strerror(errno));
     if (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
-        FAIL("an answer that is too long, or has too many file descriptors");
+        FAIL("the answer is too long, or has too many file descriptors");
     answer[length] = '\0';
     head = CMSG_FIRSTHDR(&message);
     if (head == NULL || head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_RIGHTS)
@@ -104,8 +104,8 @@ static size_t receive(int control, char *answer, int *fds)
     return bytes / sizeof(int);
 }
 
-/* Where the value of a key begins in a flat JSON object, or the text's end.  In a string each quote has a backslash
- * before it, so that nothing but a key stands between two quotes with a colon behind. */
+/* Find where a key's value begins in a flat JSON object; without the key, return the text's end.  Quotes inside a
+ * string have a backslash before them, so only a key can stand between two quotes with a colon after them. */
 static const char *value_of(const char *json, const char *quoted_key)
 {
     const char *space = " \t\r\n", *at = json;
@@ -124,7 +124,7 @@ static int begins(const char *text, const char *with)
     return strncmp(text, with, strlen(with)) == 0;
 }
 
-static void refuse(const char *answer) /* the reason as it stands there, less what a terminal might obey */
+static void refuse(const char *answer) /* print the reason, up to the first control character */
 {
     const char *reason = value_of(answer, "\"reason\"") + 1;
     int length = 0;
@@ -136,20 +136,20 @@ static void refuse(const char *answer) /* the reason as it stands there, less wh
 
 static void request_descriptor(struct reader *reader, int control)
 {
-    static const char request[] = "{\"type\":\"connect\",\"abi\":1}"; /* a filter and more go into "settings" */
+    static const char request[] = "{\"type\":\"connect\",\"abi\":1}"; /* add "settings" for a filter and more */
     static char answer[ANSWER_BYTES];
     const char *type, *sequence;
     size_t count;
 
-    static_assert(ZBUF_ABI == 1, "the request says which");
-    send(control, request, strlen(request), MSG_NOSIGNAL); /* where that fails, the answer says why, or none comes */
+    static_assert(ZBUF_ABI == 1, "the request names the ABI");
+    send(control, request, strlen(request), MSG_NOSIGNAL); /* if it fails, receive() finds out why */
     count = receive(control, answer, reader->fds);
     type = value_of(answer, "\"type\"");
     sequence = value_of(answer, "\"sequence\"");
     if (begins(type, "\"refusal\""))
         refuse(answer);
     if (!begins(type, "\"connected\"") || *sequence < '0' || *sequence > '9' || count != DESCRIPTORS)
-        FAIL("an answer that is none to connect, with %zu file descriptors: is this a zbuf producer?", count);
+        FAIL("unexpected answer to connect, with %zu file descriptors: is this a zbuf producer?", count);
     reader->sequence = strtoull(sequence, NULL, 10);
 }
 
@@ -163,7 +163,7 @@ static void *map(int fd, int protection, uint64_t *size)
     if (fstat(fd, &file) == 0 && file.st_size >= (off_t)ZBUF_PAGE_BYTES)
         memory = mmap(NULL, (size_t)file.st_size, protection, MAP_SHARED, fd, 0);
     if (memory == MAP_FAILED)
-        FAIL("no memory to share: the producer is broken, or died making it");
+        FAIL("the shared memory is too short: the producer is broken, or died while making it");
     *size = (uint64_t)file.st_size;
     return memory;
 }
@@ -171,10 +171,10 @@ static void *map(int fd, int protection, uint64_t *size)
 static void check(const struct zbuf_segment *page, uint32_t state, uint64_t size)
 {
     if (memcmp(page->magic, ZBUF_MAGIC, sizeof page->magic) != 0)
-        FAIL("foreign segment: it has not zbuf's magic");
+        FAIL("foreign segment: it does not begin with zbuf's magic");
     if (page->abi != ZBUF_ABI)
         FAIL("segment of ABI %" PRIu32 ", this is ABI %u: use the same version on both sides", page->abi, ZBUF_ABI);
-    if (state != ZBUF_OPEN && state != ZBUF_CLOSED) /* a producer that ended just now has left us what it had */
+    if (state != ZBUF_OPEN && state != ZBUF_CLOSED) /* a producer that just ended has left us its packets */
         FAIL("segment in state %" PRIu32 ": its producer is still making it, or died doing so", state);
     if (page->segment_bytes > size || page->zbuf_bytes % ZBUF_PAGE_BYTES || page->zbuf_bytes - 1 >= ZBUF_MAX_BYTES)
         FAIL("corrupt segment: %" PRIu64 " bytes, with buffers of %" PRIu64, size, page->zbuf_bytes);
@@ -191,12 +191,12 @@ static void attach(struct reader *reader)
     uint32_t state = zbuf_state((const struct zbuf_segment *)(const void *)memory); /* SYNC state: before the rest */
     struct zbuf_segment page;
 
-    memcpy(&page, memory, sizeof page); /* nobody can change the copy between the check and the use */
+    memcpy(&page, memory, sizeof page); /* nobody can change the copy between check and use */
     check(&page, state, size);
     reader->segment = (const struct zbuf_segment *)(const void *)memory;
     reader->capacity = page.zbuf_bytes - sizeof(struct zbuf_header);
     reader->ack = map(reader->fds[ACK], PROT_READ | PROT_WRITE, &ack_size);
-    for (int which = 0; which < 2; which++) { /* the producer has set our ack page to the generations of the moment */
+    for (int which = 0; which < 2; which++) { /* the producer has set our ack page to the current generations */
         reader->headers[which] = (const struct zbuf_header *)(const void *)(memory + page.zbuf_offset[which]);
         reader->user_gen[which] = reader->ack->user_gen[which];
     }
@@ -204,7 +204,7 @@ static void attach(struct reader *reader)
 
 /* ---- 4. Wait for the buffer whose turn it is ------------------------------------------------------------------ */
 
-/* One load: all that it takes while the producer is ahead of us. */
+/* While the producer is ahead of us, this one load is all the waiting there is. */
 static int is_assigned(const struct reader *reader)
 {
     unsigned which = reader->sequence & 1;
@@ -212,7 +212,7 @@ static int is_assigned(const struct reader *reader)
     return zbuf_assigned(reader->headers[which]) != reader->user_gen[which];
 }
 
-/* The end is asked for first, then a buffer: the last one may have come just before the end. */
+/* Ask for the end first and for a buffer after it: the last buffer may have come just before the end. */
 static enum found look(const struct reader *reader)
 {
     int closed = zbuf_state(reader->segment) == ZBUF_CLOSED;
@@ -222,7 +222,7 @@ static enum found look(const struct reader *reader)
     return is_assigned(reader) ? BUFFER : closed ? CLOSED : reader->hung_up ? HUNG_UP : NOTHING;
 }
 
-/* Sleep until the doorbell rings or hangs up; the limit is for a signal that comes just before poll(). */
+/* Sleep until the doorbell rings or hangs up; the time limit is for a signal that comes just before poll(). */
 static void hear(struct reader *reader)
 {
     struct pollfd bell = {.fd = reader->fds[DOORBELL], .events = POLLIN};
@@ -231,7 +231,7 @@ static void hear(struct reader *reader)
     if (poll(&bell, 1, POLL_MS) <= 0)
         return;
     if (bell.revents & POLLIN && recv(bell.fd, rings, sizeof rings, MSG_DONTWAIT) < 0 && errno == ENOTSOCK)
-        FAIL("the doorbell is no socket: the producer is broken");
+        FAIL("the doorbell is not a socket: the producer is broken");
     reader->hung_up = (bell.revents & (POLLHUP | POLLERR | POLLNVAL)) != 0;
 }
 
@@ -242,7 +242,7 @@ static enum found wait_for_buffer(struct reader *reader)
     for (int looks = 0; looks < LOOKS && !is_assigned(reader); looks++)
         ;
     while ((found = look(reader)) == NOTHING) {
-        zbuf_sleep(reader->ack); /* SYNC sleep: announce it, look once more, and only then sleep */
+        zbuf_sleep(reader->ack); /* SYNC sleep: announce it, look once more, then sleep */
         if (look(reader) == NOTHING)
             hear(reader);
         zbuf_wake(reader->ack);
@@ -252,7 +252,7 @@ static enum found wait_for_buffer(struct reader *reader)
 
 /* ---- 5. Walk the packets of a buffer, and give it back --------------------------------------------------------- */
 
-/* Your code goes here.  packet.data is in shared memory: it must not be looked at once the buffer was given back. */
+/* Your code goes here.  packet.data is in shared memory: do not use it after the buffer is given back. */
 static void count(struct reader *reader, const struct zbuf_header *header, uint32_t length)
 {
     const uint8_t *blocks = (const uint8_t *)(header + 1);
@@ -273,19 +273,19 @@ static void count(struct reader *reader, const struct zbuf_header *header, uint3
 static void take(struct reader *reader, unsigned which)
 {
     const struct zbuf_header *header = reader->headers[which];
-    uint32_t generation = zbuf_assigned(header);                        /* SYNC assign: before the rest of it is read */
-    uint32_t length = zbuf_get32((const uint8_t *)&header->kernel_len); /* once: what is checked is what is used */
+    uint32_t generation = zbuf_assigned(header);                        /* SYNC assign: before reading the rest */
+    uint32_t length = zbuf_get32((const uint8_t *)&header->kernel_len); /* once: the value checked is the one used */
 
     count(reader, header, length);
     reader->user_gen[which] = generation;
-    zbuf_acknowledge(reader->ack, which, generation); /* SYNC acknowledge: nothing of it is read after this */
+    zbuf_acknowledge(reader->ack, which, generation); /* SYNC acknowledge: read nothing of it after this */
     reader->sequence++;
 }
 
 /* ---- 6. The end ------------------------------------------------------------------------------------------------ */
 
-/* While it lives, the producer has a lock on the segment.  When it dies the kernel closes its files one by one, so that
- * the lock may go a moment after the doorbell. */
+/* A living producer holds a lock on the segment.  When it dies, the kernel closes its files one by one, so the lock
+ * may go a moment after the doorbell. */
 static int is_dead(const struct reader *reader)
 {
     struct timespec millisecond = {.tv_nsec = 1000000};
@@ -298,7 +298,7 @@ static int is_dead(const struct reader *reader)
     return 0;
 }
 
-/* A dead producer has left a part of a buffer.  One that lives has taken us off, and may be writing to it. */
+/* A dead producer may have left part of a buffer.  A living one has evicted us, and may be writing to it. */
 static enum found take_rest(struct reader *reader, unsigned which)
 {
     if (!is_dead(reader))
@@ -313,10 +313,10 @@ static enum found take_all(struct reader *reader)
 
     while ((found = wait_for_buffer(reader)) == BUFFER) {
         if (reader->headers[reader->sequence & 1]->sequence != reader->sequence)
-            return EVICTED; /* it has gone on without us, who were too busy to hear it hang up */
+            return EVICTED; /* the producer went on without us, and we did not notice that it hung up */
         take(reader, reader->sequence & 1);
     }
-    if (found == CLOSED) /* the ledger is exact now, and knows what was lost behind the last packet, too */
+    if (found == CLOSED) /* the ledger is exact now, and includes losses after the last packet */
         reader->dropped = reader->segment->ledger.dropped;
     return found == HUNG_UP ? take_rest(reader, reader->sequence & 1) : found;
 }

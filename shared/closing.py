@@ -5,10 +5,10 @@ from typing import Self
 
 
 class Closing:
-    """A context manager that is itself, and calls its own close() on the way out."""
+    """A context manager that gives itself, and calls its close() at the end of the block."""
 
     def close(self) -> None:
-        """Give back what this object holds."""
+        """Give back everything that this object holds."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:

@@ -1,12 +1,12 @@
-"""Every error that zbuf raises on purpose.
+"""Every error that zbuf raises on purpose; programs import them from :mod:`zbuf.errors`.
 
-Each message is one line that names the value at fault and says what to do, since it is what the commands
-print.  A bug shows itself as any other exception.
+Each message is one line that names the value at fault and says what to do: the commands print it as it is. Any other
+exception is a bug of zbuf.
 """
 
 
 class ZbufError(Exception):
-    """The root of the tree: catch this one to catch them all."""
+    """The base class of all of them: catch it to catch every error of zbuf."""
 
 
 class ValueRefused(ZbufError, ValueError):
@@ -14,7 +14,7 @@ class ValueRefused(ZbufError, ValueError):
 
 
 class FilterError(ValueRefused):
-    """A capture filter that libpcap does not compile, or a program that is not a valid one."""
+    """A capture filter that libpcap does not compile, or an invalid filter program."""
 
 
 class CaptureFileError(ZbufError):
@@ -26,7 +26,7 @@ class InterfaceError(ZbufError):
 
 
 class SegmentError(ZbufError):
-    """A segment that can't be made, or one that is foreign, half-made or of another ABI."""
+    """A segment that can't be made, or that is foreign, half-made or of another ABI."""
 
 
 class CorruptBuffer(ZbufError):
@@ -38,7 +38,7 @@ class StaleBuffer(ZbufError, ValueError):
 
 
 class ConfigurationError(ZbufError):
-    """A configuration file, or a flag, with a value that can't be used."""
+    """A configuration file or a flag with a value that can't be used."""
 
 
 class RunDirectoryError(ZbufError):
@@ -50,7 +50,7 @@ class ProducerNotFound(ZbufError):
 
 
 class ProducerExists(ZbufError):
-    """A producer of that name runs already."""
+    """A producer of that name is already running."""
 
 
 class ControlError(ZbufError):
@@ -58,4 +58,4 @@ class ControlError(ZbufError):
 
 
 class Refused(ControlError):
-    """The producer understood a request and refuses it; the message is its own."""
+    """The producer understood a request and refuses it; the message comes from the producer."""

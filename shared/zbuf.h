@@ -2,18 +2,18 @@
  *
  * zbuf.h: the shared memory between a packet producer and its readers, ABI 2.
  *
- * The scheme is FreeBSD's zero-copy BPF (bpf(4), "Zero-copy buffer mode"), with shared memory in the
- * kernel's place.  A descriptor has two buffers.  The producer appends packets to one while the readers
- * work on the other.  Ownership of a buffer is two counters:
+ * The scheme is that of FreeBSD's zero-copy BPF (bpf(4), "Zero-copy buffer mode"); a process takes the
+ * kernel's part.  A descriptor has two buffers.  The producer appends packets to one while the readers
+ * work on the other.  Two counters say who owns a buffer:
  *
  *      kernel_gen == user_gen    the producer owns the buffer
  *      kernel_gen != user_gen    the reader does
  *
  * The producer ASSIGNS a buffer by incrementing kernel_gen, a reader ACKNOWLEDGES it by storing that value
- * in its own user_gen.  Only equality counts, so the counters may wrap.  While both sides are busy, each
- * finds its next buffer by one load, and nobody makes a system call.
+ * in its own user_gen.  Only equality matters, so the counters may wrap.  While both sides are busy, each
+ * finds its next buffer with one load, and nobody makes a system call.
  *
- *      page 0     struct zbuf_segment   what this is, where the rest lies, counters
+ *      page 0     struct zbuf_segment   identity, where the rest lies, counters
  *      page 1...  prologue              pcapng Section Header + Interface Description Blocks
  *                 zbuf A                struct zbuf_header, then pcapng blocks, most of them Enhanced Packet Blocks
  *                 zbuf B                the same
@@ -25,13 +25,13 @@
  * its Interface Description Block at the head of a buffer, before the interface's first packet; blocks of other
  * types (names, secrets, custom ones) may stand anywhere between packets, and readers skip those they don't know.
  *
- * Trust: the producer reads user_gen and sleeping and nothing else, and takes them for no more than "yes" or
- * "no".  A reader walks blocks with zbuf_next_packet(), which never leaves the buffer whatever the bytes say.
+ * Trust: the producer reads only user_gen and sleeping, and learns no more from them than "yes" or "no".  A
+ * reader walks blocks with zbuf_next_packet(), which never reads outside the buffer, whatever the bytes say.
  *
  * Ordering: each edge carries a label, found at both of its ends: SYNC assign, SYNC acknowledge,
  * SYNC store_len, SYNC sleep, SYNC state, SYNC prologue, SYNC ledger.
  *
- * A C or C++ consumer needs this file alone; docs/protocol.md tells how it gets the descriptors.
+ * A C or C++ consumer needs only this file; docs/protocol.md says how it gets the file descriptors.
  */
 #ifndef ZBUF_H
 #define ZBUF_H
@@ -103,7 +103,7 @@ struct zbuf_segment {
 };
 
 struct zbuf_header {
-    /* bpf(4)'s struct bpf_zbuf_header; it lends the first word of its padding */
+    /* bpf(4)'s struct bpf_zbuf_header; the first word of its padding is used */
     uint32_t kernel_gen;     /* (p) SYNC assign: the number of times this buffer was assigned */
     uint32_t kernel_len;     /* (p) bytes of blocks behind this header, at the assignment */
     uint32_t user_gen;       /* (p) for observers: the last generation that the producer saw acknowledged */
@@ -113,19 +113,19 @@ struct zbuf_header {
     uint64_t wire_bytes;     /* (p) of those packets, on the wire */
     /* what zbuf adds, valid with the assignment */
     uint64_t sequence;       /* (p) assignments of this descriptor before this one: 0, 1, 2, ... */
-    uint64_t first_ns;       /* (p) time of the first and the last packet, nanoseconds since 1970 */
+    uint64_t first_ns;       /* (p) time of the first and of the last packet, nanoseconds since 1970 */
     uint64_t last_ns;        /* (p) */
     uint64_t dropped_before; /* (p) packets lost between the buffer before and this one */
-    /* A line of its own, since it changes with every packet: the generation that this filling will be
-     * assigned as, in the upper half, and the bytes appended so far in the lower.  With the generation in
-     * it, the length of an earlier filling can't be taken for one that a killed producer left. */
+    /* On a cache line of its own, because it changes with every packet.  The upper half is the generation
+     * that this filling will be assigned as, the lower half the bytes appended so far.  The generation keeps
+     * a reader from taking the length of an earlier filling for what a killed producer left. */
     uint64_t store_len;      /* (p) SYNC store_len */
     uint64_t reserved_line[7];
 };
 
 struct zbuf_ack {
     uint32_t user_gen[2];    /* (u) SYNC acknowledge: one each for A and B */
-    uint32_t sleeping;       /* (u) SYNC sleep: not zero while the reader wants its doorbell rung */
+    uint32_t sleeping;       /* (u) SYNC sleep: nonzero while the reader wants its doorbell rung */
     uint32_t reserved[13];
 };
 
@@ -142,17 +142,17 @@ static_assert(sizeof(struct zbuf_header) == 128, "zbuf_header");
 static_assert(offsetof(struct zbuf_ack, sleeping) == 8, "zbuf_ack.sleeping");
 static_assert(sizeof(struct zbuf_ack) == 64, "zbuf_ack");
 
-/* ---- Atomic operations: all of them are here.  Each says whom it pairs with. ------------------------- */
+/* ---- Atomic operations: all of them are here.  Each says which one it pairs with. --------------------- */
 
-/* Producer: hand a buffer to the readers.  The fields of its header and its blocks are written already.
- * SYNC assign (release; pairs with zbuf_assigned): whoever sees the new generation sees all of them. */
+/* Producer: hand a buffer to the readers.  Its header's fields and its blocks are already written.
+ * SYNC assign (release; pairs with zbuf_assigned): a reader that sees the new generation sees all of them. */
 static inline void zbuf_assign(struct zbuf_header *header, uint32_t kernel_gen)
 {
     __atomic_store_n(&header->kernel_gen, kernel_gen, __ATOMIC_RELEASE);
 }
 
-/* Reader: the generation under which a buffer was last assigned; the buffer is the reader's while this
- * differs from the generation that it acknowledged.
+/* Reader: the generation that a buffer was last assigned as.  The buffer is the reader's while this differs
+ * from the generation that the reader acknowledged.
  * SYNC assign (acquire; pairs with zbuf_assign). */
 static inline uint32_t zbuf_assigned(const struct zbuf_header *header)
 {
@@ -160,8 +160,8 @@ static inline uint32_t zbuf_assigned(const struct zbuf_header *header)
 }
 
 /* Reader: give a buffer back.
- * SYNC acknowledge (release; pairs with zbuf_acknowledged): the reader's loads are done before the producer
- * can overwrite what they read. */
+ * SYNC acknowledge (release; pairs with zbuf_acknowledged): the reader's loads are complete before the
+ * producer can overwrite what they read. */
 static inline void zbuf_acknowledge(struct zbuf_ack *ack, unsigned which, uint32_t kernel_gen)
 {
     __atomic_store_n(&ack->user_gen[which], kernel_gen, __ATOMIC_RELEASE);
@@ -174,14 +174,14 @@ static inline int zbuf_acknowledged(const struct zbuf_ack *ack, unsigned which, 
     return __atomic_load_n(&ack->user_gen[which], __ATOMIC_ACQUIRE) == kernel_gen;
 }
 
-/* Producer: publish how far the filling that will be assigned as kernel_gen has come.
+/* Producer: publish how many bytes are appended to the filling that will be assigned as kernel_gen.
  * SYNC store_len (release; pairs with zbuf_stored): the blocks up to there are complete. */
 static inline void zbuf_store(struct zbuf_header *header, uint32_t kernel_gen, uint32_t length_bytes)
 {
     __atomic_store_n(&header->store_len, (uint64_t)kernel_gen << 32 | length_bytes, __ATOMIC_RELEASE);
 }
 
-/* Reader, once the producer is dead: the bytes appended to a buffer that was never assigned as kernel_gen.
+/* Reader, after the producer died: the bytes appended to a filling that was never assigned as kernel_gen.
  * SYNC store_len (acquire; pairs with zbuf_store). */
 static inline uint32_t zbuf_stored(const struct zbuf_header *header, uint32_t kernel_gen)
 {
@@ -189,7 +189,7 @@ static inline uint32_t zbuf_stored(const struct zbuf_header *header, uint32_t ke
     return (uint32_t)(stored >> 32) == kernel_gen ? (uint32_t)stored : 0;
 }
 
-/* Reader: say that it is about to sleep.  It must look at zbuf_assigned() once more before it does.
+/* Reader: announce sleep.  The reader must call zbuf_assigned() once more before it really sleeps.
  * SYNC sleep (full fence; pairs with zbuf_fence_sleepers): of "sleeping := 1, look at kernel_gen" here and
  * "assign, look at sleeping" there, at least one look sees the other's store, so no wake-up is lost. */
 static inline void zbuf_sleep(struct zbuf_ack *ack)
@@ -203,7 +203,7 @@ static inline void zbuf_wake(struct zbuf_ack *ack)
     __atomic_store_n(&ack->sleeping, 0, __ATOMIC_RELAXED);
 }
 
-/* Producer, between assigning a buffer and asking who sleeps: one fence serves all readers.
+/* Producer, after assigning a buffer and before asking who sleeps: one fence serves all readers.
  * SYNC sleep (full fence; pairs with zbuf_sleep). */
 static inline void zbuf_fence_sleepers(void)
 {
@@ -370,7 +370,7 @@ static inline uint8_t *zbuf_block_begin(uint8_t *at, const struct zbuf_packet *p
     uint32_t total = zbuf_block_bytes(packet);
     uint8_t *data = at + ZBUF_EPB_DATA, *tail = data + zbuf_pad(packet->caplen);
 
-    zbuf_put32(tail - 4, 0); /* the padding; what else it hits is written after it */
+    zbuf_put32(tail - 4, 0); /* the padding; whatever else this clears is written below */
     zbuf_put32(at, ZBUF_EPB_TYPE);
     zbuf_put32(at + 4, total);
     zbuf_put32(at + 8, packet->interface_id);

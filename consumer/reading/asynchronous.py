@@ -1,52 +1,67 @@
-"""Readers in an asyncio event loop: many of them in one thread, and nobody waits busily."""
+"""Readers in an asyncio event loop: many in one thread, all asleep while nothing comes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import functools
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from select import POLLHUP, poll
 from types import TracebackType
-from typing import Self
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from zbuf.consumer.reading.batches import Batch
 from zbuf.consumer.reading.buffer import Buffer, Packet
 from zbuf.consumer.reading.connection import until_next_look
-from zbuf.consumer.reading.reader import EndReason, Reader
+from zbuf.consumer.reading.reader import Reader
 from zbuf.consumer.reading.reconnecting import ReconnectingReader
-from zbuf.shared import control
+from zbuf.consumer.reading.surface import Asking, Described, EndReason, Facts
 from zbuf.shared.errors import ValueRefused
-from zbuf.shared.memory.pcapng import Interface
+
+_P = ParamSpec("_P")
+_Result = TypeVar("_Result")
 
 _PACKETS_A_TURN = 256
-"""After so many packets of a buffer, others in the event loop have their turn."""
+"""After this many packets of a buffer, other tasks in the event loop have their turn."""
 
 
-class AsyncReader:
+def _in_thread(
+    method: Callable[Concatenate[Asking, _P], _Result],
+) -> "Callable[Concatenate[AsyncReader, _P], Coroutine[Any, Any, _Result]]":
+    """The same request for asyncio: a thread waits for its answer."""
+
+    @functools.wraps(method)
+    async def call(self: "AsyncReader", /, *args: _P.args, **keywords: _P.kwargs) -> _Result:
+        return await asyncio.to_thread(getattr(self.reader, method.__name__), *args, **keywords)
+
+    return call
+
+
+class AsyncReader(Described):
     """The packets of one capture, zero-copy, for asyncio; made by connect_async().
 
-    ``async for packet in reader`` sleeps in the event loop while there is nothing to read, and while there is a lot, it
-    lets others have their turn. It is an async context manager. One task at a time may wait for packets.
+    ``async for packet in reader`` sleeps in the event loop while there is nothing to read, and lets other tasks run
+    while there is a lot. It is an async context manager. One task at a time may wait for packets.
 
     Args:
-        reader: what to read; this one closes it.
+        reader: the reader to use; it is closed along with this one.
     """
 
     def __init__(self, reader: Reader | ReconnectingReader) -> None:
         self.reader = reader
-        """The reader behind it; while a task waits for packets, leave its next_buffer() and iterators alone."""
+        """The reader behind it; while a task waits for packets, don't use its next_buffer() or iterators."""
         self._ring: asyncio.Future[None] | None = None
         self._looking: asyncio.Future[Buffer | None] | None = None
         self._taking = False
-        self._packets: Iterator[Packet] = iter(())  # of the last buffer, those that an iteration has not given yet
+        self._packets: Iterator[Packet] = iter(())  # of the last buffer, what no iteration has given yet
 
     # ---- packets ------------------------------------------------------------------------------------------------
 
     async def next_buffer(self) -> Buffer | None:
         """Acknowledge the last buffer and wait for the next; None at the end of the stream.
 
-        To wait no longer than a time, use asyncio.timeout(): nothing is lost when it strikes.
+        To limit the wait, use asyncio.timeout(): nothing is lost when it expires.
 
         Raises:
-            ValueRefused: another task waits for it.
-            otherwise as Reader.next_buffer() does.
+            ValueRefused: another task already waits for it.
+            Everything else as Reader.next_buffer() does.
         """
         if self._taking:
             raise ValueRefused("another task waits for this reader's next buffer: connect once for each task")
@@ -74,7 +89,7 @@ class AsyncReader:
     async def __aiter__(self) -> AsyncIterator[Packet]:
         """Iterate over the packets, zero-copy: each is valid until its buffer is acknowledged, which moving on does.
 
-        It goes on where the iteration before was left, by break or by asyncio.timeout().
+        It goes on where the last iteration stopped, at a break or by asyncio.timeout().
         """
         turn = 0
         while True:
@@ -97,12 +112,12 @@ class AsyncReader:
             await asyncio.sleep(until_next_look())
             return await self._look_in_thread()
         await self._rung(fd)
-        if self._hung_up(fd):  # to tell death from eviction may take a moment
+        if self._hung_up(fd):  # telling death from eviction may take a moment
             return await self._look_in_thread()
         return self.reader.next_buffer(0)
 
     async def _look_in_thread(self) -> Buffer | None:
-        """next_buffer(0) where it may take a while; what it finds is the next call's if this one is cancelled."""
+        """Call next_buffer(0) where it may take a while; if this is cancelled, the next call gets what it finds."""
         if self._looking is None:
             self._looking = asyncio.ensure_future(asyncio.to_thread(self.reader.next_buffer, 0))
         await asyncio.wait([self._looking])
@@ -116,7 +131,7 @@ class AsyncReader:
         try:
             await ring
         finally:
-            if self._ring is ring:  # close() has not taken it away
+            if self._ring is ring:  # close() has not removed it
                 self._ring = None
                 loop.remove_reader(fd)
 
@@ -129,25 +144,8 @@ class AsyncReader:
 
     # ---- what it says of itself, and requests -------------------------------------------------------------------
 
-    @property
-    def name(self) -> str:
-        """The producer's name."""
-        return self.reader.name
-
-    @property
-    def linktype(self) -> int:
-        """LINKTYPE_ value of the first interface's packets; of all, in most captures."""
-        return self.reader.linktype
-
-    @property
-    def linktypes(self) -> tuple[int, ...]:
-        """The LINKTYPE_ value of each interface's packets."""
-        return self.reader.linktypes
-
-    @property
-    def interfaces(self) -> list[Interface]:
-        """The interfaces that packets come from, in the order of Packet.interface."""
-        return self.reader.interfaces
+    def _facts(self) -> Facts:
+        return self.reader._facts()
 
     @property
     def finished(self) -> bool:
@@ -159,21 +157,10 @@ class AsyncReader:
         """Why there are no more buffers; None while there may be: see Reader.end_reason."""
         return self.reader.end_reason
 
-    async def stats(self) -> control.Statistics:
-        """What the producer says of itself; see Connection.stats()."""
-        return await asyncio.to_thread(self.reader.stats)
-
-    async def rotate(self) -> bool:
-        """Have what is stored assigned though the buffer is not full; see Reader.rotate()."""
-        return await asyncio.to_thread(self.reader.rotate)
-
-    async def set_filter(self, expression: str, *, flush: bool = True) -> None:
-        """Change the filter for packets to come; see Reader.set_filter()."""
-        await asyncio.to_thread(self.reader.set_filter, expression, flush=flush)
-
-    async def flush(self) -> None:
-        """Discard what is stored and not assigned yet, and begin the ledger anew."""
-        await asyncio.to_thread(self.reader.flush)
+    stats = _in_thread(Asking.stats)
+    rotate = _in_thread(Asking.rotate)
+    set_filter = _in_thread(Asking.set_filter)
+    flush = _in_thread(Asking.flush)
 
     def close(self) -> None:
         """Leave: the producer takes the buffers back; a task that waits for packets finds the end of the stream."""

@@ -1,4 +1,4 @@
-"""Buffers as NumPy sees them."""
+"""Buffers as NumPy arrays."""
 
 from collections.abc import Iterable, Iterator
 
@@ -18,7 +18,7 @@ class Batch:
             ports = batch.data[long["offset"] + 36].astype(int) << 8 | batch.data[long["offset"] + 37]
 
     Args:
-        buffer: whose packets these are.
+        buffer: where the packets are.
     """
 
     __slots__ = ("_buffer", "index")
@@ -30,13 +30,13 @@ class Batch:
 
     @property
     def data(self) -> NDArray[numpy.uint8]:
-        """The buffer's bytes, read-only and in place: a packet's begin at its row's `offset`.
+        """The buffer's bytes, read-only and in place: a packet's bytes begin at the `offset` of its row.
 
-        Each call makes a new view. While one lives, the buffer is not given back, and the producer has one buffer less
-        to fill: so use it in expressions, and keep it in no variable, or `del` that at the end of the loop's body.
+        Each call makes a new view. While a view lives, the buffer is not given back, and the producer has one buffer
+        less to fill. So use it in expressions only, or `del` the variable at the end of the loop's body.
 
         Raises:
-            StaleBuffer: the next batch was taken already.
+            StaleBuffer: the next batch was already taken.
         """
         return numpy.asarray(self._buffer.data)
 

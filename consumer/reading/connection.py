@@ -1,4 +1,4 @@
-"""A connection to a producer's control socket, which producers there are, and the wait for one that is away."""
+"""A connection to a producer's control socket, the list of producers, and the wait for one that is away."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ class Connection(Closing):
         run_dir: where its socket is; see zbuf.shared.control.rundir.search_path().
 
     Raises:
-        ProducerNotFound: there is none of that name, or it does not answer.
+        ProducerNotFound: no producer of that name runs, or it does not answer.
     """
 
     def __init__(self, name: str, run_dir: str | os.PathLike[str] | None = None) -> None:
@@ -45,16 +45,16 @@ class Connection(Closing):
             descriptors: how many file descriptors come with the answer.
 
         Returns:
-            The answer, and those descriptors, the caller's to close.
+            The answer, and those file descriptors, which the caller closes.
 
         Raises:
-            Refused: with the producer's reason.
-            ControlError: it went away, or sent something else.
+            Refused: the producer refuses, and says why.
+            ControlError: the producer went away, or sent something else.
         """
         with self._lock:
             if self._socket.fileno() < 0:
                 raise ControlError("this connection is closed: connect again")
-            with contextlib.suppress(ConnectionError):  # it may have said why before it hung up, or was killed
+            with contextlib.suppress(ConnectionError):  # it may have said why before it hung up or was killed
                 self._socket.send(control.encode(request))
             answer, fds = control.receive_answer(self._socket, descriptors)
         if isinstance(answer, control.Refusal):
@@ -77,7 +77,7 @@ class Connection(Closing):
 
 
 def _directory_of(name: str, directories: list[Path]) -> Path:
-    """The first directory with a socket of that name, or that we may not look into; else the first of all."""
+    """The first directory that has a socket of that name or is closed to us; else the first of all."""
     for directory in directories:
         try:
             socket_path(directory, name).stat()
@@ -91,7 +91,7 @@ def _directory_of(name: str, directories: list[Path]) -> Path:
 
 def _connect(path: Path, name: str, directory: Path) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    # The kernel's own timeouts: Python's would make it non-blocking, and a connect to a busy producer fail at once.
+    # The kernel's timeouts: Python's would make the socket non-blocking, and connecting to a busy producer fail.
     for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
         connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", _ANSWER_S, 0))
     try:
@@ -104,7 +104,7 @@ def _connect(path: Path, name: str, directory: Path) -> socket.socket:
 
 def _not_found(name: str, directory: Path, error: OSError) -> str:
     if isinstance(error, PermissionError):
-        return f"producer {name!r}: no permission to use its socket in {directory}: ls -ld tells whose group may"
+        return f"producer {name!r}: no permission to use its socket in {directory}: ls -ld shows which group may use it"
     others = ", ".join(other for other in producer_names(directory) if other != name)
     return f"no producer {name!r} runs in {directory}" + (
         f" (there is: {others})" if others else ": start it with zbufd"
@@ -112,7 +112,7 @@ def _not_found(name: str, directory: Path, error: OSError) -> str:
 
 
 def producers(run_dir: str | os.PathLike[str] | None = None) -> list[control.Statistics]:
-    """The producers that run, each with its statistics, sorted by name; dead ones are left out."""
+    """The statistics of all producers that run, sorted by name."""
     found = []
     directories = search_path(run_dir)
     names: set[str] = set()
@@ -137,15 +137,15 @@ def wait_for_producer(look: Callable[[], _Found], seconds: float, check: Callabl
     """Call `look` until it finds its producer.
 
     Args:
-        look: what needs the producer, connect() for one; it raises ProducerNotFound while there is none.
-        seconds: how long to go on; 0 to look once.
-        check: called after each look in vain; what it raises ends the wait.
+        look: needs the producer, as connect() does; raises ProducerNotFound while none runs.
+        seconds: how long to keep looking; 0 to look once.
+        check: called after each look that finds nothing; an exception from it ends the wait.
 
     Returns:
-        What `look` returned.
+        What `look` returns.
 
     Raises:
-        ProducerNotFound: the last one that `look` raised.
+        ProducerNotFound: from the last look.
     """
     deadline = time.monotonic() + seconds
     while True:

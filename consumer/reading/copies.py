@@ -10,7 +10,7 @@ _COMMENT, _EPB_FLAGS = 1, 2
 
 @dataclass(frozen=True, slots=True)
 class PacketCopy:
-    """A copy of a packet, of its own memory: what Packet.copy() gives. It can be kept, pickled and compared."""
+    """A copy of a packet in memory of its own, made by Packet.copy(). It can be kept, pickled and compared."""
 
     data: bytes
     """Its captured bytes."""

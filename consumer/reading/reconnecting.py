@@ -1,4 +1,4 @@
-"""A reader that outlives its producer: it comes back when a producer of that name is there again."""
+"""A reader that outlives its producer: it reconnects when a producer of the same name runs again."""
 
 import logging
 import time
@@ -7,15 +7,13 @@ from dataclasses import dataclass
 
 import msgspec
 
-from zbuf.consumer.reading.batches import Batch, batches
 from zbuf.consumer.reading.buffer import Buffer, Packet
-from zbuf.consumer.reading.connection import until_next_look
+from zbuf.consumer.reading.connection import Connection, until_next_look
 from zbuf.consumer.reading.options import Options
-from zbuf.consumer.reading.reader import EndReason, Reader, open_reader
+from zbuf.consumer.reading.reader import Reader, open_reader
+from zbuf.consumer.reading.surface import Asking, EndReason, Facts
 from zbuf.shared import control
-from zbuf.shared.closing import Closing
 from zbuf.shared.errors import ControlError, ProducerNotFound, Refused, ZbufError
-from zbuf.shared.memory.pcapng import Interface
 from zbuf.shared.names import linktypes_of
 
 log = logging.getLogger("zbuf")
@@ -23,37 +21,37 @@ log = logging.getLogger("zbuf")
 
 @dataclass(frozen=True)
 class Return:
-    """A time that a reader came back."""
+    """One return of a reader to its producer."""
 
     ended_as: EndReason
-    """How the producer had ended."""
+    """How the last producer ended."""
     away_s: float
-    """How long there was none, or none that let this reader in."""
+    """How long no producer ran, or none let this reader in, in seconds."""
     unaccounted: int
-    """Packets that the new producer had offered before this reader was let in: nobody can say which of them the filter
-    would have passed. What was on the wire while no producer was there, nobody has counted."""
+    """Packets that the new producer had offered before it let this reader in; how many of them the filter would have
+    passed is unknown. Packets that came while no producer ran are not counted at all."""
 
 
-class ReconnectingReader(Closing):
-    """The packets of one capture after the other, all of producers of one name; made by connect(..., reconnect=True).
+class ReconnectingReader(Asking):
+    """The packets of one capture after another, of producers of the same name; made by connect(..., reconnect=True).
 
-    Everything that a producer had appended is read before the next one is looked for. It does as Reader does, with
-    these differences: it ends where close() is called, or the producer takes it off; `returns` tells when it came back,
-    and what it can't account for, and so does the log, as a warning of the logger "zbuf"; the interfaces and the
-    descriptor may be others then, and so is fileno().
+    It reads everything that one producer had appended before it looks for the next. It behaves as Reader does, with
+    these differences. It ends only when close() is called or the producer evicts it. `returns` says when it came back
+    and what it can't account for; so does a warning of the logger "zbuf". After a return, the interfaces, the
+    descriptor and fileno() may be different.
 
     Args:
         name: the producer's.
         options: those of connect().
 
     Raises:
-        as connect() does, where there is no producer to begin with.
+        ZbufError: as connect() does, if no producer runs at the beginning.
     """
 
     def __init__(self, name: str, options: Options) -> None:
-        self.name = name
+        self._name = name
         self.returns: list[Return] = []
-        """One for each time that it came back."""
+        """One entry for each time that it came back."""
         self._options = options
         self._reader = open_reader(name, options)
         self._left_s: float | None = None
@@ -66,7 +64,7 @@ class ReconnectingReader(Closing):
     # ---- packets ------------------------------------------------------------------------------------------------
 
     def next_buffer(self, timeout: float | None = None) -> Buffer | None:
-        """Acknowledge the last buffer and wait for the next, of this producer or the one after it.
+        """Acknowledge the last buffer and wait for the next, of this producer or a later one.
 
         Args:
             timeout: how long to wait, in seconds; None for as long as it takes, 0 to look once.
@@ -75,8 +73,7 @@ class ReconnectingReader(Closing):
             A Buffer; None when the time is over or interrupt() was called, or at the end, which `finished` tells.
 
         Raises:
-            as Reader.next_buffer() does.
-            ZbufError: the producer came back with packets of another link type.
+            ZbufError: the producer came back with packets of another link type; else as Reader.next_buffer() does.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         self._packets = iter(())
@@ -95,10 +92,6 @@ class ReconnectingReader(Closing):
         while (buffer := self.next_buffer()) is not None:
             yield buffer
 
-    def index_batches(self) -> Iterator[Batch]:
-        """Iterate over the buffers as NumPy sees them, each valid until the next is taken: see Batch."""
-        return batches(self.buffers())
-
     def __iter__(self) -> Iterator[Packet]:
         """Iterate over the packets, zero-copy: see Reader."""
         while True:
@@ -108,7 +101,7 @@ class ReconnectingReader(Closing):
             self._packets = iter(buffer)
 
     def interrupt(self) -> None:
-        """Have a wait for a buffer end without one: that which goes on, or the next; see Reader.interrupt()."""
+        """End the wait for a buffer that goes on now, or else the next one; see Reader.interrupt()."""
         self._interrupted = True
         self._reader.interrupt()
 
@@ -122,7 +115,7 @@ class ReconnectingReader(Closing):
                 self._interrupted = False
                 return False
             time.sleep(until_next_look(left))
-        if self._interrupted:  # while it connected: what was told to stop is the reader before
+        if self._interrupted:  # while it connected: so it was the old reader that was interrupted
             self._reader.interrupt()
         return True
 
@@ -133,8 +126,8 @@ class ReconnectingReader(Closing):
             return False
         self._next_look_s = now + until_next_look()
         try:
-            reader = open_reader(self.name, self._options)
-        except (ProducerNotFound, ControlError) as error:  # not there, ending, or not ready yet
+            reader = open_reader(self._name, self._options)
+        except (ProducerNotFound, ControlError) as error:  # it does not run, is ending, or is not ready yet
             self._note_refusal(error)
             return False
         self._check_same(reader)
@@ -146,7 +139,7 @@ class ReconnectingReader(Closing):
         reason = str(error) if isinstance(error, Refused) else self._refusal
         if reason != self._refusal:
             self._refusal = reason
-            log.warning("%s: is back, but refuses this reader, which goes on trying: %s", self.name, reason)
+            log.warning("%s: is back, but refuses this reader, which keeps trying: %s", self.name, reason)
 
     def _check_same(self, reader: Reader) -> None:
         if self._closed:  # by another thread
@@ -177,7 +170,7 @@ class ReconnectingReader(Closing):
 
     @property
     def unaccounted(self) -> int:
-        """Packets that producers had offered before this reader came back to them, all in all."""
+        """Packets that producers had offered before this reader came back to them, in total."""
         return sum(back.unaccounted for back in self.returns)
 
     @property
@@ -187,39 +180,15 @@ class ReconnectingReader(Closing):
 
     # ---- what it says of itself ---------------------------------------------------------------------------------
 
-    @property
-    def linktype(self) -> int:
-        """LINKTYPE_ value of the first interface's packets; of all, in most captures."""
-        return self._reader.linktype
+    def _facts(self) -> Facts:
+        return self._reader._facts()
 
-    @property
-    def linktypes(self) -> tuple[int, ...]:
-        """The LINKTYPE_ value of each interface's packets."""
-        return self._reader.linktypes
-
-    @property
-    def descriptor(self) -> int:
-        """The number of the descriptor that this reader shares or has for itself."""
-        return self._reader.descriptor
-
-    @property
-    def snaplen(self) -> int:
-        """Bytes kept of each packet."""
-        return self._reader.snaplen
-
-    @property
-    def prologue(self) -> bytes:
-        """The pcapng blocks that make a capture file with the buffers' data after them; another after a return."""
-        return self._reader.prologue
-
-    @property
-    def interfaces(self) -> list[Interface]:
-        """The interfaces that packets come from, in the order of Packet.interface."""
-        return self._reader.interfaces
+    def _control(self) -> Connection:
+        return self._reader._control()
 
     @property
     def finished(self) -> bool:
-        """Whether no more buffers will come: it left, or was taken off."""
+        """Whether no more buffers will come: it left, or was evicted."""
         return self._closed or (self._reader.finished and self._reader.end_reason in ("evicted", "left"))
 
     @property
@@ -233,30 +202,18 @@ class ReconnectingReader(Closing):
         return self._reader.holds_views
 
     def fileno(self) -> int:
-        """A file descriptor for select() and the like, as that of Reader; -1 while there is no producer."""
+        """A file descriptor for select() and event loops, as Reader has; -1 while no producer runs."""
         return -1 if self.is_away else self._reader.fileno()
 
     # ---- requests -----------------------------------------------------------------------------------------------
 
-    def stats(self) -> control.Statistics:
-        """What the producer says of itself; ControlError while there is none."""
-        return self._reader.stats()
-
     def ledger(self) -> control.Ledger:
-        """The descriptor's ledger, of this producer's time; see Reader.ledger()."""
+        """The descriptor's ledger since this producer started; see Reader.ledger()."""
         return self._reader.ledger()
 
-    def rotate(self) -> bool:
-        """Have what is stored assigned though the buffer is not full; see Reader.rotate()."""
-        return self._reader.rotate()
-
-    def flush(self) -> None:
-        """Discard what is stored and not assigned yet, and begin the ledger anew."""
-        self._reader.flush()
-
     def set_filter(self, expression: str, *, flush: bool = True) -> None:
-        """Change the filter for packets to come, those of later producers too; see Reader.set_filter()."""
-        self._reader.set_filter(expression, flush=flush)
+        """Change the filter for packets to come, also for later producers; see Reader.set_filter()."""
+        super().set_filter(expression, flush=flush)
         self._options = msgspec.structs.replace(self._options, filter=expression)
 
     def close(self) -> None:

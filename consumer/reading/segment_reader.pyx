@@ -229,7 +229,7 @@ cdef class SegmentReader(Turn):
                 return NOT_YET
 
     cdef int _ended(self, int which) noexcept nogil:
-        """NOT_YET, or what ended the stream; asked only where no buffer was there, and looks once more after it."""
+        """NOT_YET, or what ended the stream. Called when there is no buffer; after an end it looks once more."""
         cdef int found = NOT_YET
         cdef bint hung_up = is_raised(&self._hung_up)  # before the state: a clean end sets that before it hangs up
         cdef uint32_t state = zbuf_state(self._segment)
@@ -251,7 +251,7 @@ cdef class SegmentReader(Turn):
             if found != NOT_YET:
                 return found
             if 0 <= until <= now_ns() or (until < 0 and now_ns() - started > SIGNALS_NS):
-                return NOT_YET  # the second is a pause for Python's signal handlers
+                return NOT_YET  # the second lets Python's signal handlers run
 
     cdef int _sleep(self, int which, int64_t deadline) noexcept nogil:
         """Sleep until the doorbell rings: announce it, look once more, then poll (see SYNC sleep in zbuf.h)."""
@@ -284,22 +284,23 @@ cdef class SegmentReader(Turn):
         return READY if self._look(which) else self._ended(which)
 
     cdef void _silence(self) noexcept nogil:
-        """Take off the doorbell what has rung; before a sleep, not after it, where it would delay the packet."""
+        """Drain the doorbell; before a sleep and not after it, where that would delay the packet."""
         cdef char rings[64]
-        # The producer has this end too, and could make it a blocking one: so it is said each time.
+        # The producer shares this socket's flags and could make it blocking: so MSG_DONTWAIT each time.
         while recv(self._doorbell, rings, sizeof(rings), MSG_DONTWAIT) == sizeof(rings):
             pass
 
     def interrupt(self):
-        """Have a wait for a buffer end without one: that which goes on, or the next; from any thread or signal handler.
+        """End the wait for a buffer that goes on now, or else the next one; from any thread or signal handler.
 
-        next_buffer() returns None then, and an iteration ends, though the stream goes on. A wait in a signal's own
-        thread ends at once, another within a quarter of a second. A buffer that is there is given all the same.
+        next_buffer() then returns None and an iteration ends, although the stream goes on. If a signal handler calls
+        this, a wait in the handler's own thread ends at once; any other ends within a quarter of a second. A buffer
+        that is already there is still given.
         """
         raise_flag(&self._interrupted)
 
     def _note_hang_up(self):
-        """Told by a thread that watches the doorbell of a reader that spins."""
+        """Called by the thread that watches the doorbell for a reader that spins."""
         raise_flag(&self._hung_up)
 
     # ---- what it says of itself -------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The messages between a producer and its clients.
 
-A client sends a request and gets one answer to it, in turn. A connection that has had its Connect answered is one
-reader's life: when it closes, however that comes about, the producer takes the buffers back.
+A client sends one request at a time, and gets one answer to each. A connection whose Connect was answered is the life
+of one reader: when the connection closes, for whatever reason, the producer takes the reader's buffers back.
 """
 
 from typing import Annotated
@@ -23,9 +23,9 @@ class Connect(_Message, frozen=True):
 
     abi: int = ABI
     join: Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_LENGTH_MAX)] | None = None
-    """The name of a descriptor to share with others who say the same; None for one of one's own."""
+    """The name of a descriptor to share with readers that give the same name; None for a private descriptor."""
     settings: Settings | None = None
-    """None to take a joined descriptor as it is, or the defaults for a new one."""
+    """None to take a joined descriptor as it is, or a new one with the defaults."""
 
 
 class Stats(_Message, frozen=True):
@@ -33,11 +33,11 @@ class Stats(_Message, frozen=True):
 
 
 class Rotate(_Message, frozen=True):
-    """Assign what is stored though it is not full."""
+    """Assign what is stored, although the buffer is not full."""
 
 
 class SetFilter(_Message, frozen=True):
-    """Change the filter of the descriptor, flushing it or not."""
+    """Change the filter of the descriptor, and flush the descriptor if asked to."""
 
     filter: FilterText
     flush: bool = True
@@ -48,7 +48,7 @@ class Flush(_Message, frozen=True):
 
 
 class Leave(_Message, frozen=True):
-    """Give everything back; the answer says that it is done."""
+    """Give everything back; the answer comes when that is done."""
 
 
 Request = Connect | Stats | Rotate | SetFilter | Flush | Leave

@@ -1,7 +1,7 @@
-"""The run directory: where producers are found, and how one name is kept to one producer.
+"""The run directory: where producers are found, and how a name belongs to one producer at a time.
 
-A producer NAME is NAME.sock, its control socket, and NAME.lock, held with flock(2) for as long as it lives.
-The kernel drops that lock whichever way a producer ends, so that no process id is ever looked at.
+A producer NAME has NAME.sock, its control socket, and NAME.lock, which it holds with flock(2) as long as it lives. The
+kernel drops that lock however the producer ends, so no process id is needed.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ def run_directory(chosen: str | os.PathLike[str] | None = None) -> Path:
     """A producer's run directory: `chosen`, else ZBUF_RUN_DIR, else /run/zbuf for root, else $XDG_RUNTIME_DIR/zbuf.
 
     Raises:
-        RunDirectoryError: where none of them says. (A directory under /tmp could be anybody's.)
+        RunDirectoryError: none of them is set. (A directory under /tmp could belong to anybody.)
     """
     if chosen or os.environ.get("ZBUF_RUN_DIR"):
         return Path(chosen or os.environ["ZBUF_RUN_DIR"])
@@ -28,13 +28,13 @@ def run_directory(chosen: str | os.PathLike[str] | None = None) -> Path:
         return SYSTEM_DIRECTORY
     if os.environ.get("XDG_RUNTIME_DIR"):
         return Path(os.environ["XDG_RUNTIME_DIR"]) / "zbuf"
-    raise RunDirectoryError("no run directory: XDG_RUNTIME_DIR is not set: say --run-dir or set ZBUF_RUN_DIR")
+    raise RunDirectoryError("no run directory: XDG_RUNTIME_DIR is not set: give --run-dir or set ZBUF_RUN_DIR")
 
 
 def search_path(chosen: str | os.PathLike[str] | None = None) -> list[Path]:
-    """Where a client looks for producers: its own run directory, see run_directory(), and then the system's.
+    """Where a client looks for producers: in its own run directory, see run_directory(), and then in the system's.
 
-    The one directory alone, where it is named by `chosen` or ZBUF_RUN_DIR.
+    If `chosen` or ZBUF_RUN_DIR names a directory, it looks only there.
     """
     try:
         own = run_directory(chosen)
@@ -45,21 +45,21 @@ def search_path(chosen: str | os.PathLike[str] | None = None) -> list[Path]:
 
 
 def directory_mode(socket_mode: int) -> int:
-    """The permissions of a run directory: whoever may write the socket may enter and list its directory."""
+    """The permissions of a run directory: those who may write to the socket may enter and list its directory."""
     return 0o700 | (0o050 if socket_mode & 0o020 else 0) | (0o005 if socket_mode & 0o002 else 0)
 
 
 def make_run_directory(directory: Path, *, mode: int = 0o700, uid: int | None = None, gid: int | None = None) -> None:
-    """Make `directory`, or open one that is ours as far as `mode` says, and see that it can be written.
+    """Make `directory`, or open our own to others as far as `mode` says, and check that it can be written.
 
     Args:
         directory: its path.
-        mode: its permissions; those that it has already stay.
-        uid: its owner, for root to say; by default the process's own.
-        gid: its group, which gets what `mode` says.
+        mode: its permissions; a directory that exists keeps those that it has.
+        uid: its owner, which only root can choose; by default the process's own user.
+        gid: its group, to which `mode` applies.
 
     Raises:
-        RunDirectoryError: it can't be made or written, or is somebody else's.
+        RunDirectoryError: it can't be made or written, or belongs to somebody else.
     """
     try:
         directory.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def make_run_directory(directory: Path, *, mode: int = 0o700, uid: int | None = 
 
 
 def socket_path(directory: Path, name: str) -> Path:
-    """The control socket of the producer `name`; raises ValueRefused where unix(7) has no room for the path."""
+    """The control socket of the producer `name`; raises ValueRefused if the path is too long for unix(7)."""
     path = directory / f"{check_name(name)}.sock"
     if len(os.fsencode(path)) > _SOCKET_PATH_MAX:
         raise ValueRefused(f"socket path {path} is longer than {_SOCKET_PATH_MAX} bytes: use a shorter --run-dir")
@@ -90,7 +90,7 @@ def socket_path(directory: Path, name: str) -> Path:
 
 
 def producer_names(directory: Path) -> list[str]:
-    """The names that have a control socket in `directory`, sorted; a killed producer's may be among them."""
+    """The names that have a control socket in `directory`, sorted; some may belong to killed producers."""
     try:
         return sorted(entry.name.removesuffix(".sock") for entry in directory.iterdir() if entry.name.endswith(".sock"))
     except FileNotFoundError:
@@ -102,7 +102,7 @@ def producer_names(directory: Path) -> list[str]:
 class NameLock:
     """The right to be the producer `name` in `directory`, until release() or the end of the process.
 
-    Raises ProducerExists where another process has it.
+    Raises ProducerExists if another process has it.
     """
 
     def __init__(self, directory: Path, name: str) -> None:
@@ -135,10 +135,10 @@ class NameLock:
             return False
 
     def release(self) -> None:
-        """Give the name up, once."""
+        """Give up the name; call this once."""
         self._path.unlink(missing_ok=True)
         os.close(self._fd)
 
     def forget(self) -> None:
-        """In a forked child, which is not the producer: let the parent's lock be the parent's alone."""
+        """In a forked child, which is not the producer: leave the lock to the parent alone."""
         os.close(self._fd)

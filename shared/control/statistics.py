@@ -1,4 +1,4 @@
-"""What a producer says of itself: ledgers, readers, interfaces."""
+"""What a producer says about itself: ledgers, readers, interfaces."""
 
 from typing import Literal
 
@@ -21,15 +21,15 @@ class Ledger(msgspec.Struct, frozen=True):
     received: int = 0
     """Given to the descriptor."""
     filtered: int = 0
-    """Refused by its filter."""
+    """Rejected by its filter."""
     accepted: int = 0
     """Passed by its filter."""
     delivered: int = 0
     """Acknowledged by its readers."""
     dropped: int = 0
-    """Lost, since no buffer was free."""
+    """Lost, because no buffer was free."""
     abandoned: int = 0
-    """Assigned to readers that left, all of them, without acknowledging."""
+    """Assigned to readers that all left without acknowledging."""
     buffered: int = 0
     """Not acknowledged yet."""
     truncated: int = 0
@@ -59,7 +59,7 @@ class ReaderStatistics(msgspec.Struct, frozen=True):
     user: int = 0
     """The user id that it connected with."""
     stalls: int = 0
-    """Times that no buffer was free since this reader had not given it back."""
+    """Times that no buffer was free because this reader had not given one back."""
     stalled: int = 0
     """Packets that its descriptor dropped in those times."""
 
@@ -76,26 +76,26 @@ class DescriptorStatistics(Ledger, frozen=True, kw_only=True):
     bells: int
     """Times that a sleeping reader was woken."""
     open: bool
-    """Whether it has readers still."""
+    """Whether it still has readers."""
     readers: list[ReaderStatistics]
 
 
 class InterfaceStatistics(msgspec.Struct, frozen=True):
-    """A live interface, in the kernel's words; its counts begin when it was opened, and go on when it was lost."""
+    """A live interface, in the kernel's terms; its counts begin when it is opened, and go on after it was lost."""
 
     interface: str
     engine: str
-    """What reads it: pcap or scapy."""
+    """What reads it: "pcap" or "scapy"."""
     state: InterfaceState
     """"lost": it failed or went away, and is opened again as soon as it returns."""
     received: int
-    """Passed by the capture's filter, dropped ones included."""
+    """Passed by the capture's filter, including those that were dropped."""
     taken: int
     """Read from the kernel, and offered to the descriptors."""
     dropped_by_kernel: int
-    """Lost, since the kernel's buffer was full: `--kernel-buffer` sets its size."""
+    """Lost, because the kernel's buffer was full: `--kernel-buffer` sets its size."""
     dropped_by_interface: int
-    """Lost by the interface or its driver, as far as those say."""
+    """Lost by the interface or its driver, as far as they report it."""
     lost: int
     """Times that it failed or went away."""
 
@@ -118,10 +118,10 @@ class Statistics(
     """Times that a lossless producer slept for its readers."""
     descriptors: list[DescriptorStatistics]
     closed: Ledger
-    """The sums over the descriptors whose readers have all left."""
+    """The sum over the descriptors whose readers have all left."""
     live: list[InterfaceStatistics] = []
     """The interfaces of a live capture."""
     evicted: int = 0
-    """Readers that were taken off, since they held up the others of their descriptor."""
+    """Readers that were evicted, because they held up the other readers of their descriptor."""
     refused: int = 0
     """Connections that were refused."""

@@ -1,7 +1,7 @@
 """How messages go over the control socket, and file descriptors with them.
 
-The socket is AF_UNIX, SOCK_SEQPACKET: one datagram is one message, a JSON object whose "type" says which. Whatever
-arrives is checked by msgspec against the types of messages.py, before anybody looks at it.
+The socket is AF_UNIX, SOCK_SEQPACKET: one datagram is one message, a JSON object whose "type" says which one. msgspec
+checks everything that arrives against the types of messages.py before anything else uses it.
 """
 
 import array
@@ -24,7 +24,7 @@ _answer_decoder: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
 
 
 def encode(message: Request | Answer) -> bytes:
-    """A message as it goes over the socket."""
+    """A message in the form in which it goes over the socket."""
     return _encoder.encode(message)
 
 
@@ -43,7 +43,7 @@ def decode_request(data: bytes) -> Request:
 
 
 def decode_answer(data: bytes) -> Answer:
-    """The answer in a datagram; raises ControlError where it is none."""
+    """The answer in a datagram; raises ControlError if it is not an answer."""
     try:
         return _answer_decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -75,11 +75,11 @@ def receive_answer(connection: socket.socket, descriptors_max: int = 0) -> tuple
 
 
 def _receive(connection: socket.socket, descriptors_max: int) -> tuple[bytes, list[int], int]:
-    """One datagram, and what came with it; socket.recv_fds() of Python 3.11 forgets its flags."""
+    """One datagram with its file descriptors and flags; socket.recv_fds() of Python 3.11 ignores its flags."""
     room = socket.CMSG_SPACE(descriptors_max * _FD_BYTES) if descriptors_max else 0
     try:
         data, ancillary, flags, _ = connection.recvmsg(ANSWER_BYTES_MAX, room, socket.MSG_CMSG_CLOEXEC)
-    except ConnectionResetError:  # told once, and ahead of what the producer said before it hung up
+    except ConnectionResetError:  # reported once, before what the producer said last
         data, ancillary, flags, _ = connection.recvmsg(ANSWER_BYTES_MAX, room, socket.MSG_CMSG_CLOEXEC)
     fds = array.array("i")
     for level, kind, content in ancillary:

@@ -1,4 +1,4 @@
-"""Page 0 of a segment: written by its producer, checked by whoever attaches to it."""
+"""Page 0 of a segment: its producer writes it, and everybody who attaches to it checks it."""
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
@@ -139,7 +139,7 @@ def open_segment(memory):
 def read_layout(memory, bint closed_too=False):
     """Check page 0 of the segment mapped at `memory` and return its Layout.
 
-    The values are copied before they are checked, and everything that the Layout says lies inside the mapping.
+    The values are copied before they are checked. Everything that the Layout describes lies inside the mapping.
 
     Raises:
         SegmentError: naming what is wrong: not a segment, of another ABI, still being made, too short,
@@ -240,7 +240,7 @@ def read_ledger(memory):
 
 
 def unread_blocks(memory, Layout layout not None):
-    """What no reader had acknowledged when the producer of a segment died, in the order of its appending.
+    """What was not acknowledged when the producer of a segment died, in the order in which it was appended.
 
     Args:
         memory: a mapping of the whole segment, whose producer is dead.
@@ -265,7 +265,7 @@ def unread_blocks(memory, Layout layout not None):
             if gen != header.user_gen:
                 order, length = header.sequence, header.kernel_len
             else:
-                order, length = 2 ** 64, zbuf_stored(header, gen + 1)  # the store comes after all that is assigned
+                order, length = 2 ** 64, zbuf_stored(header, gen + 1)  # the store comes last
             length = <uint32_t>min(<uint64_t>length, layout.buffer_bytes - HEADER_BYTES)
             whole, packets = _whole_blocks(<const uint8_t *>(header + 1), length & ~<uint32_t>3)
             if length:

@@ -1,7 +1,7 @@
-"""What killed producers left behind in /dev/shm: found, and removed.
+"""Segments that killed producers left behind in /dev/shm: found and removed here.
 
-A segment is never touched while its producer lives. What a user may not look into is told apart from what is gone, and
-what can't be a segment at all, though it has the name of one, is passed over: anybody can make files in /dev/shm.
+A segment is never touched while its producer lives. A segment that the user may not read is told from one that is gone.
+A file that has a segment's name but can't be a segment is skipped, because anybody can make files in /dev/shm.
 """
 
 import contextlib
@@ -23,16 +23,16 @@ _NAME = re.compile(rf"zbuf\.({NAME_PATTERN})\.([0-9]+)")
 
 @dataclass(frozen=True)
 class Found:
-    """A segment in /dev/shm, as it was when it was looked at."""
+    """A segment in /dev/shm, as it was when it was found."""
 
     producer: str
     descriptor: int
     owner: int
     """User id."""
     state: Literal["left", "alive", "foreign"]
-    """Left behind by a killed producer; a living one's; or another user's, which only root may look into."""
+    """Left behind by a killed producer; a living producer's; or another user's, which only root may read."""
     packets: int = 0
-    """Of one that was left: appended, and not known to be acknowledged by their readers."""
+    """In one that was left: packets appended, but not known to be acknowledged."""
     length_bytes: int = 0
     """Of those packets' blocks."""
     damage: str = ""
@@ -58,26 +58,26 @@ class Found:
 
 
 def leftovers(producer: str) -> Iterator[Found]:
-    """The segments of this user that killed producers named `producer` left behind; all others are passed over."""
+    """The segments of this user that killed producers named `producer` left behind; all others are skipped."""
     for found in find_segments(producer):
         if found.state == "left" and found.owner == os.geteuid():
             yield found
 
 
 def find_segments(producer: str | None = None) -> Iterator[Found]:
-    """All segments of producers named `producer`, or of any; root's may be anybody's."""
+    """All segments of producers named `producer`, or of all producers; root finds those of all users."""
     for entry in sorted(SHM.iterdir()) if SHM.is_dir() else []:
         match = _NAME.fullmatch(entry.name)
         if match is not None and producer in (None, match[1]) and match[2] == str(int(match[2])):
             found = None
-            with contextlib.suppress(OSError):  # it is gone, or closed to its own user
+            with contextlib.suppress(OSError):  # it is gone, or its own user may not read it
                 found = _look_at(entry, match[1], int(match[2]))
             if found is not None:
                 yield found
 
 
 def _look_at(path: Path, producer: str, descriptor: int) -> Found | None:
-    """What a file in /dev/shm is; None where it can't be a segment: a FIFO would make an open() wait for ever."""
+    """What a file in /dev/shm is; None if it can't be a segment: opening a FIFO would wait for ever."""
     look = path.lstat()
     if not stat.S_ISREG(look.st_mode):
         return None
@@ -96,10 +96,10 @@ def _look_at(path: Path, producer: str, descriptor: int) -> Found | None:
 
 
 def _unread(fd: int) -> dict[str, Any]:
-    """What a dead producer's segment has that was not acknowledged."""
+    """What was not acknowledged in a dead producer's segment."""
     try:
         memory, layout = copy_segment(fd)
-    except SegmentError as error:  # for one, it died before the segment was open: nothing can be in there
+    except SegmentError as error:  # it may have died before the segment was open: then nothing can be in it
         return {"damage": str(error)}
     with memory:
         parts = unread_blocks(memory, layout)

@@ -24,7 +24,7 @@ _NANOSECONDS = bytes([9])  # if_tsresol: 10 to the power of minus 9
 
 @dataclass(frozen=True)
 class Interface:
-    """What an Interface Description Block says of one interface."""
+    """What an Interface Description Block says about one interface."""
 
     name: str
     linktype: int
@@ -70,7 +70,7 @@ def statistics(interface: int, start_ns: int, end_ns: int, ledger: Mapping[str, 
         interface: the number of the interface in the prologue.
         start_ns: when the capture began, nanoseconds since 1970.
         end_ns: when it ended, nanoseconds since 1970.
-        ledger: received, accepted, dropped and delivered packets of the descriptor that fed the file.
+        ledger: received, accepted, dropped and delivered packets of the descriptor that the packets came from.
     """
     options = [
         (_ISB_STARTTIME, _timestamp(start_ns)),

@@ -1,8 +1,8 @@
 """Packets that nobody had acknowledged when their producer was killed, as pcapng files.
 
-A segment that was left behind may be damaged, and root's may be anybody's: it is copied first, checked then, and only
-whole blocks that every reader of pcapng takes are written. There are no statistics at the end of such a file, since
-the ledger in a segment is as old as its last rotation, and would not agree with the packets.
+A segment that was left behind may be damaged, and root may meet one of any user. So it is first copied and then
+checked, and only whole blocks that every pcapng program accepts are written. Such a file has no statistics at its end,
+because the ledger in a segment is as old as its last rotation and would not agree with the packets.
 """
 
 import contextlib
@@ -39,27 +39,27 @@ class Salvaged:
     descriptor: int
     packets: int
     left_out_bytes: int
-    """Of damaged blocks and those behind them, which are not in the file."""
+    """Bytes that are not in the file: damaged blocks and everything after them."""
     length_bytes: int
-    """Of the file."""
+    """The size of the file."""
     first_ns: int | None
-    """Time of the earliest packet, nanoseconds since 1970; None where there is none."""
+    """Time of the earliest packet, nanoseconds since 1970; None without packets."""
     last_ns: int | None
-    """Time of the latest."""
+    """Time of the latest packet."""
 
 
 def salvage(found: Found, path: str, *, remove: bool = False) -> Salvaged:
     """Write the unread packets of a segment that was left behind to a pcapng file, and sync it.
 
     Args:
-        found: which, see find_segments().
-        path: the file; it is overwritten if it is a regular one. "-" is standard output.
-        remove: remove the segment after that, if all its packets were written.
+        found: the segment, see find_segments().
+        path: the file; an existing regular file is overwritten. "-" is standard output.
+        remove: remove the segment afterwards, if all its packets were written.
 
     Raises:
-        SegmentError: nothing of the segment can be read, or it is not a dead producer's any more. No file is made.
-        ZbufError: the file can't be written, a full disk for one. What was written stays, and is a whole file; the
-            segment stays too.
+        SegmentError: nothing in the segment can be read, or its producer is not dead. No file is made.
+        ZbufError: the file can't be written, because the disk is full for example. What was written stays and is a
+            valid file; the segment stays too.
     """
     with _opened(found) as fd:
         with _Unread(fd, found) as unread:
@@ -73,10 +73,10 @@ def salvage_all(producer: str, directory: Path) -> list[Salvaged]:
     """Write what killed producers named `producer` left unread to new files in `directory`, and remove nothing.
 
     The files are NAME-<descriptor>-<time of the latest packet, UTC>.pcapng. A segment of which nothing can be read is
-    logged and passed over.
+    logged and skipped.
 
     Raises:
-        ZbufError: a file can't be written. The segment of that one, and those after it, are to be kept then.
+        ZbufError: a file can't be written. The caller must then keep that segment and the ones after it.
     """
     written = []
     for found in leftovers(producer):
@@ -96,14 +96,14 @@ def _salvage_into(found: Found, directory: Path) -> Salvaged:
 
 
 def _new_name(stem: str) -> str:
-    """A name that is not taken: the packets of a capture file that is replayed twice have the same times."""
+    """A name that is still free: if a capture file is replayed twice, its packets have the same times."""
     names = (f"{stem}{number}.pcapng" for number in ("", *(f".{number}" for number in range(2, 1000))))
     return next(name for name in names if not os.path.lexists(name))
 
 
 @contextlib.contextmanager
 def _opened(found: Found) -> Iterator[int]:
-    """A segment that is a dead producer's still."""
+    """Open a segment whose producer is still dead."""
     try:
         fd = found.open()
     except OSError as error:
@@ -117,14 +117,14 @@ def _opened(found: Found) -> Iterator[int]:
 
 
 def _remove(found: Found, fd: int) -> None:
-    """Remove the segment open at `fd`, unless its name is another's now: a producer may have started."""
+    """Remove the segment open at `fd`, unless a new producer has taken its name."""
     with contextlib.suppress(FileNotFoundError):
         if os.path.samestat(os.fstat(fd), found.path.lstat()):
             found.remove()
 
 
 class _Unread(Closing):
-    """The blocks of a segment that were not acknowledged, in pieces that are whole blocks, of our own memory."""
+    """The blocks of a segment that were not acknowledged: a copy, in pieces of whole blocks."""
 
     def __init__(self, fd: int, found: Found) -> None:
         self.found = found
@@ -133,7 +133,7 @@ class _Unread(Closing):
         self.first_ns: int | None = None
         self.last_ns: int | None = None
         self.pieces: list[tuple[int, int, int]] = []
-        """Start, end and packets of each, in the order of their appending."""
+        """Start, end and packets of each, in the order in which they were appended."""
         try:
             self.memory, layout = copy_segment(fd)
             parts = unread_blocks(self.memory, layout)
@@ -228,7 +228,7 @@ def _write_file(unread: _Unread, path: str, flags: int = 0) -> Salvaged:
 
 
 def _open_file(path: str, flags: int) -> int:
-    """A regular file, empty, and as private as the segment was."""
+    """Open an empty regular file that is as private as the segment was."""
     try:
         fd = os.open(path, flags | os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o600)
     except OSError as error:
@@ -251,7 +251,7 @@ def _write_all(unread: _Unread, path: str, fd: int) -> int:
                     length_bytes += _write(fd, piece)
                 packets += count
         if stat.S_ISREG(os.fstat(fd).st_mode):
-            os.fsync(fd)  # a disk that is full, or far away, may say so only now
+            os.fsync(fd)  # a full disk, or one on the network, may report it only now
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -263,13 +263,13 @@ def _write_all(unread: _Unread, path: str, fd: int) -> int:
 
 
 def _write(fd: int, data: memoryview) -> int:
-    """Write all of it, or nothing: of blocks that came only in part the file would not be a whole one."""
+    """Write all of it or nothing: with part of a block, the file would not be valid."""
     done = 0
     try:
         while done < len(data):
             done += os.write(fd, data[done:])
     except OSError:
-        with contextlib.suppress(OSError):  # a pipe keeps them
+        with contextlib.suppress(OSError):  # a pipe can't be cut
             os.ftruncate(fd, os.lseek(fd, -done, os.SEEK_CUR))
         raise
     return done

@@ -1,10 +1,10 @@
-"""Segments: made, opened, mapped, checked and removed here, and nowhere else.
+"""Segments: made, opened, mapped, checked and removed here and nowhere else.
 
 A segment is a POSIX shared-memory object ``/zbuf.<producer>.<descriptor>``, mode 0600. Its memory is reserved with
 posix_fallocate(3) when it is made, so that a full /dev/shm is an error then and not a SIGBUS later. The producer holds
-a write lock on it for as long as it lives (an open file description lock, fcntl(2)): that is how anyone can tell a
-living producer's segment from one that a killed producer left behind. A reader's descriptor is read-only, so a reader
-can't take that lock.
+a write lock on it for as long as it lives (an open file description lock, fcntl(2)), by which everybody can tell a
+living producer's segment from one that a killed producer left behind. Readers can't take that lock, because their file
+descriptors are read-only.
 """
 
 import contextlib
@@ -34,15 +34,15 @@ _FLOCK = struct.Struct("hhqqi4x")  # struct flock of fcntl(2) on 64-bit Linux
 
 
 class Segment:
-    """One descriptor's shared memory on the producer's side, from its making to remove().
+    """One descriptor's shared memory on the producer's side, from its creation to remove().
 
     Args:
-        layout: what to make; `layout.descriptor` is the number that ends the object's name.
+        layout: what to make; the object's name ends in `layout.descriptor`.
         prologue: the pcapng blocks before the first packet, `layout.prologue_bytes` of them.
 
     Raises:
-        SegmentError: /dev/shm has no room for it, or no permission.
-        FileExistsError: an object of that name is there already.
+        SegmentError: /dev/shm has no room for it, or does not permit it.
+        FileExistsError: an object of that name already exists.
     """
 
     def __init__(self, layout: Layout, prologue: bytes) -> None:
@@ -52,7 +52,7 @@ class Segment:
         self.name = f"/zbuf.{layout.producer}.{layout.descriptor}"
         fd, self._lock_fd = _create(self.name, layout.segment_bytes)
         try:
-            # Every page is there before the first packet is: a fault is no part of the packet path.
+            # Every page is mapped before the first packet, so that no page fault slows the packet path.
             self.map = mmap.mmap(fd, layout.segment_bytes, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
             write_layout(self.map, layout)
             self.map[layout.prologue_offset : layout.prologue_offset + len(prologue)] = prologue
@@ -63,11 +63,11 @@ class Segment:
             os.close(fd)
 
     def open(self) -> None:
-        """Let readers in, once the buffers' headers are set up."""
+        """Let readers in; the buffers' headers must be set up before."""
         open_segment(self.map)
 
     def reader_fd(self) -> int:
-        """A new read-only file descriptor of the segment, the caller's to close; SegmentError once it is removed."""
+        """A new read-only file descriptor of the segment, which the caller closes; SegmentError once it is removed."""
         try:
             return int(posix_ipc.SharedMemory(self.name, read_only=True).fd)
         except posix_ipc.ExistentialError:
@@ -76,17 +76,17 @@ class Segment:
             raise SegmentError(f"segment {self.name} can't be opened: {error}") from None
 
     def remove(self) -> None:
-        """Remove the name and give up the lock. Mappings, the readers' too, live until they are dropped."""
+        """Remove the name and give up the lock. All mappings live on until they are dropped."""
         _unlink(self.name)
         self.unlock()
 
     def discard(self) -> None:
-        """Remove it, and drop our mapping, which nobody uses any more; the readers keep theirs."""
+        """Remove it and drop our mapping, which must not be in use any more; the readers keep theirs."""
         self.remove()
         self.map.close()
 
     def unlock(self) -> None:
-        """Give up the lock alone: a forked child does, which is not the producer."""
+        """Give up only the lock, as a forked child does, which is not the producer."""
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
         self._lock_fd = -1
@@ -95,7 +95,7 @@ class Segment:
 def _create(name: str, size: int) -> tuple[int, int]:
     """A new object of that size: a file descriptor to map, and another that holds the write lock.
 
-    Two, since a mapping keeps a duplicate of its descriptor, with the lock, for as long as it lives.
+    Two, because a mapping keeps a duplicate of its file descriptor, and with it a lock, for as long as it lives.
     """
     fd = _open_new(name)
     try:
@@ -125,7 +125,7 @@ def _open_new(name: str) -> int:
 
 
 def check_space(buffer_bytes: int) -> None:
-    """Check the size of a buffer, and that there is room for two of them at the moment.
+    """Check the size of a buffer, and that there is room for two of them now.
 
     Raises:
         ValueRefused: the size breaks the rules, see check_buffer_bytes().
@@ -167,7 +167,7 @@ def map_segment(fd: int, *, closed_too: bool = False) -> tuple[mmap.mmap, Layout
     """Map the segment open at `fd` read-only and check it.
 
     Raises:
-        SegmentError: naming the half-made, foreign or damaged state it is in (see read_layout()).
+        SegmentError: it is half-made, foreign or damaged; the message says which (see read_layout()).
     """
     memory = mmap.mmap(fd, _size_of(fd), prot=mmap.PROT_READ)
     try:
@@ -178,17 +178,17 @@ def map_segment(fd: int, *, closed_too: bool = False) -> tuple[mmap.mmap, Layout
 
 
 def copy_segment(fd: int) -> tuple[mmap.mmap, Layout]:
-    """The dead producer's segment open at `fd`, copied to memory of our own, as much of it as is in use, and checked.
+    """Copy the part in use of the dead producer's segment open at `fd` to memory of our own, and check it.
 
-    Whoever owns the segment can change it, or cut it short, which makes a look at a mapping of it a SIGBUS. Nobody can
-    change the copy between a check and a use.
+    The owner of a segment can change it, or cut it short, after which reading a mapping of it raises SIGBUS. Nobody can
+    change the copy between check and use.
 
     Raises:
-        SegmentError: as map_segment() does, but not for a closed one; or there is no memory for it.
+        SegmentError: as map_segment() does, except for a closed one; or there is no memory for it.
     """
     size = _size_of(fd)
     try:
-        memory = mmap.mmap(-1, size)  # what is never written takes no memory
+        memory = mmap.mmap(-1, size)  # pages that are never written take no memory
     except (OSError, OverflowError, ValueError) as error:
         raise SegmentError(f"segment of {size} bytes: too large to be copied: {error}") from None
     try:
@@ -217,7 +217,7 @@ def _size_of(fd: int) -> int:
 
 
 def _copy(fd: int, memory: mmap.mmap, offset: int, length: int) -> None:
-    """Copy a range of a segment; what it has no bytes for, since it was cut short, stays zero."""
+    """Copy a range of a segment; where it was cut short, the copy stays zero."""
     end = min(offset + length, len(memory))
     with memoryview(memory) as view:
         while offset < end:

@@ -1,4 +1,4 @@
-/* What a loop needs that looks for somebody else's store: a pause between looks, and a flag of its own process to stop it by. */
+/* For loops that wait for another process's store: a pause between looks, and a flag of the own process that ends them. */
 #ifndef ZBUF_SPIN_H
 #define ZBUF_SPIN_H
 

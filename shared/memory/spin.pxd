@@ -1,4 +1,4 @@
-# What a loop needs that looks for somebody else's store: a pause between looks, a clock, and a flag to stop it by.
+# For loops that wait for another process's store: a pause between looks, a clock, and a flag that ends them.
 
 from libc.stdint cimport int64_t
 

@@ -1,9 +1,82 @@
 """zbuf: zero-copy BPF in userland, a multiprocess shared-memory capture service.
 
-:mod:`zbuf.producer` takes packets in and appends them to shared buffers, :mod:`zbuf.consumer` reads them in
-other processes, :mod:`zbuf.shared` is what both agree on.
+::
+
+    from zbuf import connect
+
+    with connect("lab", filter="tcp port 80") as reader:
+        for packet in reader:
+            print(packet.time_ns, packet.caplen, bytes(packet))
+
+:mod:`zbuf.producer` takes packets in and appends them to shared buffers, :mod:`zbuf.consumer` reads them in other
+processes, :mod:`zbuf.errors` has what both raise. What is imported from here comes from one of these three, at its
+first use: a program that only reads loads nothing of the producer.
 """
 
-from importlib.metadata import version
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__version__ = version("zbuf")
+if TYPE_CHECKING:
+    from zbuf.consumer import INDEX_DTYPE as INDEX_DTYPE
+    from zbuf.consumer import AsyncReader as AsyncReader
+    from zbuf.consumer import Batch as Batch
+    from zbuf.consumer import Buffer as Buffer
+    from zbuf.consumer import Connection as Connection
+    from zbuf.consumer import Packet as Packet
+    from zbuf.consumer import PacketCopy as PacketCopy
+    from zbuf.consumer import Reader as Reader
+    from zbuf.consumer import ReconnectingReader as ReconnectingReader
+    from zbuf.consumer import connect as connect
+    from zbuf.consumer import connect_async as connect_async
+    from zbuf.consumer import producers as producers
+    from zbuf.errors import CaptureFileError as CaptureFileError
+    from zbuf.errors import ConfigurationError as ConfigurationError
+    from zbuf.errors import ControlError as ControlError
+    from zbuf.errors import CorruptBuffer as CorruptBuffer
+    from zbuf.errors import FilterError as FilterError
+    from zbuf.errors import InterfaceError as InterfaceError
+    from zbuf.errors import ProducerExists as ProducerExists
+    from zbuf.errors import ProducerNotFound as ProducerNotFound
+    from zbuf.errors import Refused as Refused
+    from zbuf.errors import RunDirectoryError as RunDirectoryError
+    from zbuf.errors import SegmentError as SegmentError
+    from zbuf.errors import StaleBuffer as StaleBuffer
+    from zbuf.errors import ValueRefused as ValueRefused
+    from zbuf.errors import ZbufError as ZbufError
+    from zbuf.producer import FileSource as FileSource
+    from zbuf.producer import Producer as Producer
+    from zbuf.producer import RawPacket as RawPacket
+    from zbuf.producer import ScapySource as ScapySource
+
+    __version__: str
+
+_ERRORS = """CaptureFileError ConfigurationError ControlError CorruptBuffer FilterError InterfaceError ProducerExists
+    ProducerNotFound Refused RunDirectoryError SegmentError StaleBuffer ValueRefused ZbufError"""
+_READING = """INDEX_DTYPE AsyncReader Batch Buffer Connection Packet PacketCopy Reader ReconnectingReader connect
+    connect_async producers"""
+_PRODUCING = "FileSource Producer RawPacket ScapySource"
+
+_HOMES = {
+    name: home
+    for home, names in (("zbuf.consumer", _READING), ("zbuf.errors", _ERRORS), ("zbuf.producer", _PRODUCING))
+    for name in names.split()
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("zbuf")
+    elif name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, "__version__"})

@@ -291,7 +291,10 @@ def test_consumer_in_c_refuses_an_answer_with_too_many_descriptors(
     assert "too many file descriptors" in refused(process)
 
 
-@pytest.mark.parametrize(("which", "message"), [(0, "no memory"), (1, "no memory"), (2, "the doorbell is no socket")])
+@pytest.mark.parametrize(
+    ("which", "message"),
+    [(0, "shared memory is too short"), (1, "shared memory is too short"), (2, "the doorbell is not a socket")],
+)
 @pytest.mark.parametrize("kind", ["short file", "directory", "pipe"])
 def test_consumer_in_c_refuses_a_descriptor_of_the_wrong_kind(
     fake: FakeProducer, sanitized: Path, example: Start, tmp_path: Path, which: int, message: str, kind: str

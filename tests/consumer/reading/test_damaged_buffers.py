@@ -1,7 +1,7 @@
 """Buffers whose bytes are no packets, as a broken or hostile producer leaves them: an error, however they are read.
 
 The reader and its producer are two processes, and the damage is done to the shared memory between them. What each word
-of a block can be is test_reader.py's; here is every way to come across it.
+of a block can be is test_broken_producer.py's; here is every way to come across it.
 """
 
 import asyncio

@@ -72,7 +72,7 @@ def interface(name: str = "eth0", **counts: Any) -> InterfaceStatistics:
 
 
 def producer(uptime_s: float, *descriptors: DescriptorStatistics, **more: Any) -> Statistics:
-    fixed: dict[str, Any] = {"producer": "lab", "pid": 7, "epoch": 1, "linktype": 1, "interfaces": ["eth0"]}
+    fixed: dict[str, Any] = {"producer": "lab", "pid": 7, "epoch": 1, "linktypes": [1], "interfaces": ["eth0"]}
     counts = {"offered": 0, "waits": 0, "closed": Ledger()}
     return Statistics(**fixed | counts | {"uptime_s": uptime_s, "descriptors": list(descriptors)} | more)
 
@@ -244,7 +244,7 @@ def test_reader_s_process_and_user_are_named() -> None:
 
 
 def test_buffers_fill_is_a_share_of_both() -> None:
-    now = producer(1.0, descriptor(1, buffered_bytes=PAGE // 2), descriptor(2, buffered_bytes=9 * PAGE))
+    now = producer(1.0, descriptor(1, stored_bytes=PAGE // 2), descriptor(2, stored_bytes=9 * PAGE))
     shown = [row[9].plain for row in sections([seen(now)])[1].rows]
     assert shown == ["25%", "100%"]
     assert sections([seen(producer(1.0, descriptor(1, buffer_bytes=None)))])[1].rows[0][9].plain == "-"

@@ -72,7 +72,7 @@ def test_no_directory_is_an_error_that_says_what_to_set(nowhere: pytest.MonkeyPa
     if empty:
         nowhere.setenv("ZBUF_RUN_DIR", "")
         nowhere.setenv("XDG_RUNTIME_DIR", "")
-    with pytest.raises(RunDirectoryError, match=r"XDG_RUNTIME_DIR is not set: say --run-dir or set ZBUF_RUN_DIR"):
+    with pytest.raises(RunDirectoryError, match=r"XDG_RUNTIME_DIR is not set: give --run-dir or set ZBUF_RUN_DIR"):
         run_directory()
 
 
