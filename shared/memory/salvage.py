@@ -27,6 +27,7 @@ log = logging.getLogger("zbuf")
 
 _PIECE_BYTES = 256 << 10
 _PACKET = 6  # an Enhanced Packet Block
+_OF_THE_FILE = frozenset((0x0A0D0D0A, 1, 2, 3))  # a section, an interface, packets of other kinds: none belongs there
 _BLOCK = struct.Struct("<7I")  # of an Enhanced Packet Block: type, length, interface, time (2), captured, original
 
 
@@ -138,12 +139,17 @@ class _Unread(Closing):
             self.memory, layout = copy_segment(fd)
             parts = unread_blocks(self.memory, layout)
             self.prologue, known = _prologue_before(self.memory, layout, parts)
+            for offset, length_bytes, _, damaged_bytes, announced_by_then in parts:
+                head = _head(self.memory, offset, length_bytes)
+                if known + len(described(head)) == announced_by_then:
+                    known = announced_by_then
+                else:  # one before was not acknowledged, and is damaged, or the prologue had no room for one
+                    head = b""
+                blocks = _whole_blocks(self.memory, offset, len(head), offset + length_bytes, known, layout.snaplen)
+                whole = self._cut(offset, blocks)
+                self.left_out_bytes += damaged_bytes + offset + length_bytes - whole
         except SegmentError as error:
             raise SegmentError(f"{found.path}: {error}") from None
-        for offset, length_bytes, _, damaged_bytes, _ in parts:
-            known += len(_announced(self.memory, offset, length_bytes))
-            whole = self._cut(offset, _whole_blocks(self.memory, offset, offset + length_bytes, known, layout.snaplen))
-            self.left_out_bytes += damaged_bytes + offset + length_bytes - whole
 
     def _cut(self, start: int, blocks: Iterator[tuple[int, int | None]]) -> int:
         """Make pieces of one buffer's blocks, and count the packets; returns where the last of them ends."""
@@ -174,28 +180,33 @@ def _prologue_before(
     whole = memory[layout.prologue_offset : layout.prologue_offset + layout.prologue_bytes]
     known = len(interfaces(whole))
     for offset, length_bytes, _, _, announced_by_then in parts[:1]:
-        before = announced_by_then - len(_announced(memory, offset, length_bytes))
+        before = announced_by_then - len(described(_head(memory, offset, length_bytes)))
         if 0 < before < known:
             return first_interfaces(whole, before), before
     return whole, known
 
 
-def _announced(memory: mmap.mmap, offset: int, length_bytes: int) -> list[Interface]:
-    """The interfaces that the head of a buffer announces."""
+def _head(memory: mmap.mmap, offset: int, length_bytes: int) -> bytes:
+    """The Interface Description Blocks that a buffer begins with."""
     with memoryview(memory) as view, view[offset : offset + length_bytes] as blocks:
-        return described(announced(blocks))
+        return announced(blocks)
 
 
 def _whole_blocks(
-    memory: mmap.mmap, offset: int, end: int, interfaces: int, snaplen: int
+    memory: mmap.mmap, offset: int, head_bytes: int, end: int, interfaces: int, snaplen: int
 ) -> Iterator[tuple[int, int | None]]:
-    """The end of each block, and the time of a packet, up to the first packet that libpcap would refuse.
+    """The end of each block, and the time of a packet, up to the first block that libpcap would refuse.
 
     unread_blocks() has seen to it that they are whole and that their lengths stay inside; libpcap wants more.
     """
+    offset += head_bytes
+    if head_bytes:
+        yield offset, None
     while offset < end:
         kind, total = struct.unpack_from("<2I", memory, offset)
         offset += total
+        if kind in _OF_THE_FILE:
+            return
         if kind != _PACKET:
             yield offset, None
             continue

@@ -101,8 +101,8 @@ def test_segment_that_is_foreign_is_refused(fake: FakeProducer) -> None:
 
 
 def test_segment_of_another_producer_is_refused(fake: FakeProducer) -> None:
-    fake.answer["producer"] = "another"
-    with pytest.raises(SegmentError, match=r"foreign segment: it is .*'s, where 'another' answered"):
+    fake.segment.map[256:264] = b"another\0"
+    with pytest.raises(SegmentError, match=r"foreign segment: it is 'another's, where '.*' answered"):
         connect_to(fake)
 
 

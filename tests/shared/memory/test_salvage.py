@@ -310,7 +310,7 @@ def test_only_a_regular_file_is_overwritten(lab: Lab, killed: Callable[..., Path
 
 @pytest.mark.parametrize(
     ("offset", "value"),
-    [(0, 99), (20, 1 << 31), (4, 0), (8, 1), (88, 96)],
+    [(0, 3), (20, 1 << 31), (4, 0), (8, 1), (88, 96)],
     ids=["type", "captured", "length", "interface", "length again"],
 )
 def test_blocks_from_a_damaged_one_on_are_left_out_and_the_segment_is_kept(
