@@ -447,6 +447,7 @@ cdef class Paced(NativeSource):
         if self._at == self._count:
             count = self._inner.next(&self._packets)
             if count <= 0:
+                batch[0] = self._packets  # a block that is no packet is due at once
                 return count
             self._at, self._count = 0, count
         count = self._pace.admit(self._packets + self._at, self._count - self._at, NEVER_NS)

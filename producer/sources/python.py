@@ -45,7 +45,7 @@ class ScapySource:
 
     Raises:
         ValueRefused: there are no files.
-        CaptureFileError: a file is missing, or scapy can't read it, or the link types differ.
+        CaptureFileError: a file is missing, or scapy can't read it.
     """
 
     def __init__(self, paths: Iterable[str]) -> None:
@@ -55,12 +55,12 @@ class ScapySource:
         self.damage: list[str] = []
         self.warnings = self.damage
         linktypes = [_scapy_linktype(path) for path in self.paths]
-        if len(set(linktypes)) > 1:
-            raise CaptureFileError(
-                f"{self.paths[1]}: the files' link types differ: {linktypes}: replay them separately"
-            )
         self.linktype = linktypes[0]
-        self.interfaces = [Interface(os.path.basename(path) or path, self.linktype) for path in self.paths]
+        """LINKTYPE_ value of the first file."""
+        self.interfaces = [
+            Interface(os.path.basename(path) or path, linktype)
+            for path, linktype in zip(self.paths, linktypes, strict=True)
+        ]
 
     @property
     def recordings(self) -> range:

@@ -6,7 +6,7 @@ Statistics). The packets themselves are written by zbuf.h.
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from zbuf.shared.errors import SegmentError
 
@@ -31,7 +31,7 @@ class Interface:
     linktype: int
     """A LINKTYPE_ value, https://www.tcpdump.org/linktypes.html."""
     description: str = ""
-    snaplen: int = 0
+    snaplen: int = field(default=0, compare=False)
     """Bytes that were kept of a packet at most; 0 where that was not limited."""
     speed: int | None = None
     """Bits per second; None where that is not known."""
@@ -41,19 +41,29 @@ class Interface:
     """Everything else that is known of it: pcapng's options, code and little-endian value."""
 
 
+def interface_description(interface: Interface, snaplen: int) -> bytes:
+    """The Interface Description Block of one interface.
+
+    Args:
+        interface: what it says.
+        snaplen: bytes that are kept of a packet; the smaller one counts where the interface has a snaplen of its own.
+    """
+    kept = min(snaplen, interface.snaplen or snaplen)
+    body = struct.pack("<HHI", interface.linktype, 0, kept)
+    return _block(_INTERFACE_DESCRIPTION, body, _interface_options(interface))
+
+
 def prologue(interfaces: Sequence[Interface], snaplen: int, application: str) -> bytes:
     """The blocks before the first packet: a Section Header, then one Interface Description per interface.
 
     Args:
         interfaces: in the order of the packets' interface numbers.
-        snaplen: the same for all of them, in bytes (libpcap refuses a file whose interfaces have different ones).
-        application: the program that wrote the file, for shb_userappl.
+        snaplen: bytes kept of a packet.
+        application: what shb_userappl says wrote the file.
     """
     header = struct.pack("<IHHq", _BYTE_ORDER_MAGIC, 1, 0, _SECTION_LENGTH_UNKNOWN)
     blocks = [_block(_SECTION_HEADER, header, [(_SHB_USERAPPL, application.encode())])]
-    for interface in interfaces:
-        body = struct.pack("<HHI", interface.linktype, 0, snaplen)
-        blocks.append(_block(_INTERFACE_DESCRIPTION, body, _interface_options(interface)))
+    blocks += [interface_description(interface, snaplen) for interface in interfaces]
     return b"".join(blocks)
 
 
@@ -95,16 +105,43 @@ def interfaces(blocks: bytes) -> list[Interface]:
     Raises:
         SegmentError: these bytes are not a Section Header and whole Interface Descriptions.
     """
-    found = []
     (first, section), *others = _blocks(blocks) or [(0, b"")]
     if first != _SECTION_HEADER or len(section) < 16 or section[:4] != struct.pack("<I", _BYTE_ORDER_MAGIC):
         raise SegmentError("corrupt segment: no pcapng Section Header at the start of the prologue")
-    for kind, body in others:
-        if kind == _INTERFACE_DESCRIPTION and len(body) >= 8:
-            found.append(replace(_interface(body), snaplen=0))  # it is that of the descriptor
-        else:
-            raise SegmentError(f"corrupt segment: a pcapng block of type {kind:#x} in the prologue")
-    return found
+    return [_described(kind, body) for kind, body in others]
+
+
+def described(blocks: bytes) -> list[Interface]:
+    """The interfaces of Interface Description Blocks alone, as they stand at the head of a buffer.
+
+    Raises:
+        SegmentError: these bytes are anything else.
+    """
+    return [_described(kind, body) for kind, body in _blocks(blocks)]
+
+
+def _described(kind: int, body: bytes) -> Interface:
+    if kind != _INTERFACE_DESCRIPTION or len(body) < 8:
+        raise SegmentError(f"corrupt segment: a pcapng block of type {kind:#x} in the prologue")
+    return _interface(body)
+
+
+def first_interfaces(blocks: bytes, count: int) -> bytes:
+    """The part of a prologue that describes its first `count` interfaces.
+
+    Raises:
+        SegmentError: it is damaged before that, or describes fewer.
+    """
+    offset = found = 0
+    for kind, body in _blocks(blocks):
+        if kind == _INTERFACE_DESCRIPTION:
+            if found == count:
+                return blocks[:offset]
+            found += 1
+        offset += len(body) + 12
+    if found != count:
+        raise SegmentError(f"corrupt segment: {found} interfaces in a prologue that should have {count}")
+    return blocks
 
 
 def interface_of(block: bytes, default_name: str = "") -> Interface:
@@ -123,7 +160,7 @@ def interface_of(block: bytes, default_name: str = "") -> Interface:
 
 def _interface(body: bytes) -> Interface:
     linktype, _, snaplen = struct.unpack_from("<HHI", body)
-    options = _options(body[8:])
+    options = options_in(body[8:])
     known = dict(reversed(options))  # the first of each
     speed, expression = known.get(_IF_SPEED, b""), known.get(_IF_FILTER, b"")
     is_text = expression[:1] == _FILTER_TEXT
@@ -171,7 +208,8 @@ def _blocks(data: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
-def _options(data: bytes) -> list[tuple[int, bytes]]:
+def options_in(data: bytes) -> list[tuple[int, bytes]]:
+    """The options in these bytes, each with its code, up to the end that they name, or the first one that is cut."""
     found, offset = [], 0
     while len(data) - offset >= 4:
         code, length = struct.unpack_from("<HH", data, offset)

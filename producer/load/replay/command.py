@@ -23,7 +23,7 @@ from zbuf.shared.cli.process import end_with, on_end, raise_descriptor_limit
 from zbuf.shared.cli.progress import progress
 from zbuf.shared.errors import ValueRefused
 from zbuf.shared.memory.segment import check_space
-from zbuf.shared.names import name_from_path
+from zbuf.shared.names import linktypes_of, name_from_path
 
 T = TypeVar("T")
 
@@ -178,15 +178,15 @@ def replay(
     ending = _Ending()
     producer = Producer(
         name or name_from_path(files[0]),
-        linktype=source.linktype,
         interfaces=source.interfaces,
         lossless=lossless,
         buffer_size=buffer_bytes,
         run_dir=run_dir,
-        linger_s=None if lossless else linger,
+        linger_s=linger,
     )
     ending.watch(producer)
-    sys.stderr.write(f"zbufd: {producer.name} ready in {producer.run_dir}, link-type {source.linktype}\n")
+    linktypes = linktypes_of(one.linktype for one in source.interfaces)
+    sys.stderr.write(f"zbufd: {producer.name} ready in {producer.run_dir}, link-type {linktypes}\n")
     known = _warn(source.warnings)
     measured = Measured(want_latency=latency, want_rates=report is not None)
     with producer:

@@ -93,7 +93,6 @@ def sweep(
         producer = closing.enter_context(
             Producer(
                 name or name_from_path(files[0]),
-                linktype=source.linktype,
                 interfaces=source.interfaces,
                 buffer_size=buffer_bytes,
                 run_dir=run_dir,
