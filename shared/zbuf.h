@@ -298,9 +298,9 @@ struct zbuf_packet {
     uint32_t caplen;             /* bytes here */
     uint32_t wirelen;            /* bytes on the wire */
     uint32_t interface_id;       /* which of the Interface Description Blocks is its own, from 0 on */
-    uint32_t direction : 2;      /* epb_flags & 3 */
-    uint32_t tag_at : 5;         /* where the VLAN tag is in data that the card took off and libpcap put back, or 0 */
-    uint32_t options_words : 25; /* of its options: their length / 4 */
+    uint8_t direction;           /* epb_flags & 3 */
+    uint8_t tag_at;              /* where the VLAN tag is in data that the card took off and libpcap put back, or 0 */
+    uint16_t options_words;      /* of its options: their length / 4; of longer ones, the first 262,140 bytes */
     const uint8_t *data;
 };
 
@@ -414,7 +414,7 @@ static inline void zbuf_get_options(const uint8_t *option, const uint8_t *end, s
         if ((head & 0xffffu) == 0 || padded > room)
             return;
         if (head == ZBUF_EPB_FLAGS)
-            packet->direction = zbuf_get32(option + 4) & 3u;
+            packet->direction = (uint8_t)(zbuf_get32(option + 4) & 3u);
         else if (head == ZBUF_EPB_DROPCOUNT)
             packet->dropped = zbuf_get32(option + 4) | (uint64_t)zbuf_get32(option + 8) << 32;
         option += 4 + padded;
@@ -426,7 +426,7 @@ static inline uint32_t zbuf_get_packet(const uint8_t *blocks, uint32_t offset, u
                                        struct zbuf_packet *packet)
 {
     const uint8_t *at = blocks + offset;
-    uint32_t total = following - offset, caplen, bare;
+    uint32_t total = following - offset, caplen, bare, words;
 
     if (total < ZBUF_EPB_BYTES)
         return 0;
@@ -439,7 +439,8 @@ static inline uint32_t zbuf_get_packet(const uint8_t *blocks, uint32_t offset, u
     packet->caplen = caplen;
     packet->wirelen = zbuf_get32(at + 24);
     packet->dropped = packet->direction = packet->tag_at = 0;
-    packet->options_words = (total - bare) / 4 & 0x1ffffffu;
+    words = (total - bare) / 4;
+    packet->options_words = (uint16_t)(words < UINT16_MAX ? words : UINT16_MAX);
     packet->data = at + ZBUF_EPB_DATA;
     if (total > bare)
         zbuf_get_options(packet->data + zbuf_pad(caplen), at + total - 4, packet);

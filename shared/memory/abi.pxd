@@ -79,9 +79,9 @@ cdef extern from "zbuf/shared/zbuf.h" nogil:
         uint32_t caplen
         uint32_t wirelen
         uint32_t interface_id
-        uint32_t direction              # two bits of it
-        uint32_t tag_at                 # five bits
-        uint32_t options_words          # 25 bits
+        uint8_t direction
+        uint8_t tag_at
+        uint16_t options_words
         const uint8_t *data
 
     void zbuf_assign(zbuf_header *header, uint32_t kernel_gen)

@@ -356,6 +356,11 @@ class Rig:
         for _ in range(count):
             self.descriptor.append_bytes(data, **packet)
 
+    def assign(self) -> None:
+        """Have the store assigned; while no buffer is free, a packet that has no room does that, and is lost."""
+        if not self.descriptor.rotate():
+            self.append(1, bytes(PAGE))
+
     def fill(self) -> None:
         """Append what fills one buffer to its last byte."""
         self.append(PER_BUFFER)

@@ -110,8 +110,7 @@ class FileSource:
         self._stop = Stop()
         try:
             interruptibly(lambda _: self._begin(progress), self._stop)
-            self._known.seal()
-            self._rewriter = UniqueAddresses(self.linktype) if unique_ip else None
+            self._rewriter = UniqueAddresses(_common_linktype(self.interfaces)) if unique_ip else None
         except BaseException:
             self.close()
             raise
@@ -120,15 +119,13 @@ class FileSource:
 
     @property
     def linktype(self) -> int:
-        """LINKTYPE_ value of the packets that are carried: that of the first packet, or interface; else Ethernet."""
-        if self._known.linktype is not None:
-            return self._known.linktype
-        return self._known.found[0].linktype if self._known.found else _LINKTYPE_ETHERNET
+        """LINKTYPE_ value of the first interface; Ethernet where there is none."""
+        return self.interfaces[0].linktype
 
     @property
     def interfaces(self) -> list[Interface]:
         """The interfaces of all files that are known so far, in the order of their numbers."""
-        return self._known.found or [Interface(os.path.basename(self.paths[0]) or self.paths[0], self.linktype)]
+        return self._known.found or [Interface(os.path.basename(self.paths[0]) or self.paths[0], _LINKTYPE_ETHERNET)]
 
     @property
     def recordings(self) -> list[int]:
@@ -203,7 +200,7 @@ class FileSource:
             if opened is not None:
                 stop = self._stop
                 closing.callback(self.close)
-            ahead = ReadAhead(stop.fileno(), self._rewriter)
+            ahead = ReadAhead(stop.fileno(), self._rewriter, interfaces=len(self.interfaces))
             work = (ahead, count, stop, opened)
             thread = threading.Thread(target=self._read, args=work, name="zbuf-readahead", daemon=True)
             start_deaf(thread)
@@ -256,3 +253,14 @@ class FileSource:
 
 def _together(files: list[OpenFile]) -> "NativeSource":
     return files[0].capture if len(files) == 1 else Merge([file.capture for file in files])
+
+
+def _common_linktype(interfaces: list[Interface]) -> int:
+    first = interfaces[0]
+    for one in interfaces:
+        if one.linktype != first.linktype:
+            raise ValueRefused(
+                f"interface {one.name!r} has link type {one.linktype}, where {first.name!r} has {first.linktype}: "
+                "addresses can be changed only where all have the same; leave --unique-ip out"
+            )
+    return first.linktype

@@ -126,7 +126,7 @@ def test_iterating_over_a_reader_gives_the_packets_of_all_buffers_and_acknowledg
     for at in range(10):
         rig.descriptor.append_bytes(bytes([at]))
         rig.descriptor.append_bytes(bytes([at, at]))
-        rig.descriptor.rotate()
+        rig.assign()
         assert [bytes(next(packets)), bytes(next(packets))] == [bytes([at]), bytes([at, at])]
     rig.descriptor.ledger()
     rig.descriptor.close()

@@ -69,7 +69,7 @@ static struct zbuf_packet packet_of(uint64_t number)
     packet.caplen = (uint32_t)(number * 7 % (CAPLEN_MAX + 1));
     packet.wirelen = packet.caplen + (uint32_t)(number % 5);
     packet.interface_id = (uint32_t)(number % 4);
-    packet.direction = (uint32_t)(number % 3);
+    packet.direction = (uint8_t)(number % 3);
     packet.dropped = number % 11 ? 0 : number + 1;
     return packet;
 }

@@ -39,8 +39,10 @@ static void check_packet(const uint8_t *blocks, uint32_t length, uint32_t offset
 
     promise(next > offset && next <= length, "the next block begins behind this one, and inside the buffer");
     promise(packet->data >= blocks + offset + ZBUF_EPB_DATA, "the data is in its place");
-    promise(packet->data + zbuf_pad(packet->caplen) + 4u * packet->options_words + 4 == blocks + next,
-            "the data and the options fill their block");
+    promise(packet->data + zbuf_pad(packet->caplen) + 4u * packet->options_words + 4 == blocks + next ||
+                (packet->options_words == UINT16_MAX &&
+                 packet->data + zbuf_pad(packet->caplen) + 4u * UINT16_MAX + 4 < blocks + next),
+            "the data and the options fill their block, or are as long as can be told");
     for (at = 0; at < zbuf_pad(packet->caplen) + 4u * packet->options_words; at++)
         touched ^= packet->data[at];
 }
@@ -66,7 +68,7 @@ static void parse_options(const uint8_t *bytes, uint64_t at, uint64_t end, struc
         if (code == 0 || value + round_up(length) > end)
             return;
         if (code == 2 && length == 4)
-            packet->direction = (uint32_t)number_at(bytes, value, 4) % 4;
+            packet->direction = (uint8_t)(number_at(bytes, value, 4) % 4);
         if (code == 4 && length == 8)
             packet->dropped = number_at(bytes, value, 8);
         at = value + round_up(length);
@@ -102,7 +104,8 @@ static uint64_t parse(const uint8_t *bytes, uint64_t length, uint64_t at, struct
     if (caplen > 262144 || options + 4 > at + total)
         return 0;
     packet->data = bytes + at + 28;
-    packet->options_words = (uint32_t)((at + total - 4 - options) / 4);
+    packet->options_words =
+        (uint16_t)((at + total - 4 - options) / 4 < UINT16_MAX ? (at + total - 4 - options) / 4 : UINT16_MAX);
     packet->interface_id = (uint32_t)number_at(bytes, at + 8, 4);
     packet->time_ns = number_at(bytes, at + 12, 4) * 4294967296 + number_at(bytes, at + 16, 4);
     packet->caplen = (uint32_t)caplen;
@@ -167,7 +170,7 @@ static void try_everywhere(const uint8_t *bytes, uint32_t length)
     free(copy);
 }
 
-static uint32_t append(uint8_t *at, uint32_t caplen, uint32_t direction, uint64_t dropped)
+static uint32_t append(uint8_t *at, uint32_t caplen, uint16_t direction, uint64_t dropped)
 {
     struct zbuf_packet packet;
 

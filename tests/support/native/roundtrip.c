@@ -33,17 +33,17 @@ static uint8_t byte_of(uint32_t number, uint32_t at)
 static struct zbuf_packet packet_of(uint32_t number)
 {
     static const uint64_t dropped[OPTION_CHOICES] = {0, 0, 1, UINT64_C(0x100000002), 7, UINT64_MAX, 0, 3};
-    static const uint32_t direction[OPTION_CHOICES] = {ZBUF_UNKNOWN, ZBUF_INBOUND, ZBUF_UNKNOWN, ZBUF_OUTBOUND,
+    static const uint16_t direction[OPTION_CHOICES] = {ZBUF_UNKNOWN, ZBUF_INBOUND, ZBUF_UNKNOWN, ZBUF_OUTBOUND,
                                                        ZBUF_INBOUND, ZBUF_UNKNOWN, ZBUF_INBOUND, ZBUF_OUTBOUND};
-    static const uint32_t options_words[OPTION_CHOICES] = {0, 0, 0, 0, 0, 0, 3, 5};
+    static const uint16_t options_words[OPTION_CHOICES] = {0, 0, 0, 0, 0, 0, 3, 5};
     uint32_t size = number / OPTION_CHOICES;
     struct zbuf_packet packet;
 
     memset(&packet, 0, sizeof packet);
     packet.time_ns = UINT64_C(1700000000123456789) + number * UINT64_C(1000000007);
     packet.dropped = dropped[number % OPTION_CHOICES];
-    packet.direction = direction[number % OPTION_CHOICES] & 3;
-    packet.options_words = options_words[number % OPTION_CHOICES] & 0xff;
+    packet.direction = direction[number % OPTION_CHOICES];
+    packet.options_words = options_words[number % OPTION_CHOICES];
     packet.caplen = size < SMALL_SIZES ? size : odd_sizes[size - SMALL_SIZES];
     packet.wirelen = packet.caplen + number % 3;
     packet.interface_id = number % 2;
@@ -101,7 +101,7 @@ static void round_trip(uint32_t number)
     uint8_t *memory, *block, *data, *source = with_options(&packet);
 
     if (packet.options_words && zbuf_has_flags(&packet))
-        packet.direction = 0; /* as the producer does: the options tell it */
+        packet.direction = ZBUF_UNKNOWN; /* as the producer does: the options tell it */
     length = zbuf_block_bytes(&packet);
     memory = (uint8_t *)malloc(MARGIN + length + MARGIN);
     block = memory + MARGIN;
