@@ -246,7 +246,8 @@ class Noting(SegmentReader):
 
 
 def noting(rig: Rig) -> Noting:
-    return rig.reader(kind=Noting)
+    reader: Noting = rig.reader(kind=Noting)
+    return reader
 
 
 def test_a_reader_hears_of_interfaces_before_it_gets_their_packets(make_rig: MakeRig) -> None:

@@ -39,11 +39,11 @@ def publish(producer_name: str, run_dir: Path) -> Publish:
     del run_dir
 
     def publish_and_read(source: Any, *, loops: int = 1) -> list[Record]:
-        names = [one.name for one in getattr(source, "interfaces", [])] or None
+        interfaces = getattr(source, "interfaces", None)
         linktype = linktype_of(source)
         linktype = ETHERNET if linktype is None else linktype
         with (
-            Producer(producer_name, linktype=linktype, interfaces=names) as producer,
+            Producer(producer_name, linktype=linktype, interfaces=interfaces) as producer,
             connect(producer_name) as reader,
         ):
             published = producer.publish(source, loops=loops)
@@ -187,12 +187,20 @@ def test_first_packet_can_be_empty(
     assert process.ask("[(one.caplen, one.wirelen) for one in buffer]") == [(0, 99)]
 
 
-def test_packets_of_different_link_types_are_refused_with_both(save: Callable[..., str]) -> None:
+def test_files_of_different_link_types_are_carried_each_with_its_own(
+    publish: Publish, save: Callable[..., str]
+) -> None:
     records = sample(1000, [60])
-    first, second = save(pcap(records, linktype=RAW_IP), "ip.pcap"), save(pcap(records), "ether.pcap")
-    why = f"{second}: packet 1 has link type 1, where {first} has 101: replay them separately"
-    with pytest.raises(CaptureFileError, match=why):
-        FileSource([first, second])
+    source = FileSource([save(pcap(records, linktype=RAW_IP), "ip.pcap"), save(pcap(records), "ether.pcap")])
+    assert [(one.name, one.linktype) for one in source.interfaces] == [("ip.pcap", RAW_IP), ("ether.pcap", ETHERNET)]
+    assert publish(source) == records + on_interface(records, 1)
+
+
+def test_addresses_can_t_be_made_unique_in_packets_of_different_link_types(save: Callable[..., str]) -> None:
+    records = sample(1000, [60])
+    files = [save(pcap(records, linktype=RAW_IP), "ip.pcap"), save(pcap(records), "ether.pcap")]
+    with pytest.raises(ValueRefused, match=r"'ether.pcap' has link type 1, where 'ip.pcap' has 101: .*--unique-ip"):
+        FileSource(files, unique_ip=True)
 
 
 def test_interface_of_another_link_type_without_packets_is_no_obstacle(
@@ -572,12 +580,15 @@ def test_packet_longer_than_any_can_be_ends_the_file_there(publish: Publish, sav
     assert "2 whole packets" in source.warnings[0]
 
 
-def test_packets_of_different_link_types_in_one_file_are_refused(save: Callable[..., str]) -> None:
+@pytest.mark.parametrize("limit", [None, STREAMED], ids=["preloaded", "streamed"])
+def test_sections_of_different_link_types_are_carried_each_with_its_own(
+    publish: Publish, save: Callable[..., str], limit: int | None
+) -> None:
     records = sample(1000, [60, 3])
     path = save(pcapng(records) + pcapng(records, linktype=RAW_IP))
-    why = f"{path}: packet 3 has link type 101, where packets before it have 1: replay them separately"
-    with pytest.raises(CaptureFileError, match=why):
-        FileSource([path])
+    source = FileSource([path]) if limit is None else FileSource([path], limit)
+    assert publish(source) == records + on_interface(records, 1)
+    assert [one.linktype for one in source.interfaces] == [ETHERNET, RAW_IP]
 
 
 @pytest.mark.parametrize("form", ["pcap-le-us", "pcapng-be-ns-gz"])
@@ -645,10 +656,13 @@ def test_scapy_reads_several_files_each_as_an_interface(publish: Publish, save: 
     assert publish(source) == on_interface(records, 0) + on_interface(records, 1)
 
 
-def test_scapy_files_of_different_link_types_are_refused(save: Callable[..., str]) -> None:
-    first, second = save(pcap([], linktype=RAW_IP), "ip.pcap"), save(pcap([]), "ether.pcap")
-    with pytest.raises(CaptureFileError, match=f"{second}: .*link types differ.*101.*1"):
-        ScapySource([first, second])
+def test_scapy_files_of_different_link_types_are_carried_each_with_its_own(
+    publish: Publish, save: Callable[..., str]
+) -> None:
+    records = sample(1000, [60])
+    source = ScapySource([save(pcap(records, linktype=RAW_IP), "ip.pcap"), save(pcap(records), "ether.pcap")])
+    assert [one.linktype for one in source.interfaces] == [RAW_IP, ETHERNET]
+    assert publish(source) == records + on_interface(records, 1)
 
 
 @pytest.mark.parametrize(
