@@ -39,6 +39,7 @@ cdef class Merge(NativeSource):
     cdef uint32_t _heaped
     cdef uint32_t _begun            # sources that were asked for their first packet
     cdef zbuf_packet _batch[BATCH_PACKETS]
+    cdef const zbuf_packet *_block
 
     def __cinit__(self, sources):
         self._sources = list(sources)
@@ -72,6 +73,7 @@ cdef class Merge(NativeSource):
         if status >= 0:
             status = self.refill()
         if status < 0:
+            batch[0] = self._block  # that of a source that gave one which is no packet
             return status
         while count < BATCH_PACKETS and self._heaped:
             first = &self._inputs[self._heap[0]]
@@ -118,6 +120,7 @@ cdef class Merge(NativeSource):
 
     cdef int read(self, merge_input *one) noexcept nogil:
         cdef int packets = (<NativeSource>one.source).next(&one.batch)
+        self._block = one.batch
         one.packets = max(packets, 0)
         one.at = 0
         return packets

@@ -58,7 +58,7 @@ class OpenFile:
             head = self._look(fd)
         if is_savefile(head):
             unread = b"" if is_seekable(fd) else head
-            return Savefile(fd, self.path, self._interfaces, head=unread, stop_fd=self._stop.fileno())
+            return Savefile(fd, self.path, self._interfaces, head=unread, stop_fd=self._stop.fileno(), pass_blocks=True)
         if not is_seekable(fd):
             fd = self._start_thread(fd, head, None)
         return self._open_by_libpcap(fd)

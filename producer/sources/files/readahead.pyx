@@ -13,10 +13,11 @@ from posix.unistd cimport close
 
 cimport cython
 
-from zbuf.producer.ring.contract cimport NativeSource, Rewriter, SOURCE_ENDED, SOURCE_FAILED, SOURCE_INTERFACES, SOURCE_WOKEN
+from zbuf.producer.ring.contract cimport NativeSource, Rewriter, SOURCE_BLOCK, SOURCE_ENDED, SOURCE_FAILED, SOURCE_INTERFACES, SOURCE_WOKEN
+from zbuf.producer.sources.files.carried cimport CARRIED_BLOCK_BYTES
 from zbuf.producer.sources.files.sizes cimport note_size, size_counts
 from zbuf.producer.sources.files.times cimport begin_next_pass, note_time, pass_times
-from zbuf.shared.memory.abi cimport ZBUF_MAX_CAPLEN, zbuf_packet
+from zbuf.shared.memory.abi cimport ZBUF_MAX_CAPLEN, ZBUF_NO_PACKET, zbuf_packet, zbuf_pad
 
 cdef extern from "<poll.h>" nogil:
     enum:
@@ -90,7 +91,7 @@ cdef class ReadAhead(NativeSource):
             raise OSError(errno, "no file descriptors are left to read ahead")
         for number in range(BLOCKS):
             self._blocks[number].packet = <zbuf_packet *>malloc(BLOCK_PACKETS * sizeof(zbuf_packet))
-            self._blocks[number].data = <uint8_t *>malloc(BLOCK_BYTES + ZBUF_MAX_CAPLEN + 8)
+            self._blocks[number].data = <uint8_t *>malloc(BLOCK_BYTES + CARRIED_BLOCK_BYTES + 8)
             if self._blocks[number].packet == NULL or self._blocks[number].data == NULL:
                 raise MemoryError
         self._rewriter = rewriter
@@ -123,12 +124,12 @@ cdef class ReadAhead(NativeSource):
         cdef bint room = True
         with nogil:
             packets = source.next(&batch)
-            while room and (packets > 0 or packets == SOURCE_WOKEN):
+            while room and (packets > 0 or packets == SOURCE_WOKEN or packets == SOURCE_BLOCK):
                 if packets == SOURCE_WOKEN:
                     self.flush()
-                room = self.put_all(batch, packets)
+                room = self.put_all(batch, 1 if packets == SOURCE_BLOCK else packets)
                 packets = source.next(&batch) if room else packets
-        if packets < 0 and packets != SOURCE_WOKEN:
+        if packets < 0 and packets != SOURCE_WOKEN and packets != SOURCE_BLOCK:
             source.check()
         return room
 
@@ -159,16 +160,23 @@ cdef class ReadAhead(NativeSource):
 
     cdef bint put(self, const zbuf_packet *packet) noexcept nogil:
         cdef zbuf_packet *copy
+        cdef uint32_t length = packet.caplen
+        cdef bint is_block = packet.interface_id == ZBUF_NO_PACKET
+        if is_block and self._pass:
+            return True
+        if packet.options_words:
+            length = zbuf_pad(packet.caplen) + 4 * packet.options_words
         if self._filling == NULL and not self.begin_block():
             return False
         copy = &self._filling.packet[self._filling.packets]
         copy[0] = packet[0]
         copy.data = self._filling.data + self._used
-        memcpy(self._filling.data + self._used, packet.data, packet.caplen)
-        self.go_on(copy, self._filling.data + self._used)
-        self._used += (packet.caplen + 7) & ~<size_t>7
+        memcpy(self._filling.data + self._used, packet.data, length)
+        if not is_block:
+            self.go_on(copy, self._filling.data + self._used)
+            self._filling.interfaces = max(self._filling.interfaces, packet.interface_id + 1)
+        self._used += (length + 7) & ~<size_t>7
         self._filling.packets += 1
-        self._filling.interfaces = max(self._filling.interfaces, packet.interface_id + 1)
         if self._used >= BLOCK_BYTES or self._filling.packets == BLOCK_PACKETS:
             self.post()
         return True
@@ -214,10 +222,18 @@ cdef class ReadAhead(NativeSource):
         if self._taking.interfaces > self._announced:
             self._announced = self._taking.interfaces
             return SOURCE_INTERFACES
-        count = min(<uint32_t>BATCH_PACKETS, self._taking.packets - self._taken)
+        count = self.up_to_block(min(<uint32_t>BATCH_PACKETS, self._taking.packets - self._taken))
         batch[0] = self._taking.packet + self._taken
-        self._taken += count
-        return <int>count
+        self._taken += max(count, <uint32_t>1)
+        return <int>count if count else SOURCE_BLOCK
+
+    cdef uint32_t up_to_block(self, uint32_t most) noexcept nogil:
+        """How many packets, up to `most`, are in front of the next block that is no packet."""
+        cdef uint32_t at
+        for at in range(most):
+            if self._taking.packet[self._taken + at].interface_id == ZBUF_NO_PACKET:
+                return at
+        return most
 
     cdef void wake(self) noexcept nogil:
         eventfd_write(self._wake_fd, 1)

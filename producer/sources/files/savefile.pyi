@@ -29,6 +29,7 @@ class Savefile(NativeSource):
         head: bytes = b"",
         stop_fd: int = -1,
         keep_blocks: bool = False,
+        pass_blocks: bool = False,
     ) -> None: ...
     @property
     def packets(self) -> int: ...

@@ -17,8 +17,9 @@ from posix.types cimport off_t
 
 cimport cython
 
-from zbuf.producer.ring.contract cimport NativeSource, SOURCE_ENDED, SOURCE_FAILED, SOURCE_WOKEN
-from zbuf.shared.memory.abi cimport zbuf_packet
+from zbuf.producer.ring.contract cimport NativeSource, SOURCE_BLOCK, SOURCE_ENDED, SOURCE_FAILED, SOURCE_WOKEN
+from zbuf.producer.sources.files.carried cimport CARRIED_BLOCK_BYTES, carried_options, put_carried_options
+from zbuf.shared.memory.abi cimport ZBUF_NO_PACKET, zbuf_packet, zbuf_pad
 
 from zbuf.shared.errors import CaptureFileError
 
@@ -109,6 +110,9 @@ cdef enum:
     FILLED = 1
     OVER = 2
 
+PASSED_BLOCKS = frozenset((4, 10, 0x0BAD, 0x4000_0BAD))
+"""Types of the blocks that are passed on: Name Resolution, Decryption Secrets, Custom Blocks that may be copied or not."""
+
 cdef size_t READ_BYTES = 256 << 10  # stays in a second-level cache until its packets are used
 
 
@@ -154,13 +158,19 @@ cdef class Savefile(NativeSource):
         head: bytes that were read from `fd` already.
         stop_fd: once this file descriptor is readable, a pipe is over.
         keep_blocks: whether take_blocks() is going to be called.
+        pass_blocks: whether names, secrets and custom blocks are passed on, by SOURCE_BLOCK.
 
     Raises:
         CaptureFileError: it is neither pcap nor pcapng, or of a version that is not known, or describes no interface.
     """
 
     cdef int _fd, _stop_fd
-    cdef bint _seekable, _over, _ended, _ran_dry, _keep_blocks
+    cdef bint _seekable, _over, _ended, _ran_dry, _keep_blocks, _pass_blocks
+    cdef list _waiting              # blocks that are to be passed on
+    cdef bytes _passed              # the one that was last
+    cdef zbuf_packet _block
+    cdef uint8_t *_carried          # packets of a batch that have options, each with them behind it
+    cdef size_t _carried_size
     cdef off_t _position            # of what is read next, where it is seekable
     cdef str _name
     cdef object _interfaces, _error
@@ -180,13 +190,16 @@ cdef class Savefile(NativeSource):
     """Why reading stopped before the end, or None; what is read by then is whole."""
 
     def __cinit__(
-        self, int fd, str name not None, interfaces, *, bytes head=b"", int stop_fd=-1, bint keep_blocks=False
+        self, int fd, str name not None, interfaces, *, bytes head=b"", int stop_fd=-1, bint keep_blocks=False,
+        bint pass_blocks=False
     ):
         self._fd, self._stop_fd = fd, stop_fd
         self._name = name
         self._interfaces = interfaces
         self._keep_blocks = keep_blocks
+        self._pass_blocks = pass_blocks
         self._blocks = []
+        self._waiting = []
         savefile_begin(&self._file)
         self._seekable = is_seekable(fd)
         if self._seekable:
@@ -228,6 +241,7 @@ cdef class Savefile(NativeSource):
         savefile_free(&self._file)
         free(self._owned)           # not by asking `lasting`, which the garbage collector has cleared by now
         free(self._options)
+        free(self._carried)
 
     def close(self):
         """Close the file."""
@@ -303,14 +317,20 @@ cdef class Savefile(NativeSource):
 
     cdef int next(self, const zbuf_packet **batch) noexcept nogil:
         cdef int event, status
+        if self._pass_blocks and self.pass_block():
+            batch[0] = &self._block
+            return SOURCE_BLOCK
         while not self._ended:
             event = self.parse()
             if self._batch_packets:
                 batch[0] = self._batch
-                return self._batch_packets if self.turn_options() else SOURCE_FAILED
+                return self._batch_packets if self.turn_options() and self.carry_options() else SOURCE_FAILED
             status = self.handle(event)
             if status <= 0:
                 return status
+            if event == SAVEFILE_BLOCK and self._pass_blocks and self.pass_block():
+                batch[0] = &self._block
+                return SOURCE_BLOCK
         return SOURCE_ENDED
 
     cdef int parse(self) noexcept nogil:
@@ -413,6 +433,8 @@ cdef class Savefile(NativeSource):
 
     cdef tell_block(self):
         cdef bytes block
+        if self._pass_blocks and self._file.kind in PASSED_BLOCKS:
+            self.queue_block()
         if not self._keep_blocks:
             return
         block = self.little_endian(self._file.block, self._file.block_bytes)
@@ -424,6 +446,26 @@ cdef class Savefile(NativeSource):
             self._file.foreign += 1
             return
         self._blocks.append(block)
+
+    cdef queue_block(self):
+        """Have next() pass a block on, unless it can't be read outside of its section, or is too large for that."""
+        cdef bytes block = self.little_endian(self._file.block, self._file.block_bytes)
+        if block is None or len(block) > CARRIED_BLOCK_BYTES:
+            self._file.foreign += 1
+        else:
+            self._waiting.append(block)
+
+    cdef bint pass_block(self) noexcept nogil:
+        """Whether a block waits to be passed on; then it is in `_block`, until the next call."""
+        with gil:
+            if not self._waiting:
+                return False
+            self._passed = self._waiting.pop(0)
+            memset(&self._block, 0, sizeof(self._block))
+            self._block.interface_id = ZBUF_NO_PACKET
+            self._block.data = <const uint8_t *>PyBytes_AS_STRING(self._passed)
+            self._block.caplen = self._block.wirelen = <uint32_t>len(self._passed)
+            return True
 
     cdef bytes little_endian(self, const uint8_t *block, uint32_t block_bytes):
         """A copy of a block, in little-endian order; None where that can't be made."""
@@ -455,6 +497,38 @@ cdef class Savefile(NativeSource):
                 wanted += self._extras[at].options_bytes
                 swap_options(
                     <uint8_t *>self._extras[at].options, self._options + wanted, BLOCK_PACKET)
+        return True
+
+    cdef bint carry_options(self) noexcept nogil:
+        """Copy packets that have options worth carrying, with those behind them; False where there is no memory."""
+        cdef size_t wanted = 0
+        cdef uint32_t words
+        cdef uint8_t *place
+        cdef zbuf_packet *packet
+        cdef int at
+        for at in range(self._batch_packets):
+            words = 0
+            if self._extras[at].options_bytes:
+                words = carried_options(self._extras[at].options, self._extras[at].options_bytes)
+            self._batch[at].options_words = <uint16_t>words  # also where it is 0: the batch before had others here
+            wanted += zbuf_pad(self._batch[at].caplen) + 4 * words if words else 0
+        if wanted == 0:
+            return True
+        if wanted > self._carried_size:
+            free(self._carried)
+            self._carried = <uint8_t *>malloc(wanted)
+            self._carried_size = wanted if self._carried != NULL else 0
+            if self._carried == NULL:
+                return False
+        place = self._carried
+        for at in range(self._batch_packets):
+            packet = &self._batch[at]
+            if packet.options_words:
+                memcpy(place, packet.data, packet.caplen)
+                packet.data = place
+                place += zbuf_pad(packet.caplen)
+                put_carried_options(place, self._extras[at].options, self._extras[at].options_bytes)
+                place += 4 * packet.options_words
         return True
 
     # ---- the window -------------------------------------------------------------------------------------------------

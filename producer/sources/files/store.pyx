@@ -6,10 +6,10 @@ from libc.string cimport memcpy
 
 cimport cython
 
-from zbuf.producer.ring.contract cimport NativeSource, Rewriter, SOURCE_WOKEN
+from zbuf.producer.ring.contract cimport NativeSource, Rewriter, SOURCE_BLOCK, SOURCE_WOKEN
 from zbuf.producer.sources.files.sizes cimport note_size, size_counts
 from zbuf.producer.sources.files.times cimport begin_next_pass, note_time, pass_times
-from zbuf.shared.memory.abi cimport zbuf_packet
+from zbuf.shared.memory.abi cimport ZBUF_NO_PACKET, zbuf_packet, zbuf_pad
 
 cdef enum:
     BATCH_PACKETS = 256
@@ -26,6 +26,7 @@ cdef class PacketStore(NativeSource):
 
     cdef zbuf_packet *_packets
     cdef size_t _count, _room
+    cdef size_t _blocks             # of those, blocks that are no packets: given on the first pass alone
     cdef uint8_t **_arenas
     cdef size_t _arena_count, _arena_used
     cdef size_t _at
@@ -55,7 +56,7 @@ cdef class PacketStore(NativeSource):
         free(self._copied)
 
     def __len__(self):
-        return self._count
+        return self._count - self._blocks
 
     @property
     def table_bytes(self):
@@ -81,14 +82,14 @@ cdef class PacketStore(NativeSource):
         if not copied and lasting not in self._lasting:
             self._lasting.append(lasting)
         with nogil:
-            while (count > 0 or count == SOURCE_WOKEN) and room and self._count < wanted:
+            while goes_on(count) and room and self._count < wanted:
                 count = source.next(&batch)
-                room = self.add_all(batch, count, copied)
+                room = self.add_block(batch) if count == SOURCE_BLOCK else self.add_all(batch, count, copied)
         if not room:
             raise MemoryError
-        if count < 0 and count != SOURCE_WOKEN:
+        if not goes_on(count) and count < 0:
             source.check()
-        return count > 0 or count == SOURCE_WOKEN
+        return goes_on(count)
 
     def rewind(self, uint64_t passes, Rewriter rewriter=None):
         """Have the source begin anew, and give everything `passes` times.
@@ -129,17 +130,31 @@ cdef class PacketStore(NativeSource):
         if self._count == self._room and not self.grow():
             return False
         self._packets[self._count] = packet[0]
-        if copied:
-            place = self.allocate(packet.caplen)
+        if copied or packet.options_words:  # which are never in their place
+            place = self.allocate(whole_bytes(packet))
             if place == NULL:
                 return False
-            memcpy(place, packet.data, packet.caplen)
+            memcpy(place, packet.data, whole_bytes(packet))
             self._packets[self._count].data = place
         self._count += 1
         self.captured_bytes += packet.caplen
-        self._longest = max(self._longest, packet.caplen)
+        self._longest = max(self._longest, <uint32_t>whole_bytes(packet))
         note_time(&self._times, packet.time_ns)
         note_size(&self._sizes, packet.wirelen)
+        return True
+
+    cdef bint add_block(self, const zbuf_packet *block) noexcept nogil:
+        cdef uint8_t *place
+        if self._count == self._room and not self.grow():
+            return False
+        place = self.allocate(block.caplen)
+        if place == NULL:
+            return False
+        memcpy(place, block.data, block.caplen)
+        self._packets[self._count] = block[0]
+        self._packets[self._count].data = place
+        self._count += 1
+        self._blocks += 1
         return True
 
     cdef bint grow(self) noexcept nogil:
@@ -171,18 +186,40 @@ cdef class PacketStore(NativeSource):
     cdef int next(self, const zbuf_packet **batch) noexcept nogil:
         cdef size_t count
         if self._at == self._count:
-            if self._passes <= 1 or self._count == 0:
+            if self._passes <= 1 or self._count == self._blocks:
                 return 0
             self.wrap()
         elif self._passes == 0:
             return 0
-        count = min(<size_t>BATCH_PACKETS, self._count - self._at)
+        if self._blocks and self.is_block(batch):
+            return SOURCE_BLOCK
+        count = self.up_to_block(min(<size_t>BATCH_PACKETS, self._count - self._at))
+        if count == 0:
+            return self.next(batch)
         batch[0] = self._packets + self._at
         self.shift(count)
         if self._rewriter is not None and self._pass:
             self.rewrite(batch, count)
         self._at += count
         return <int>count
+
+    cdef bint is_block(self, const zbuf_packet **batch) noexcept nogil:
+        """Whether a block is next, on the first pass; on later ones, blocks are passed over."""
+        while self._at < self._count and self._packets[self._at].interface_id == ZBUF_NO_PACKET:
+            batch[0] = self._packets + self._at
+            self._at += 1
+            if self._pass == 0:
+                return True
+        return False
+
+    cdef size_t up_to_block(self, size_t most) noexcept nogil:
+        """How many packets, up to `most`, are in front of the next block."""
+        cdef size_t at
+        if self._blocks:
+            for at in range(most):
+                if self._packets[self._at + at].interface_id == ZBUF_NO_PACKET:
+                    return at
+        return most
 
     cdef void wrap(self) noexcept nogil:
         self._passes -= 1
@@ -206,8 +243,18 @@ cdef class PacketStore(NativeSource):
         for at in range(count):
             copy = &self._copies[at]
             copy[0] = batch[0][at]
-            memcpy(place, copy.data, copy.caplen)
+            memcpy(place, copy.data, whole_bytes(copy))
             self._rewriter.rewrite(place, copy.caplen, self._pass)
             copy.data = place
-            place += (copy.caplen + 7) & ~<size_t>7
+            place += (whole_bytes(copy) + 7) & ~<size_t>7
         batch[0] = self._copies
+
+
+cdef inline bint goes_on(int count) noexcept nogil:
+    """Whether a source that said this has more to say."""
+    return count > 0 or count == SOURCE_WOKEN or count == SOURCE_BLOCK
+
+
+cdef inline size_t whole_bytes(const zbuf_packet *packet) noexcept nogil:
+    """The length of a packet, and of the options behind it."""
+    return packet.caplen if packet.options_words == 0 else zbuf_pad(packet.caplen) + 4 * packet.options_words
