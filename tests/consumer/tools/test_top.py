@@ -245,9 +245,9 @@ def test_reader_s_process_and_user_are_named() -> None:
 
 def test_buffers_fill_is_a_share_of_both() -> None:
     now = producer(1.0, descriptor(1, stored_bytes=PAGE // 2), descriptor(2, stored_bytes=9 * PAGE))
-    shown = [row[9].plain for row in sections([seen(now)])[1].rows]
+    shown = [row[10].plain for row in sections([seen(now)])[1].rows]
     assert shown == ["25%", "100%"]
-    assert sections([seen(producer(1.0, descriptor(1, buffer_bytes=None)))])[1].rows[0][9].plain == "-"
+    assert sections([seen(producer(1.0, descriptor(1, buffer_bytes=None)))])[1].rows[0][10].plain == "-"
 
 
 def busy() -> list[Seen]:
@@ -326,7 +326,10 @@ def test_rates_of_a_real_producer_are_the_packets_that_it_was_given(lab: Lab, ca
         dropped = grown.pop("dropped")
         assert now.rates["offered"] * now.interval_s == pytest.approx(47)
         assert grown == pytest.approx(
-            {"received": 47, "filtered": 7, "accepted": 40, "delivered": 0, "abandoned": 0, "truncated": 0}
+            {
+                **{"received": 47, "filtered": 7, "accepted": 40, "delivered": 0, "abandoned": 0, "truncated": 0},
+                "received_bytes": 7 * 60 + 40 * 200,
+            }
         )
         assert dropped == pytest.approx(now.now.descriptors[0].dropped)
         assert dropped > 0
