@@ -20,7 +20,7 @@ from zbuf.shared.closing import Closing
 from zbuf.shared.errors import SegmentError, ZbufError
 from zbuf.shared.memory.layout import Layout, announced, unread_blocks
 from zbuf.shared.memory.leftovers import Found, leftovers
-from zbuf.shared.memory.pcapng import Interface, described, first_interfaces, interfaces
+from zbuf.shared.memory.pcapng import described, first_interfaces, interfaces
 from zbuf.shared.memory.segment import copy_segment, producer_lives
 
 log = logging.getLogger("zbuf")

@@ -327,7 +327,12 @@ def test_rates_of_a_real_producer_are_the_packets_that_it_was_given(lab: Lab, ca
         assert now.rates["offered"] * now.interval_s == pytest.approx(47)
         assert grown == pytest.approx(
             {
-                **{"received": 47, "filtered": 7, "accepted": 40, "delivered": 0, "abandoned": 0, "truncated": 0},
+                "received": 47,
+                "filtered": 7,
+                "accepted": 40,
+                "delivered": 0,
+                "abandoned": 0,
+                "truncated": 0,
                 "received_bytes": 7 * 60 + 40 * 200,
             }
         )
