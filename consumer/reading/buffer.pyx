@@ -213,7 +213,7 @@ cdef uint32_t fill_index(Buffer buffer, index_row *row, uint32_t *end) noexcept:
 
 
 cdef uint32_t end_of_others(Buffer buffer, uint32_t offset) noexcept:
-    """Where blocks other than packets end that begin at `offset`: the buffer's length, unless something else follows."""
+    """Where the blocks end that are no packets and begin at `offset`: the buffer's length, unless more follows."""
     cdef zbuf_packet packet
     packet.data = NULL
     cdef uint32_t end = next_block(buffer._blocks, buffer._length, offset, buffer._limits, &packet)

@@ -121,8 +121,8 @@ cdef class SegmentReader(Turn):
                 return self._end(end_of(zbuf_state(self._segment)), which)
             raise BufferError(
                 f"{self._views[which]} of your own views still hold buffer {self._sequence - 2}, whose memory buffer "
-                f"{self._sequence} needs: release them (memoryview, NumPy array), or copy what you keep; a traceback or "
-                "a notebook's Out[] may hold one, too"
+                f"{self._sequence} needs: release them (memoryview, NumPy array), or copy what you keep; a traceback "
+                "or a notebook's Out[] may hold one, too"
             )
         found = READY if self._look(which) else self._wait(which, timeout_ns)
         if found == READY and self._announced:

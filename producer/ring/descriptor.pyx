@@ -139,9 +139,8 @@ cdef class Descriptor(PacketSink):
 
     cdef reader_accounts accounts
 
-    cdef uint32_t limit             # how far packets may go in the store: capacity; or 0, where interfaces have to be
-                                    # announced first, at the head of the next one
-    cdef uint8_t *pending           # their Interface Description Blocks
+    cdef uint32_t limit             # capacity; or 0, so that no packet fits, while interfaces wait to be announced
+    cdef uint8_t *pending           # the Interface Description Blocks of those
     cdef uint32_t pending_bytes
     cdef readonly uint32_t announced
     """Interfaces, by the prologue and by the heads of buffers up to the store's."""
@@ -249,7 +248,8 @@ cdef class Descriptor(PacketSink):
         """How many interfaces the prologue describes."""
         cdef uint64_t length = self.segment.prologue_bytes, offset = self.segment.prologue_offset
         cdef uint32_t at = 0, following = 0, kind = 0, found = 0
-        if offset > <uint64_t>self.held.view.len or length > min(<uint64_t>self.held.view.len - offset, <uint64_t>1 << 31):
+        cdef uint64_t size = <uint64_t>self.held.view.len
+        if offset > size or length > min(size - offset, <uint64_t>1 << 31):
             return 0
         while at < length:
             following = zbuf_next_block(<const uint8_t *>self.segment + offset, <uint32_t>length, at, &kind)
@@ -776,11 +776,11 @@ cdef class Descriptor(PacketSink):
             FilterError: a program is not valid.
         """
         cdef uint32_t length = <uint32_t>len(block), kind = 0
+        cdef const uint8_t *begin = <const uint8_t *><const char *>block
         cdef uint8_t *grown
         self.need_memory()
-        if (len(block) > self.capacity or zbuf_next_block(<const uint8_t *><const char *>block, length, 0, &kind) != length
-                or kind != ZBUF_IDB_TYPE):
-            raise ValueRefused(f"Interface Description Block of {len(block)} bytes: it is damaged, or larger than a buffer")
+        if len(block) > self.capacity or zbuf_next_block(begin, length, 0, &kind) != length or kind != ZBUF_IDB_TYPE:
+            raise ValueRefused(f"Interface Description Block of {length} bytes: it is damaged, or larger than a buffer")
         number = self.interfaces_to_come()
         self.program = extended(&self.programs, self.program, number, program)
         self.guard = extended(&self.guards, self.guard, number, guard)

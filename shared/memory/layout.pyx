@@ -223,7 +223,7 @@ cdef Layout _layout_of(const zbuf_segment *copy, uint32_t state):
 
 
 def read_ledger(memory):
-    """The ledger on page 0 of the segment mapped at `memory`, as a dict: a whole one, exact once its producer is done."""
+    """A whole ledger from page 0 of the segment mapped at `memory`, as a dict; exact once its producer is done."""
     cdef Py_buffer view
     cdef zbuf_ledger ledger
     cdef int _try

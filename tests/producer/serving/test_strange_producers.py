@@ -102,7 +102,7 @@ def test_segment_that_is_foreign_is_refused(fake: FakeProducer) -> None:
 
 def test_segment_of_another_producer_is_refused(fake: FakeProducer) -> None:
     fake.segment.map[256:264] = b"another\0"
-    with pytest.raises(SegmentError, match=r"foreign segment: it is 'another's, where '.*' answered"):
+    with pytest.raises(SegmentError, match=r"foreign segment: it is 'another''s, where '.*' answered"):
         connect_to(fake)
 
 
