@@ -22,8 +22,10 @@ from zbuf.shared.cli.options import annotations, parse_size, takes
 from zbuf.shared.control.settings import Direction
 from zbuf.shared.errors import Refused, ValueRefused
 from zbuf.shared.memory.layout import MAX_CAPLEN, PAGE_BYTES
+from zbuf.shared.names import printable
 
 _PREFIX = "zbuf-"
+_NO_BRACES = str.maketrans("{}", "__")
 _HELP = "https://www.wireshark.org/docs/man-pages/extcap.html"
 
 _DLT_OF_LINKTYPE = {100: 11, 101: 12, 102: 15, 103: 16, 106: 19}
@@ -218,13 +220,13 @@ def _answer(lines: Iterable[str]) -> None:
 def _interfaces(run_dir: str | None) -> Iterator[str]:
     yield f"extcap {{version={__version__}}}{{help={_HELP}}}"
     for one in producers(run_dir):
-        where = _plain(", ".join(one.interfaces))
+        where = _value(", ".join(one.interfaces))
         yield f"interface {{value={_PREFIX}{one.producer}}}{{display=zbuf: {one.producer} ({where})}}"
 
 
-def _plain(text: str) -> str:
-    """Text that is a value in a sentence, whatever is in it."""
-    return "".join(one if one.isprintable() and one not in "{}" else "_" for one in text)
+def _value(text: str) -> str:
+    """A text that others made up, as a value in a sentence, which braces would end."""
+    return printable(text).translate(_NO_BRACES)
 
 
 def _producer(interface: str) -> str:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from zbuf.consumer import Buffer, Reader
+from zbuf.consumer.tools import words
 from zbuf.consumer.tools.dump.trailer import closing_blocks, final_ledger
 from zbuf.shared.cli.process import on_end
 from zbuf.shared.closing import Closing
@@ -48,7 +49,7 @@ def _check_end(reader: Reader) -> None:
     if reader.end_reason == "producer died":
         raise ZbufError(f"{reader.name} died; everything that it had appended is here")
     if reader.end_reason == "evicted":
-        raise ZbufError(f"{reader.name} took this reader off: it was too slow for others, or is not allowed any more")
+        raise words.evicted(reader.name)
 
 
 class _Enough(Exception):
