@@ -1,8 +1,7 @@
 """A buffer that a reader was assigned, its packets in place, and where each of them lies."""
 
-from typing import final
-
 from collections.abc import Iterator
+from typing import final
 
 import numpy
 from numpy.typing import NDArray

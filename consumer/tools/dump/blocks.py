@@ -1,4 +1,4 @@
-"""The packets of a buffer as what they are, pcapng blocks, to be written as they lie, or cut between packets."""
+"""The packets of a buffer as pcapng blocks, which can be written as they lie, all of them or some."""
 
 from functools import cached_property
 
@@ -11,24 +11,24 @@ _HEAD_BYTES = 28  # of an Enhanced Packet Block, before its data
 
 
 class Blocks:
-    """A buffer's blocks, all of which have been looked at.
+    """The blocks of a buffer, each of which was checked.
 
     Args:
-        buffer: where they are; it must be held for as long as this is used.
+        buffer: the buffer, which the reader must hold for as long as this object is used.
 
     Raises:
-        CorruptBuffer: they are not whole packet blocks.
+        CorruptBuffer: the buffer holds something else than whole packet blocks.
     """
 
     def __init__(self, buffer: Buffer) -> None:
         buffer.totals()
         self.buffer = buffer
         self.packets = len(buffer)
-        """How many there are."""
+        """The number of packets."""
 
     @cached_property
     def _edges(self) -> NDArray[numpy.int64]:
-        """Where each block begins, and the end of the last."""
+        """The offset of each block, and the end of the last."""
         begins = self.buffer.index()["offset"].astype(numpy.int64) - _HEAD_BYTES
         with self.buffer.data as data:
             return numpy.append(begins, len(data))
@@ -43,7 +43,7 @@ class Blocks:
         return int(numpy.searchsorted(self._edges, end, side="right")) - 1 - first
 
     def view(self, first: int, last: int) -> memoryview:
-        """Those blocks in place; release it before the next buffer is taken."""
+        """A view of the blocks from number `first` to the one before `last`; release it before the next buffer."""
         data = self.buffer.data
         if (first, last) == (0, self.packets):
             return data
