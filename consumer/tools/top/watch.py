@@ -1,8 +1,8 @@
 """How zbuf top asks producers: one connection to each, one request for each update, no wait for silent producers.
 
 Each request is made in a thread of its own, which waits for the answer as long as it takes. An update waits a moment
-for the producers that it has asked. A producer that still owes an answer to an earlier update is neither asked again nor
-waited for.
+for the producers that it has asked. A producer that still owes an answer to an earlier update is neither asked again
+nor waited for.
 """
 
 import contextlib

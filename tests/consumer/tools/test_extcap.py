@@ -166,7 +166,7 @@ def test_a_producer_that_takes_nobody_gives_no_verdict_on_a_filter(
         (["--extcap-interface", "zbuf-none", "--capture", "--fifo", "/nonexistent"], 1, "/nonexistent: No such file"),
         (["--extcap-interface", "zbuf-none", "--capture", "--fifo", __file__], 1, "is not a fifo"),
         (["--extcap-interface", "zbuf-none", "--capture", "--fifo", "x", "--snaplen", "0"], 2, "'0' is not a whole"),
-        (["--extcap-interface", "zbuf-none", "--capture", "--fifo", "x", "--buffer-size", "1T"], 2, "'1T' is not a size"),
+        (["--extcap-interface", "zbuf-none", "--capture", "--fifo", "x", "--buffer-size", "1T"], 2, "'1T' is not a"),
     ],
 )  # fmt: skip
 def test_errors_are_one_line(options: list[str], status: int, said: str) -> None:
