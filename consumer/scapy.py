@@ -41,8 +41,6 @@ class ScapySocket(SuperSocket):
         import scapy.all  # noqa: F401  (it registers the layers)
 
         self.iface = reader.name
-        self.basecls: Any = conf.l2types.num2layer.get(reader.linktype, conf.raw_layer)
-        """What each packet is dissected as."""
         self._packets: Iterator[Packet] = iter(())
         self._next: Packet | None = None
 
@@ -55,7 +53,7 @@ class ScapySocket(SuperSocket):
             EOFError: the stream has ended.
         """
         packet = self._take()
-        return self.basecls, bytes(packet)[:x], packet.time_ns * _NANO
+        return self._layer_of(packet), bytes(packet)[:x], packet.time_ns * _NANO
 
     def recv(self, x: int = MTU, **options: Any) -> ScapyPacket:
         """The next packet, dissected, with its wirelen, direction, and a comment where packets were lost before it.
@@ -64,7 +62,7 @@ class ScapySocket(SuperSocket):
             EOFError: the stream has ended.
         """
         packet = self._take()
-        dissected: ScapyPacket = self._dissect(bytes(packet)[:x], options)
+        dissected: ScapyPacket = self._dissect(self._layer_of(packet), bytes(packet)[:x], options)
         dissected.time = packet.time_ns * _NANO
         dissected.wirelen = packet.wirelen
         dissected.direction = _DIRECTIONS.get(packet.direction)
@@ -123,9 +121,19 @@ class ScapySocket(SuperSocket):
         assert packet is not None  # noqa: S101  (_fetch() has seen to it)
         return packet
 
-    def _dissect(self, data: bytes, options: dict[str, Any]) -> Any:
+    @property
+    def basecls(self) -> Any:
+        """What packets of the first interface are dissected as."""
+        return conf.l2types.num2layer.get(self.reader.linktype, conf.raw_layer)
+
+    def _layer_of(self, packet: Packet) -> Any:
+        """What a packet is dissected as: that follows from its interface's link type."""
+        return conf.l2types.num2layer.get(self.reader.interfaces[packet.interface].linktype, conf.raw_layer)
+
+    @staticmethod
+    def _dissect(layer: Any, data: bytes, options: dict[str, Any]) -> Any:
         try:
-            return self.basecls(data, **options)
+            return layer(data, **options)
         except Exception:  # a dissector that meets a malformed packet may raise anything
             if conf.debug_dissector:
                 raise

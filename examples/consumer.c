@@ -28,10 +28,13 @@
 
 enum { SEGMENT, ACK, DOORBELL, DESCRIPTORS }; /* in the order in which they come */
 enum { ANSWER_BYTES = 65536, ANSWER_S = 30, LOOKS = 1000, POLL_MS = 250, DEATH_MS = 2000 };
-enum found { NOTHING, BUFFER, HUNG_UP, CLOSED, DIED, EVICTED, LEFT };
+enum found { NOTHING, BUFFER, HUNG_UP, FINISHED, MOVED, DIED, EVICTED, LEFT };
 
-static const char *const endings[] = {
-    [CLOSED] = "the producer closed", [DIED] = "the producer died", [EVICTED] = "evicted", [LEFT] = "interrupted"};
+static const char *const endings[] = {[FINISHED] = "the producer closed",
+                                      [MOVED] = "the descriptor moved: connect again",
+                                      [DIED] = "the producer died",
+                                      [EVICTED] = "evicted",
+                                      [LEFT] = "interrupted"};
 
 struct reader {
     int fds[DESCRIPTORS];
@@ -136,12 +139,12 @@ static void refuse(const char *answer) /* the reason as it was sent, up to anyth
 
 static void request_descriptor(struct reader *reader, int control)
 {
-    static const char request[] = "{\"type\":\"connect\",\"abi\":1}"; /* "settings" can have a filter and more */
+    static const char request[] = "{\"type\":\"connect\",\"abi\":2}"; /* "settings" can have a filter and more */
     static char answer[ANSWER_BYTES];
     const char *type, *sequence;
     size_t count;
 
-    static_assert(ZBUF_ABI == 1, "the request names the ABI");
+    static_assert(ZBUF_ABI == 2, "the request names the ABI");
     send(control, request, strlen(request), MSG_NOSIGNAL); /* if that fails, the answer says why, or none comes */
     count = receive(control, answer, reader->fds);
     type = value_of(answer, "\"type\"");
@@ -174,7 +177,7 @@ static void check(const struct zbuf_segment *page, uint32_t state, uint64_t size
         FAIL("foreign segment: it does not begin with zbuf's magic");
     if (page->abi != ZBUF_ABI)
         FAIL("segment of ABI %" PRIu32 ", this is ABI %u: use the same version on both sides", page->abi, ZBUF_ABI);
-    if (state != ZBUF_OPEN && state != ZBUF_CLOSED) /* a producer that has just ended left us what it had */
+    if (state < ZBUF_OPEN || state > ZBUF_CLOSED) /* a producer that has just ended left us what it had */
         FAIL("segment in state %" PRIu32 ": its producer is still making it, or died doing so", state);
     if (page->segment_bytes > size || page->zbuf_bytes % ZBUF_PAGE_BYTES || page->zbuf_bytes - 1 >= ZBUF_MAX_BYTES)
         FAIL("corrupt segment: %" PRIu64 " bytes, with buffers of %" PRIu64, size, page->zbuf_bytes);
@@ -215,11 +218,14 @@ static int is_assigned(const struct reader *reader)
 /* Look for the end first, and then for a buffer: the last buffer may have come just before the end. */
 static enum found look(const struct reader *reader)
 {
-    int closed = zbuf_state(reader->segment) == ZBUF_CLOSED;
+    uint32_t state = zbuf_state(reader->segment);
+    enum found end = state == ZBUF_MOVED ? MOVED : state >= ZBUF_FINISHED ? FINISHED : NOTHING;
 
     if (interrupted)
         return LEFT;
-    return is_assigned(reader) ? BUFFER : closed ? CLOSED : reader->hung_up ? HUNG_UP : NOTHING;
+    if (end == NOTHING && reader->hung_up)
+        end = HUNG_UP;
+    return is_assigned(reader) ? BUFFER : end;
 }
 
 /* Sleep until the doorbell rings or hangs up; the limit is for signals that come just before poll(). */
@@ -264,6 +270,8 @@ static void count(struct reader *reader, const struct zbuf_header *header, uint3
         next = zbuf_next_packet(blocks, length, offset, &packet);
         if (next == 0)
             FAIL("corrupt buffer %" PRIu64 ": no packet at byte %" PRIu32, reader->sequence, offset);
+        if (packet.data == NULL) /* no packets any more, but blocks of other types, which were passed over */
+            return;
         reader->packets++;
         reader->bytes += packet.caplen;
         reader->dropped += packet.dropped;
@@ -307,6 +315,16 @@ static enum found take_rest(struct reader *reader, unsigned which)
     return DIED;
 }
 
+/* What the ledger has dropped; the producer may be writing it, and after a death never come to the end of that. */
+static uint64_t ledger_drops(const struct reader *reader)
+{
+    struct zbuf_ledger ledger = {0};
+
+    for (int tries = 0; tries < LOOKS && !zbuf_read_ledger(reader->segment, &ledger); tries++)
+        ;
+    return ledger.dropped;
+}
+
 static enum found take_all(struct reader *reader)
 {
     enum found found;
@@ -316,8 +334,8 @@ static enum found take_all(struct reader *reader)
             return EVICTED; /* it went on without us, while we were too busy to hear it hang up */
         take(reader, reader->sequence & 1);
     }
-    if (found == CLOSED) /* the ledger is exact now, and counts what was lost after the last packet, too */
-        reader->dropped = reader->segment->ledger.dropped;
+    if (found == FINISHED) /* the ledger is exact now, and counts what was lost after the last packet, too */
+        reader->dropped = ledger_drops(reader);
     return found == HUNG_UP ? take_rest(reader, reader->sequence & 1) : found;
 }
 

@@ -37,6 +37,9 @@ cdef extern from "zbuf/producer/packet_filter.h" nogil:
 cdef enum:
     OPTIMIZED_LENGTH = 1024         # the time that libpcap's optimizer takes grows with the cube of this
 
+REFUSE_ALL = bytes([6, 0, 0, 0, 0, 0, 0, 0])
+"""The program that accepts no packet: ret #0."""
+
 # All instructions that there are, by class: ld, ldx, st and stx, alu, jmp, ret, misc.
 INSTRUCTIONS = frozenset(
     [0x00, 0x20, 0x28, 0x30, 0x40, 0x48, 0x50, 0x60, 0x80]

@@ -7,6 +7,7 @@ import secrets
 import time
 import weakref
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from zbuf.producer.serving.session import Context
 from zbuf.producer.serving.setup import Identity
 from zbuf.producer.sources.pace import Pace, Paced
 from zbuf.producer.sources.python import LINKTYPE_ETHERNET, RawPacket, linktype_of
-from zbuf.producer.sources.source import Attended, Pass, passes_of
+from zbuf.producer.sources.source import Attended, Pass, Recorded, passes_of
 from zbuf.shared.closing import Closing
 from zbuf.shared.control.rundir import NameLock, directory_mode, make_run_directory, run_directory, socket_path
 from zbuf.shared.control.statistics import Statistics
@@ -50,8 +51,9 @@ class Producer(Closing):
 
     Args:
         name: what readers connect to: letters, digits and any of ``_ . @ : + -``.
-        linktype: LINKTYPE_ value of the packets; Ethernet by default.
-        interfaces: names of the interfaces that packets come from; by default one, named like the producer.
+        linktype: LINKTYPE_ value of the packets of interfaces that are given by name; Ethernet by default.
+        interfaces: those that packets come from, by name, or as an Interface each, with a link type of its own; by
+            default one, named like the producer.
         lossless: wait for readers instead of dropping packets.
         buffer_size: bytes of each of a reader's two buffers, if the reader does not say; whole pages, up to 1 GiB.
         run_dir: where the control socket is made; see zbuf.shared.control.rundir.run_directory().
@@ -75,7 +77,7 @@ class Producer(Closing):
         name: str,
         *,
         linktype: int = LINKTYPE_ETHERNET,
-        interfaces: Sequence[str] | None = None,
+        interfaces: Sequence[str | Interface] | None = None,
         lossless: bool = False,
         buffer_size: int = DEFAULT_BUFFER_BYTES,
         run_dir: str | os.PathLike[str] | None = None,
@@ -88,20 +90,18 @@ class Producer(Closing):
         salvage_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         check_buffer_bytes(buffer_size)
-        if not 0 <= linktype <= _LINKTYPE_MAX:
-            raise ValueRefused(f"link type {linktype}: it must be from 0 to {_LINKTYPE_MAX}")
         directory = run_directory(run_dir)
         path = socket_path(directory, name)
         make_run_directory(directory, mode=directory_mode(socket_mode), gid=gid)
-        described = [Interface(encodable(one), linktype) for one in (interfaces or [name])]
+        described = [_described(one, linktype) for one in (interfaces or [name])]
         self.name = name
         self.run_dir = directory
         self.linger_s = linger_s
         """How long close() waits for the readers, in seconds; None for as long as it takes."""
-        self._identity = Identity(name, secrets.randbits(63), described, linktype, f"zbuf {__version__}", snaplen)
+        self._identity = Identity(name, secrets.randbits(63), described, f"zbuf {__version__}", snaplen)
         access = self._access(allow)
         pump = Pump(lossless=lossless)
-        self._roster = Roster(pump, limits)
+        self._roster = Roster(pump, limits, described)
         self._owner = Owner(pump, self._roster.tick)
         self._pid = os.getpid()
         self._closed = False
@@ -161,7 +161,8 @@ class Producer(Closing):
             How many packets were published.
 
         Raises:
-            ValueRefused: the source's link type or number of interfaces is not the producer's, or an item is no packet.
+            ValueRefused: the source's link types or number of interfaces are not the producer's, or an item is no
+                packet.
         """
         self._check_open()
         self._check_source(source)
@@ -171,15 +172,18 @@ class Producer(Closing):
                 self._roster.live = source
                 tending.enter_context(source.tending(self._owner.submit))
                 pace = None  # its packets are due when they come
+            if pace is not None and isinstance(source, Recorded):
+                pace.set_recordings(source.recordings)
             for one in passes_of(source, loops):
-                if not self._publish_pass(one, pace):
+                if not self._publish_pass(source, one, pace):
                     break
         return self.offered - before
 
-    def _publish_pass(self, one: Pass, pace: Pace | None) -> bool:
+    def _publish_pass(self, source: Any, one: Pass, pace: Pace | None) -> bool:
         """Whether another pass may follow."""
         if isinstance(one, NativeSource):
-            ended = self._owner.run(one if pace is None else Paced(one, pace))
+            paced = one if pace is None else Paced(one, pace)
+            ended = self._owner.run(paced, lambda: self._roster.announce(self._appeared(source)))
             return ended and not (pace is not None and pace.over)
         self._publish_packets(one if pace is None else self._paced(one, pace))
         return not self._owner.stopping
@@ -199,7 +203,7 @@ class Producer(Closing):
             wirelen = len(packet.data) if packet.wirelen is None else packet.wirelen
             time_ns = None
             while time_ns is None and not (pace.over or self._owner.stopping):
-                time_ns = pace.hold(packet.time_ns, wirelen)
+                time_ns = pace.hold(packet.time_ns, wirelen, packet.interface)
             if time_ns is None:
                 return
             yield packet._replace(time_ns=time_ns)
@@ -209,21 +213,28 @@ class Producer(Closing):
             raise ValueRefused(f"producer {self.name!r} is closed: it takes no more packets")
 
     def _check_source(self, source: Any) -> None:
-        linktype, interfaces = linktype_of(source), len(self._identity.interfaces)
-        if len(getattr(source, "interfaces", [])) > interfaces:
-            names = [interface.name for interface in source.interfaces]
+        ours = self._identity.interfaces
+        theirs = getattr(source, "interfaces", [])
+        if len(theirs) > len(ours):
             raise ValueRefused(
-                f"the source has {len(names)} interfaces, the producer {interfaces}: "
-                f"make it with Producer({self.name!r}, interfaces={names})"
+                f"the source has {len(theirs)} interfaces, the producer {len(ours)}: "
+                f"make it with Producer({self.name!r}, interfaces={[interface.name for interface in theirs]})"
             )
-        if linktype is not None and linktype != self._identity.linktype:
-            raise ValueRefused(
-                f"the source's link type is {linktype}, the producer's {self._identity.linktype}: "
-                f"make it with Producer({self.name!r}, linktype={linktype})"
-            )
+        linktype = linktype_of(source)
+        linktypes = [interface.linktype for interface in theirs] or ([] if linktype is None else [linktype])
+        for one, interface in zip(linktypes, ours, strict=False):
+            if one != interface.linktype:
+                raise ValueRefused(
+                    f"the source's link type is {one}, the producer's {interface.linktype}: "
+                    f"make it with Producer({self.name!r}, linktype={one})"
+                )
+
+    def _appeared(self, source: Any) -> list[Interface]:
+        """The interfaces of a source that are not announced yet."""
+        return [_described(one, one.linktype) for one in source.interfaces[len(self._identity.interfaces) :]]
 
     def _access(self, allow: Sequence[Rule]) -> Access:
-        return Access(allow, [one.name for one in self._identity.interfaces], self._identity.linktype)
+        return Access(allow, self._identity.interfaces)
 
     def rotate(self) -> None:
         """Give the readers what is stored now, in buffers that are not full, as far as a buffer is free."""
@@ -252,9 +263,7 @@ class Producer(Closing):
     def stats(self, timeout_s: float | None = None) -> Statistics:
         """Everything that was counted, as of one instant; TimeoutError if that takes longer than `timeout_s`."""
         identity, roster = self._identity, self._roster
-        return self._owner.submit(
-            lambda: roster.statistics(identity.name, identity.epoch, identity.linktype, identity.interface_names)
-        ).result(timeout_s)
+        return self._owner.submit(lambda: roster.statistics(identity.name, identity.epoch)).result(timeout_s)
 
     @property
     def offered(self) -> int:
@@ -314,6 +323,14 @@ class Producer(Closing):
         self._control.forget()
         self._roster.forget()
         self._lock.forget()
+
+
+def _described(interface: str | Interface, linktype: int) -> Interface:
+    """An interface as readers are told of it; one that is given by name has that link type."""
+    found = Interface(interface, linktype) if isinstance(interface, str) else interface
+    if not 0 <= found.linktype <= _LINKTYPE_MAX:
+        raise ValueRefused(f"link type {found.linktype}: it must be from 0 to {_LINKTYPE_MAX}")
+    return replace(found, name=encodable(found.name))
 
 
 _producers: "weakref.WeakSet[Producer]" = weakref.WeakSet()

@@ -1,6 +1,7 @@
 """Names: which ones producers and groups of readers may have, and how names that others chose are shown."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from zbuf.shared.errors import ValueRefused
@@ -43,3 +44,8 @@ def printable(text: str) -> str:
 def encodable(text: str) -> str:
     """A file's name as text that UTF-8 can encode: each byte that is not UTF-8 becomes a question mark."""
     return text.encode("utf-8", "replace").decode()
+
+
+def linktypes_of(linktypes: Iterable[int]) -> str:
+    """The link types of several interfaces, each once, as people read them."""
+    return ", ".join(map(str, dict.fromkeys(linktypes)))

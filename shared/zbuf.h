@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * zbuf.h: the shared memory between a packet producer and its readers, ABI 1.
+ * zbuf.h: the shared memory between a packet producer and its readers, ABI 2.
  *
  * The scheme is that of FreeBSD's zero-copy BPF (bpf(4), "Zero-copy buffer mode"); a process takes the
  * kernel's part.  A descriptor has two buffers.  The producer appends packets to one while the readers
@@ -15,19 +15,21 @@
  *
  *      page 0     struct zbuf_segment   identity, where the rest lies, counters
  *      page 1...  prologue              pcapng Section Header + Interface Description Blocks
- *                 zbuf A                struct zbuf_header, then pcapng Enhanced Packet Blocks
+ *                 zbuf A                struct zbuf_header, then pcapng blocks, most of them Enhanced Packet Blocks
  *                 zbuf B                the same
  *      ack page   struct zbuf_ack       one per reader, a mapping of its own
  *
- * Readers map the segment read-only: (p) marks the fields that the producer writes.  A reader writes only to
- * its ack page: (u).  Buffers are assigned strictly in turn, A first: the n-th assignment is buffer n & 1.
- * The prologue followed by the buffers' blocks is a pcapng file.
+ * The segment is mapped read-only by readers: (p) marks what the producer writes.  A reader writes nothing
+ * but its ack page: (u).  Buffers are assigned strictly in turn, A first: the n-th assignment is buffer n & 1.
+ * Prologue and buffers, one after the other, are a pcapng file.  An interface that appears later is announced by
+ * its Interface Description Block at the head of a buffer, before the interface's first packet; blocks of other
+ * types (names, secrets, custom ones) may stand anywhere between packets, and readers skip those they don't know.
  *
  * Trust: the producer reads only user_gen and sleeping, and learns no more from them than "yes" or "no".  A
  * reader walks blocks with zbuf_next_packet(), which never reads outside the buffer, whatever the bytes say.
  *
  * Ordering: each edge carries a label, found at both of its ends: SYNC assign, SYNC acknowledge,
- * SYNC store_len, SYNC sleep, SYNC state.
+ * SYNC store_len, SYNC sleep, SYNC state, SYNC prologue, SYNC ledger.
  *
  * A C or C++ consumer needs only this file; docs/protocol.md says how it gets the file descriptors.
  */
@@ -43,25 +45,41 @@
 #error "zbuf's ABI is little-endian"
 #endif
 
-#define ZBUF_ABI 1u
+#define ZBUF_ABI 2u
 #define ZBUF_MAGIC "ZBUF\r\n\032\n"        /* 8 bytes; the line ends show a copy made in text mode */
 #define ZBUF_PAGE_BYTES 4096u
 #define ZBUF_MAX_BYTES (UINT64_C(1) << 30) /* of one buffer, its header included */
 #define ZBUF_MAX_CAPLEN 262144u            /* libpcap's own limit for a packet */
 
-/* zbuf_segment.state.  A reader that attaches and finds FORMING came before the segment was ready. */
-enum { ZBUF_FORMING = 0, ZBUF_OPEN = 1, ZBUF_CLOSED = 2 };
+/* zbuf_segment.state; it only ever grows.
+ *
+ *      FORMING   the producer is making the segment: an attaching reader came too early
+ *      OPEN      packets come
+ *      FINISHED  nothing more will be assigned: a reader that has taken buffer end_sequence - 1 has all of it
+ *      MOVED     as FINISHED, and what comes next is in another segment: ask for the descriptor again
+ *      CLOSED    the producer has let go of it
+ */
+enum { ZBUF_FORMING = 0, ZBUF_OPEN = 1, ZBUF_FINISHED = 2, ZBUF_MOVED = 3, ZBUF_CLOSED = 4 };
 
-/* The ledger: received = filtered + accepted, accepted = delivered + dropped + abandoned + buffered. */
+/* The ledger, first in packets, then in bytes on the wire.  Each of the two halves adds up:
+ * received = filtered + accepted, accepted = delivered + dropped + abandoned + buffered. */
 struct zbuf_ledger {
-    uint64_t received;  /* packets that the source gave to this descriptor */
-    uint64_t filtered;  /* rejected by its filter */
+    uint64_t received;  /* what the source gave to this descriptor */
+    uint64_t filtered;  /* refused by its filter */
     uint64_t accepted;  /* passed by its filter */
-    uint64_t delivered; /* acknowledged by every reader that was still there */
-    uint64_t dropped;   /* lost, because no buffer was free */
-    uint64_t abandoned; /* assigned to readers that all left without acknowledging */
+    uint64_t delivered; /* acknowledged by their readers, except those that had left */
+    uint64_t dropped;   /* no buffer was free */
+    uint64_t abandoned; /* their last reader left without acknowledging them */
     uint64_t buffered;  /* appended, and not acknowledged yet */
-    uint64_t truncated; /* appended, but cut to the snaplen or to the size of a buffer */
+    uint64_t truncated; /* appended, but cut to the snaplen or to the size of a buffer; packets only */
+    uint64_t received_bytes;
+    uint64_t filtered_bytes;
+    uint64_t accepted_bytes;
+    uint64_t delivered_bytes;
+    uint64_t dropped_bytes;
+    uint64_t abandoned_bytes;
+    uint64_t buffered_bytes;
+    uint64_t reserved;
 };
 
 struct zbuf_segment {
@@ -71,13 +89,15 @@ struct zbuf_segment {
     uint64_t epoch;            /* (p) a random number, one per run of a producer */
     uint64_t segment_bytes;    /* (p) of the whole segment */
     uint64_t prologue_offset;  /* (p) from the segment's start */
-    uint64_t prologue_bytes;   /* (p) in use */
+    uint64_t prologue_bytes;   /* (p) SYNC prologue: in use; grows as interfaces appear */
     uint64_t zbuf_offset[2];   /* (p) of A and B, from the segment's start, page-aligned */
     uint64_t zbuf_bytes;       /* (p) of each buffer, header included */
-    uint32_t snaplen;          /* (p) bytes kept of a packet at most */
-    uint32_t linktype;         /* (p) LINKTYPE_ value of every interface */
-    uint8_t reserved[48];
-    struct zbuf_ledger ledger; /* (p) a copy, as of the last rotation or drop; exact once CLOSED */
+    uint64_t prologue_room;    /* (p) bytes that the prologue may grow to */
+    uint64_t end_sequence;     /* (p) assignments in all; written before FINISHED or MOVED */
+    uint32_t snaplen;          /* (p) bytes kept of a packet at most; an interface may have a smaller one */
+    uint32_t ledger_sequence;  /* (p) SYNC ledger: odd while the ledger is being written */
+    uint8_t reserved[32];
+    struct zbuf_ledger ledger; /* (p) a copy, as of the last rotation or drop; exact once FINISHED */
     char producer[64];         /* (p) names, NUL-terminated */
     char descriptor[64];       /* (p) */
 };
@@ -85,11 +105,13 @@ struct zbuf_segment {
 struct zbuf_header {
     /* bpf(4)'s struct bpf_zbuf_header; the first word of its padding is used */
     uint32_t kernel_gen;     /* (p) SYNC assign: the number of times this buffer was assigned */
-    uint32_t kernel_len;     /* (p) bytes of blocks after this header, at the assignment */
-    uint32_t user_gen;       /* (p) for observers: the last generation seen acknowledged */
-    uint32_t packets;        /* (p) blocks in those kernel_len bytes */
-    uint32_t reserved[4];
-    /* zbuf's own fields, valid once assigned */
+    uint32_t kernel_len;     /* (p) bytes of blocks behind this header, at the assignment */
+    uint32_t user_gen;       /* (p) for observers: the last generation that the producer saw acknowledged */
+    uint32_t packets;        /* (p) packets in those kernel_len bytes */
+    uint32_t interfaces;     /* (p) announced so far: by the prologue and by the heads of buffers up to this one's */
+    uint32_t reserved;
+    uint64_t wire_bytes;     /* (p) of those packets, on the wire */
+    /* what zbuf adds, valid with the assignment */
     uint64_t sequence;       /* (p) assignments of this descriptor before this one: 0, 1, 2, ... */
     uint64_t first_ns;       /* (p) time of the first and of the last packet, nanoseconds since 1970 */
     uint64_t last_ns;        /* (p) */
@@ -107,12 +129,12 @@ struct zbuf_ack {
     uint32_t reserved[13];
 };
 
-static_assert(sizeof(struct zbuf_ledger) == 64, "zbuf_ledger");
+static_assert(sizeof(struct zbuf_ledger) == 128, "zbuf_ledger");
 static_assert(offsetof(struct zbuf_segment, state) == 12, "zbuf_segment.state");
 static_assert(offsetof(struct zbuf_segment, zbuf_offset) == 48, "zbuf_segment.zbuf_offset");
-static_assert(offsetof(struct zbuf_segment, linktype) == 76, "zbuf_segment.linktype");
+static_assert(offsetof(struct zbuf_segment, ledger_sequence) == 92, "zbuf_segment.ledger_sequence");
 static_assert(offsetof(struct zbuf_segment, ledger) == 128, "zbuf_segment.ledger");
-static_assert(sizeof(struct zbuf_segment) == 320, "zbuf_segment");
+static_assert(sizeof(struct zbuf_segment) == 384, "zbuf_segment");
 static_assert(offsetof(struct zbuf_header, user_gen) == 8, "zbuf_header.user_gen");
 static_assert(offsetof(struct zbuf_header, sequence) == 32, "zbuf_header.sequence");
 static_assert(offsetof(struct zbuf_header, store_len) == 64, "zbuf_header.store_len");
@@ -193,8 +215,9 @@ static inline int zbuf_sleeper(const struct zbuf_ack *ack)
     return __atomic_load_n(&ack->sleeping, __ATOMIC_RELAXED) != 0;
 }
 
-/* Producer: open or close a segment.
- * SYNC state (release; pairs with zbuf_state): OPEN follows the layout, CLOSED the last assignment. */
+/* Producer: move a segment on to its next state.
+ * SYNC state (release; pairs with zbuf_state): OPEN follows the layout; FINISHED, MOVED and CLOSED follow the last
+ * assignment and end_sequence. */
 static inline void zbuf_set_state(struct zbuf_segment *segment, uint32_t state)
 {
     __atomic_store_n(&segment->state, state, __ATOMIC_RELEASE);
@@ -206,10 +229,56 @@ static inline uint32_t zbuf_state(const struct zbuf_segment *segment)
     return __atomic_load_n(&segment->state, __ATOMIC_ACQUIRE);
 }
 
-/* ---- Enhanced Packet Blocks (draft-ietf-opsawg-pcapng, section 4.3) ---------------------------------- */
+/* Producer: publish a prologue to which blocks were added.
+ * SYNC prologue (release; pairs with zbuf_prologue_bytes): the blocks up to there are whole. */
+static inline void zbuf_grow_prologue(struct zbuf_segment *segment, uint64_t prologue_bytes)
+{
+    __atomic_store_n(&segment->prologue_bytes, prologue_bytes, __ATOMIC_RELEASE);
+}
 
+/* SYNC prologue (acquire; pairs with zbuf_grow_prologue). */
+static inline uint64_t zbuf_prologue_bytes(const struct zbuf_segment *segment)
+{
+    return __atomic_load_n(&segment->prologue_bytes, __ATOMIC_ACQUIRE);
+}
+
+/* Producer: replace the ledger on page 0, so that nobody takes a half-written one for whole.
+ * SYNC ledger (sequence write; pairs with zbuf_read_ledger): the count is odd from before the first word is
+ * written until after the last. */
+static inline void zbuf_write_ledger(struct zbuf_segment *segment, const struct zbuf_ledger *ledger)
+{
+    uint32_t count = segment->ledger_sequence, at;
+    const uint64_t *from = (const uint64_t *)(const void *)ledger;
+    uint64_t *to = (uint64_t *)(void *)&segment->ledger;
+
+    __atomic_store_n(&segment->ledger_sequence, count | 1u, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+    for (at = 0; at < sizeof *ledger / sizeof *from; at++)
+        __atomic_store_n(&to[at], from[at], __ATOMIC_RELAXED);
+    __atomic_store_n(&segment->ledger_sequence, (count | 1u) + 1u, __ATOMIC_RELEASE);
+}
+
+/* Observer: copy the ledger; false where the producer was writing it: try again.  A producer that was killed while it
+ * wrote leaves an odd count for good, so a caller bounds its tries.
+ * SYNC ledger (sequence read; pairs with zbuf_write_ledger). */
+static inline int zbuf_read_ledger(const struct zbuf_segment *segment, struct zbuf_ledger *ledger)
+{
+    uint32_t count = __atomic_load_n(&segment->ledger_sequence, __ATOMIC_ACQUIRE), at;
+    const uint64_t *from = (const uint64_t *)(const void *)&segment->ledger;
+    uint64_t *to = (uint64_t *)(void *)ledger;
+
+    for (at = 0; at < sizeof *ledger / sizeof *to; at++)
+        to[at] = __atomic_load_n(&from[at], __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    return !(count & 1u) && __atomic_load_n(&segment->ledger_sequence, __ATOMIC_RELAXED) == count;
+}
+
+/* ---- Blocks (draft-ietf-opsawg-pcapng, sections 3.1 and 4.3) ----------------------------------------- */
+
+#define ZBUF_IDB_TYPE 1u
 #define ZBUF_EPB_TYPE 6u
-#define ZBUF_EPB_BYTES 32u                /* of a block without data and options */
+#define ZBUF_BLOCK_BYTES 12u              /* of the smallest block: its type, and its length at both ends */
+#define ZBUF_EPB_BYTES 32u                /* of a packet's block without data and options */
 #define ZBUF_EPB_DATA 28u                 /* where the data begins */
 #define ZBUF_EPB_FLAGS (4u << 16 | 2u)     /* the option epb_flags: its length, its code */
 #define ZBUF_EPB_DROPCOUNT (8u << 16 | 4u) /* the option epb_dropcount */
@@ -217,28 +286,35 @@ static inline uint32_t zbuf_state(const struct zbuf_segment *segment)
 /* zbuf_packet.direction, as in the lowest bits of epb_flags */
 enum { ZBUF_UNKNOWN = 0, ZBUF_INBOUND = 1, ZBUF_OUTBOUND = 2 };
 
+/* zbuf_packet.interface_id, within the producer, of a block that is no packet: its data are the whole block */
+#define ZBUF_NO_PACKET 0xffffffffu
+
+/* A packet, where its bytes are.  Its options stand behind its data, which are padded to four bytes: as they are in a
+ * block, without opt_endofopt where the producer appends them, and with it where a reader finds them.  What the producer
+ * appends has no epb_dropcount among them, since that is `dropped`. */
 struct zbuf_packet {
-    uint64_t time_ns;      /* since 1970-01-01 00:00 UTC */
-    uint64_t dropped;      /* packets lost just before this one (epb_dropcount) */
-    uint32_t caplen;       /* bytes here */
-    uint32_t wirelen;      /* bytes on the wire */
-    uint32_t interface_id; /* index of its Interface Description Block in the prologue */
-    uint32_t direction : 2; /* epb_flags & 3 */
-    uint32_t tag_at : 5; /* where the VLAN tag is in data that the card took off and libpcap put back; 0 for none */
-    uint32_t : 25;
+    uint64_t time_ns;            /* since 1970-01-01 00:00 UTC */
+    uint64_t dropped;            /* packets lost just before this one (epb_dropcount) */
+    uint32_t caplen;             /* bytes here */
+    uint32_t wirelen;            /* bytes on the wire */
+    uint32_t interface_id;       /* which of the Interface Description Blocks is its own, from 0 on */
+    uint8_t direction;           /* epb_flags & 3 */
+    uint8_t tag_at;              /* where the VLAN tag is in data that the card took off and libpcap put back, or 0 */
+    uint16_t options_words;      /* of its options: their length / 4; of longer ones, the first 262,140 bytes */
     const uint8_t *data;
 };
+
+static_assert(sizeof(struct zbuf_packet) == 40, "zbuf_packet");
 
 static inline uint32_t zbuf_pad(uint32_t length_bytes)
 {
     return (length_bytes + 3u) & ~3u;
 }
 
-/* The size of the block that zbuf_block_begin() writes for this packet. */
-static inline uint32_t zbuf_block_bytes(const struct zbuf_packet *packet)
+/* One load of a word that somebody else may be changing: what was checked is what is used. */
+static inline uint32_t zbuf_get32(const uint8_t *at)
 {
-    uint32_t options = (packet->direction ? 8u : 0u) + (packet->dropped ? 12u : 0u);
-    return ZBUF_EPB_BYTES + zbuf_pad(packet->caplen) + (options ? options + 4 : 0);
+    return __atomic_load_n((const uint32_t *)(const void *)at, __ATOMIC_RELAXED);
 }
 
 static inline uint8_t *zbuf_put32(uint8_t *at, uint32_t value)
@@ -247,7 +323,35 @@ static inline uint8_t *zbuf_put32(uint8_t *at, uint32_t value)
     return at + sizeof value;
 }
 
-static inline void zbuf_put_options(uint8_t *at, const struct zbuf_packet *packet)
+/* ---- Writing blocks: the producer ---- */
+
+static inline const uint8_t *zbuf_options(const struct zbuf_packet *packet)
+{
+    return packet->data + zbuf_pad(packet->caplen);
+}
+
+/* Whether its options tell its flags: the producer sets `direction` to 0 then, which is written otherwise. */
+static inline int zbuf_has_flags(const struct zbuf_packet *packet)
+{
+    const uint8_t *at = zbuf_options(packet), *end = at + 4u * packet->options_words;
+    while (end - at >= 8) {
+        uint32_t head = zbuf_get32(at);
+        if (head == ZBUF_EPB_FLAGS)
+            return 1;
+        at += 4 + zbuf_pad(head >> 16);
+    }
+    return 0;
+}
+
+/* The size of the block that zbuf_block_begin() writes for this packet. */
+static inline uint32_t zbuf_block_bytes(const struct zbuf_packet *packet)
+{
+    uint32_t bare = ZBUF_EPB_BYTES + zbuf_pad(packet->caplen);
+    uint32_t options = (packet->direction ? 8u : 0u) + (packet->dropped ? 12u : 0u) + 4u * packet->options_words;
+    return options ? bare + options + 4 : bare;
+}
+
+static inline void zbuf_put_options(uint8_t *at, const struct zbuf_packet *packet, const uint8_t *options)
 {
     if (packet->direction)
         at = zbuf_put32(zbuf_put32(at, ZBUF_EPB_FLAGS), packet->direction);
@@ -255,12 +359,17 @@ static inline void zbuf_put_options(uint8_t *at, const struct zbuf_packet *packe
         at = zbuf_put32(zbuf_put32(at, ZBUF_EPB_DROPCOUNT), (uint32_t)packet->dropped);
         at = zbuf_put32(at, (uint32_t)(packet->dropped >> 32));
     }
+    if (options) {
+        memcpy(at, options, 4u * packet->options_words);
+        at += 4u * packet->options_words;
+    }
     zbuf_put32(at, 0); /* opt_endofopt */
 }
 
-/* Write a block at `at`, except its data (packet->data is not used).  Returns where the caller then copies
- * the packet->caplen bytes of data.  The caller guarantees zbuf_block_bytes() bytes of room. */
-static inline uint8_t *zbuf_block_begin(uint8_t *at, const struct zbuf_packet *packet)
+/* Write a block at `at`, all but its data.  Returns where the caller puts those packet->caplen bytes.  The caller has
+ * made sure of zbuf_block_bytes() bytes of room.  `options` are zbuf_options() of the packet before its caplen was cut;
+ * NULL where it has none. */
+static inline uint8_t *zbuf_block_begin(uint8_t *at, const struct zbuf_packet *packet, const uint8_t *options)
 {
     uint32_t total = zbuf_block_bytes(packet);
     uint8_t *data = at + ZBUF_EPB_DATA, *tail = data + zbuf_pad(packet->caplen);
@@ -273,16 +382,29 @@ static inline uint8_t *zbuf_block_begin(uint8_t *at, const struct zbuf_packet *p
     zbuf_put32(at + 16, (uint32_t)packet->time_ns);
     zbuf_put32(at + 20, packet->caplen);
     zbuf_put32(at + 24, packet->wirelen);
-    if (packet->direction || packet->dropped)
-        zbuf_put_options(tail, packet);
+    if (packet->direction || packet->dropped || packet->options_words)
+        zbuf_put_options(tail, packet, options);
     zbuf_put32(at + total - 4, total);
     return data;
 }
 
-/* Load a word once, because another process may be changing it: the value checked is the value used. */
-static inline uint32_t zbuf_get32(const uint8_t *at)
+/* ---- Reading blocks: whoever trusts nobody ---- */
+
+/* Look at the block that begins `offset` bytes into a buffer's blocks, which are length_bytes long (a multiple of 4, as
+ * is the offset).  Returns the offset of the next block, or 0 where no whole block begins, with its length at both of
+ * its ends.  Nothing outside the blocks is read, whatever they say. */
+static inline uint32_t zbuf_next_block(const uint8_t *blocks, uint32_t length_bytes, uint32_t offset, uint32_t *type)
 {
-    return __atomic_load_n((const uint32_t *)(const void *)at, __ATOMIC_RELAXED);
+    const uint8_t *at = blocks + offset;
+    uint32_t room = length_bytes - offset, total;
+
+    if (offset > length_bytes || room < ZBUF_BLOCK_BYTES)
+        return 0;
+    *type = zbuf_get32(at);
+    total = zbuf_get32(at + 4);
+    if (total > room || total % 4 || total < ZBUF_BLOCK_BYTES || zbuf_get32(at + total - 4) != total)
+        return 0;
+    return offset + total;
 }
 
 static inline void zbuf_get_options(const uint8_t *option, const uint8_t *end, struct zbuf_packet *packet)
@@ -292,38 +414,57 @@ static inline void zbuf_get_options(const uint8_t *option, const uint8_t *end, s
         if ((head & 0xffffu) == 0 || padded > room)
             return;
         if (head == ZBUF_EPB_FLAGS)
-            packet->direction = zbuf_get32(option + 4) & 3u;
+            packet->direction = (uint8_t)(zbuf_get32(option + 4) & 3u);
         else if (head == ZBUF_EPB_DROPCOUNT)
             packet->dropped = zbuf_get32(option + 4) | (uint64_t)zbuf_get32(option + 8) << 32;
         option += 4 + padded;
     }
 }
 
-/* Read the packet whose block begins `offset` bytes into a buffer's blocks, which are length_bytes long; both
- * are multiples of 4.  Returns the offset of the next block, or 0 if no whole Enhanced Packet Block with the
- * same length at both ends begins there.  Nothing outside the blocks is read, whatever they say. */
-static inline uint32_t zbuf_next_packet(const uint8_t *blocks, uint32_t length_bytes, uint32_t offset,
-                                        struct zbuf_packet *packet)
+/* Read the packet whose block is whole and ends at `following`; returns that, or 0 where it has no room for its data. */
+static inline uint32_t zbuf_get_packet(const uint8_t *blocks, uint32_t offset, uint32_t following,
+                                       struct zbuf_packet *packet)
 {
     const uint8_t *at = blocks + offset;
-    uint32_t room = length_bytes - offset, total, caplen, bare;
+    uint32_t total = following - offset, caplen, bare, words;
 
-    if (offset > length_bytes || room < ZBUF_EPB_BYTES || zbuf_get32(at) != ZBUF_EPB_TYPE)
+    if (total < ZBUF_EPB_BYTES)
         return 0;
-    total = zbuf_get32(at + 4);
     caplen = zbuf_get32(at + 20);
     bare = ZBUF_EPB_BYTES + zbuf_pad(caplen);
-    if (total > room || total % 4 || caplen > ZBUF_MAX_CAPLEN || total < bare || zbuf_get32(at + total - 4) != total)
+    if (caplen > ZBUF_MAX_CAPLEN || total < bare)
         return 0;
     packet->interface_id = zbuf_get32(at + 8);
     packet->time_ns = (uint64_t)zbuf_get32(at + 12) << 32 | zbuf_get32(at + 16);
     packet->caplen = caplen;
     packet->wirelen = zbuf_get32(at + 24);
     packet->dropped = packet->direction = packet->tag_at = 0;
+    words = (total - bare) / 4;
+    packet->options_words = (uint16_t)(words < UINT16_MAX ? words : UINT16_MAX);
     packet->data = at + ZBUF_EPB_DATA;
     if (total > bare)
         zbuf_get_options(packet->data + zbuf_pad(caplen), at + total - 4, packet);
-    return offset + total;
+    return following;
+}
+
+/* Read the first packet at or after the block that begins at `offset`, passing over blocks of other types.
+ * Returns the offset of the block behind it; length_bytes, with packet->data NULL, where no more packets come; or 0
+ * where there is no whole block, or no whole packet in it.  As for zbuf_next_block() otherwise. */
+static inline uint32_t zbuf_next_packet(const uint8_t *blocks, uint32_t length_bytes, uint32_t offset,
+                                        struct zbuf_packet *packet)
+{
+    uint32_t type, following;
+
+    do {
+        following = zbuf_next_block(blocks, length_bytes, offset, &type);
+        if (following == 0)
+            return 0;
+        if (type == ZBUF_EPB_TYPE)
+            return zbuf_get_packet(blocks, offset, following, packet);
+        offset = following;
+    } while (offset < length_bytes);
+    packet->data = NULL;
+    return length_bytes;
 }
 
 #endif /* ZBUF_H */

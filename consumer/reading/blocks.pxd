@@ -1,4 +1,4 @@
-# Walking the packet blocks of a buffer: zbuf_next_packet(), which knows no prologue, held to what the prologue says.
+# Walking the packets of a buffer: zbuf_next_packet(), which knows no prologue, held to what the prologue says.
 
 from libc.stdint cimport uint32_t, uint8_t
 
@@ -11,8 +11,14 @@ cdef struct block_limits:
 
 cdef inline uint32_t next_block(const uint8_t *blocks, uint32_t length, uint32_t offset, block_limits limits,
                                 zbuf_packet *packet) noexcept nogil:
-    """Read the packet at `offset`; returns where the next one begins, or 0 where no whole and possible packet is."""
+    """Read the first packet at or after `offset`, passing over blocks of other types.
+
+    Returns where the block after it begins; `length`, with packet.data NULL, where no more packets come; or 0 where no
+    whole and possible packet is.
+    """
     cdef uint32_t following = zbuf_next_packet(blocks, length, offset, packet)
-    if following and (packet.caplen > limits.snaplen or packet.interface_id >= limits.interfaces):
+    if following == 0 or packet.data == NULL:
+        return following
+    if packet.caplen > limits.snaplen or packet.interface_id >= limits.interfaces:
         return 0
     return following

@@ -17,6 +17,7 @@ cdef class Buffer:
     cdef uint32_t _packets
     cdef uint64_t _sequence         # its number in the descriptor's stream of buffers
     cdef uint64_t _dropped_before
+    cdef uint32_t _interfaces
 
     cdef _check(self)
     cdef _release(self)

@@ -21,10 +21,11 @@ cimport cython
 
 from zbuf.consumer.reading.blocks cimport next_block
 from zbuf.consumer.reading.turn cimport Turn
-from zbuf.shared.memory.abi cimport zbuf_header, zbuf_packet
+from zbuf.shared.memory.abi cimport zbuf_header, zbuf_options, zbuf_packet
 
-from zbuf.consumer.reading.copies import PacketCopy
+from zbuf.consumer.reading.copies import PacketCopy, comments_in, flags_in
 from zbuf.shared.errors import CorruptBuffer, StaleBuffer
+from zbuf.shared.memory.layout import announced
 
 cdef extern from *:
     void zbuf_prefetch "__builtin_prefetch"(const void *at) nogil
@@ -91,8 +92,19 @@ cdef class Buffer:
         return self._dropped_before
 
     @property
+    def interfaces(self):
+        """How many interfaces are announced: by the prologue, and by the heads of buffers up to this one's."""
+        return self._interfaces
+
+    @property
+    def head_bytes(self):
+        """The bytes of the Interface Description Blocks that it begins with, those of interfaces that appeared."""
+        return len(announced(self))
+
+    @property
     def data(self):
-        """Its pcapng Enhanced Packet Blocks, a read-only memoryview; while it lives, the buffer stays ours."""
+        """Its pcapng blocks, most of them Enhanced Packet Blocks, a read-only memoryview; while it lives, the buffer
+        stays ours."""
         return memoryview(self)
 
     @property
@@ -113,6 +125,8 @@ cdef class Buffer:
         self._check()
         rows = numpy.empty(self._packets, INDEX_DTYPE)
         count = fill_index(self, <index_row *><size_t>rows.ctypes.data, &end)
+        if count == self._packets and end and end != self._length:
+            end = end_of_others(self, end)
         if count != self._packets or end != self._length:
             raise CorruptBuffer(f"buffer {self._sequence}: damaged after {count} packets: its producer is broken")
         return rows
@@ -133,6 +147,8 @@ cdef class Buffer:
             if following == 0:
                 raise no_packet(self._sequence, offset)
             offset = following
+            if packet.data == NULL:
+                break
             packets += 1
             captured += packet.caplen
             wire += packet.wirelen
@@ -182,7 +198,7 @@ cdef uint32_t fill_index(Buffer buffer, index_row *row, uint32_t *end) noexcept:
     cdef uint32_t offset = 0, count = 0, room = buffer._packets
     while offset < buffer._length and count < room:
         offset = next_block(buffer._blocks, buffer._length, offset, buffer._limits, &packet)
-        if offset == 0:
+        if offset == 0 or packet.data == NULL:
             break
         row.offset = <uint32_t>(packet.data - buffer._blocks)
         row.caplen = packet.caplen
@@ -194,6 +210,14 @@ cdef uint32_t fill_index(Buffer buffer, index_row *row, uint32_t *end) noexcept:
         count += 1
     end[0] = offset
     return count
+
+
+cdef uint32_t end_of_others(Buffer buffer, uint32_t offset) noexcept:
+    """Where blocks other than packets end that begin at `offset`: the buffer's length, unless something else follows."""
+    cdef zbuf_packet packet
+    packet.data = NULL
+    cdef uint32_t end = next_block(buffer._blocks, buffer._length, offset, buffer._limits, &packet)
+    return end if packet.data == NULL else offset
 
 
 cdef Buffer make_buffer(Turn turn, uint64_t sequence, uint32_t generation, uint32_t length, uint32_t packets):
@@ -211,6 +235,7 @@ cdef Buffer make_buffer(Turn turn, uint64_t sequence, uint32_t generation, uint3
     buffer._packets = packets
     buffer._sequence = sequence
     buffer._dropped_before = header.dropped_before
+    buffer._interfaces = turn._limits.interfaces
     return buffer
 
 
@@ -290,9 +315,27 @@ cdef class Packet:
         """Its captured bytes, a read-only memoryview; its buffer can't be acknowledged while that lives."""
         return memoryview(self)
 
+    @property
+    def options(self):
+        """The options of its block, as bytes: pcapng's, section 3.5 of draft-ietf-opsawg-pcapng."""
+        self._buffer._check()
+        return PyBytes_FromStringAndSize(
+            <const char *>zbuf_options(&self._packet), 4 * <Py_ssize_t>self._packet.options_words)
+
+    @property
+    def flags(self):
+        """All 32 bits of its block's epb_flags: direction, reception type, length of the FCS, link-layer errors."""
+        return flags_in(self.options)
+
+    @property
+    def comments(self):
+        """What somebody remarked on it, a list of str."""
+        return comments_in(self.options)
+
     def copy(self):
         """A PacketCopy: it outlives the buffer, and can be pickled."""
-        return PacketCopy(bytes(self), self.time_ns, self.wirelen, self.interface, self.dropped, self.direction)
+        return PacketCopy(
+            bytes(self), self.time_ns, self.wirelen, self.interface, self.dropped, self.direction, self.options)
 
     def __reduce__(self):
         raise TypeError("a packet in its buffer can't be pickled: take packet.copy(), or bytes(packet)")
@@ -335,9 +378,11 @@ cdef class BufferPackets:
     def __next__(self):
         if self._buffer._released:
             self._buffer._check()
-        if self._offset >= self._buffer._length:
-            raise StopIteration
-        return next_packet(self._buffer, &self._offset)
+        if self._offset < self._buffer._length:
+            packet = next_packet(self._buffer, &self._offset)
+            if packet is not None:
+                return packet
+        raise StopIteration
 
 
 @cython.final
@@ -355,17 +400,20 @@ cdef class ReaderPackets:
         return self
 
     def __next__(self):
-        while self._buffer is None or self._offset >= self._buffer._length:
-            self._buffer = self._reader.next_buffer()
-            self._offset = 0
-            if self._buffer is None:
-                raise StopIteration
-        if self._buffer._released:
-            self._buffer._check()
-        try:
-            return next_packet(self._buffer, &self._offset)
-        finally:
-            self._buffer._cursor = self._offset
+        while True:
+            while self._buffer is None or self._offset >= self._buffer._length:
+                self._buffer = self._reader.next_buffer()
+                self._offset = 0
+                if self._buffer is None:
+                    raise StopIteration
+            if self._buffer._released:
+                self._buffer._check()
+            try:
+                packet = next_packet(self._buffer, &self._offset)
+            finally:
+                self._buffer._cursor = self._offset
+            if packet is not None:
+                return packet
 
 
 cdef object packets_from(object reader, Buffer buffer):
@@ -378,13 +426,16 @@ cdef object packets_from(object reader, Buffer buffer):
 
 
 cdef inline Packet next_packet(Buffer buffer, uint32_t *offset):
-    """The packet at `offset`, which moves on to the next."""
+    """The first packet at or after `offset`, which moves on to what follows; None where no more packets come."""
     cdef Packet packet = Packet.__new__(Packet)
     cdef uint32_t at = offset[0]
     cdef uint32_t following = next_block(buffer._blocks, buffer._length, at, buffer._limits, &packet._packet)
     if following == 0:
         offset[0] = buffer._length  # nothing leads past the damage: the walk is over
         raise no_packet(buffer._sequence, at)
+    if packet._packet.data == NULL:
+        offset[0] = following
+        return None
     zbuf_prefetch(buffer._blocks + following)  # the next header comes from another core's cache: fetch it meanwhile
     packet._buffer = buffer
     offset[0] = following

@@ -1,6 +1,11 @@
 """A packet that outlives its buffer."""
 
+import struct
 from dataclasses import dataclass
+
+from zbuf.shared.memory.pcapng import options_in
+
+_COMMENT, _EPB_FLAGS = 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +25,19 @@ class PacketCopy:
     direction: str
     """"in" or "out"; "inout" where it is not known."""
 
+    options: bytes = b""
+    """The options of its block: pcapng's, section 3.5 of draft-ietf-opsawg-pcapng."""
+
+    @property
+    def flags(self) -> int:
+        """All 32 bits of its block's epb_flags: direction, reception type, length of the FCS, link-layer errors."""
+        return flags_in(self.options)
+
+    @property
+    def comments(self) -> list[str]:
+        """What somebody remarked on it."""
+        return comments_in(self.options)
+
     @property
     def caplen(self) -> int:
         """The bytes captured of it."""
@@ -30,3 +48,16 @@ class PacketCopy:
 
     def __bytes__(self) -> bytes:
         return self.data
+
+
+def flags_in(options: bytes) -> int:
+    """The epb_flags among the options of a packet's block; 0 where there are none."""
+    return next(
+        (struct.unpack("<I", value)[0] for code, value in options_in(options) if (code, len(value)) == (_EPB_FLAGS, 4)),
+        0,
+    )
+
+
+def comments_in(options: bytes) -> list[str]:
+    """The comments among the options of a packet's block."""
+    return [value.decode("utf-8", "replace") for code, value in options_in(options) if code == _COMMENT]

@@ -5,17 +5,18 @@ import os
 import threading
 import time
 import weakref
+from dataclasses import replace
 from mmap import mmap
 from select import POLLHUP, poll
 
 from zbuf.consumer.reading.connection import Connection
 from zbuf.consumer.reading.options import Options
 from zbuf.consumer.reading.segment_reader import SegmentReader
-from zbuf.consumer.reading.surface import Asking, EndReason, Facts
+from zbuf.consumer.reading.surface import Asking, EndReason, Facts, log_warnings
 from zbuf.shared import control
 from zbuf.shared.errors import ControlError, SegmentError
 from zbuf.shared.memory.layout import Layout, read_ledger
-from zbuf.shared.memory.pcapng import Interface, interfaces
+from zbuf.shared.memory.pcapng import Interface, first_interfaces, interfaces
 from zbuf.shared.memory.reader_pages import map_ack_page
 from zbuf.shared.memory.segment import map_segment, producer_lives
 
@@ -54,11 +55,16 @@ class Reader(SegmentReader, Asking):
         self._leaving = False
         self._watch = _HangUpWatch(self, doorbell) if spin_ns < 0 else None
         _readers.add(self)
+        log_warnings(facts.name, facts.warnings)
 
     # ---- what it says of itself, and requests ---------------------------------------------------------------------
 
     def _facts(self) -> Facts:
         return self._known
+
+    def _interfaces_appeared(self, head: bytes, appeared: list[Interface]) -> None:
+        known = self._known
+        self._known = replace(known, prologue=known.prologue + head, interfaces=[*known.interfaces, *appeared])
 
     def _control(self) -> Connection:
         return self._connection
@@ -80,11 +86,12 @@ class Reader(SegmentReader, Asking):
     def end_reason(self) -> EndReason | None:
         """Why there are no more buffers; None while there may be.
 
-        "closed": the producer ended, after it had assigned everything. "producer died": it was killed, and everything
+        "closed": the producer ended, after it had assigned everything. "moved": likewise, and the descriptor goes on in
+        another segment: connect again. "producer died": it was killed, and everything
         that it had appended was read. "evicted": the producer removed this reader. "left": close() was called.
         """
         if self.finished and self._ended_as is None:
-            self._ended_as = "closed" if self._closed_cleanly else "evicted"
+            self._ended_as = "closed" if self._closed_cleanly else "moved" if self._has_moved else "evicted"
         return self._ended_as
 
     def _is_dead(self) -> bool:
@@ -226,21 +233,21 @@ def _make_reader(connection: Connection, answer: control.Answer, fds: list[int],
 
 
 def _facts(answer: control.Connected, layout: Layout, segment: mmap) -> Facts:
-    prologue = segment[layout.prologue_offset : layout.prologue_offset + layout.prologue_bytes]
+    whole = segment[layout.prologue_offset : layout.prologue_offset + layout.prologue_bytes]
+    prologue = first_interfaces(whole, len(answer.interfaces))  # the heads of buffers announce the others
     return Facts(
         name=answer.producer,
         descriptor=answer.descriptor,
         snaplen=answer.snaplen,
-        linktype=layout.linktype,
         prologue=prologue,
         interfaces=interfaces(prologue),
         offered_before=answer.offered,
+        warnings=answer.warnings,
     )
 
 
 def _check_identity(answer: control.Connected, layout: Layout) -> None:
-    if (layout.producer, layout.linktype) != (answer.producer, answer.linktype):
-        raise SegmentError(
-            f"foreign segment: it is {layout.producer!r}'s, of link type {layout.linktype}, "
-            f"where {answer.producer!r} announced link type {answer.linktype}"
-        )
+    if layout.producer != answer.producer:
+        raise SegmentError(f"foreign segment: it is {layout.producer!r}'s, where {answer.producer!r} answered")
+    if not answer.interfaces:
+        raise SegmentError(f"{answer.producer!r} has no interface: its producer is broken")

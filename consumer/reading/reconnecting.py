@@ -14,6 +14,7 @@ from zbuf.consumer.reading.reader import Reader, open_reader
 from zbuf.consumer.reading.surface import Asking, EndReason, Facts
 from zbuf.shared import control
 from zbuf.shared.errors import ControlError, ProducerNotFound, Refused, ZbufError
+from zbuf.shared.names import linktypes_of
 
 log = logging.getLogger("zbuf")
 
@@ -144,11 +145,12 @@ class ReconnectingReader(Asking):
     def _check_same(self, reader: Reader) -> None:
         if self._closed:  # by another thread
             reader.close()
-        elif reader.linktype != self._reader.linktype:
+        elif set(reader.linktypes) != set(self._reader.linktypes):
             reader.close()
             self.close()
             raise ZbufError(
-                f"producer {self.name!r} came back with link type {reader.linktype}, it had {self._reader.linktype}: "
+                f"producer {self.name!r} came back with link type {linktypes_of(reader.linktypes)}, it had "
+                f"{linktypes_of(self._reader.linktypes)}: "
                 "connect anew"
             )
 

@@ -4,15 +4,18 @@ While the producer is ahead, the next buffer is one load away and no system call
 looks again for a while, and then sleeps until its doorbell rings.
 """
 
+from cpython.buffer cimport PyBUF_READ
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from zbuf.consumer.reading.buffer cimport Buffer, make_buffer, packets_from
 from zbuf.consumer.reading.turn cimport Turn
 from zbuf.shared.memory.abi cimport (
-    ZBUF_CLOSED,
     ZBUF_EPB_BYTES,
+    ZBUF_FINISHED,
+    ZBUF_MOVED,
     zbuf_assigned,
     zbuf_header,
     zbuf_sleep,
@@ -22,7 +25,9 @@ from zbuf.shared.memory.abi cimport (
 )
 from zbuf.shared.memory.spin cimport LOOKS_PER_CLOCK, is_raised, lower_flag, now_ns, raise_flag, spin_pause
 
-from zbuf.shared.errors import CorruptBuffer, ValueRefused
+from zbuf.shared.errors import CorruptBuffer, SegmentError, ValueRefused
+from zbuf.shared.memory.layout import announced
+from zbuf.shared.memory.pcapng import described
 
 cdef extern from "<poll.h>" nogil:
     enum:
@@ -49,7 +54,8 @@ cdef enum:
 cdef enum:                      # what a wait came to
     READY
     NOT_YET
-    CLOSED
+    FINISHED                    # nothing more will be assigned
+    MOVED                       # likewise: the descriptor goes on in another segment
     DIED
 
 
@@ -71,7 +77,7 @@ cdef class SegmentReader(Turn):
     cdef int64_t _spin_ns
     cdef uint64_t _sequence
     cdef uint64_t _sleeps
-    cdef uint32_t _state            # of the wait that found the end: CLOSED or DIED
+    cdef uint32_t _state            # of the wait that found the end: FINISHED, MOVED or DIED
     cdef bint _finished
     cdef bint _announced            # that it sleeps, by a next_buffer() that came back without a buffer
     cdef int _hung_up               # set by another thread for a reader that never makes a system call
@@ -88,6 +94,7 @@ cdef class SegmentReader(Turn):
         """Acknowledge the last buffer and wait for the next.
 
         Where a view of the last one lives (a memoryview, a NumPy array), it is acknowledged the moment that view dies.
+        The stream ends where the producer has said that it assigns no more, whatever views are alive.
 
         Args:
             timeout: how long to wait, in seconds; None for as long as it takes, 0 to look once.
@@ -98,7 +105,7 @@ cdef class SegmentReader(Turn):
 
         Raises:
             BufferError: views of the buffer whose turn it is are still alive, from its last filling.
-            CorruptBuffer: the producer assigned a length that is impossible.
+            CorruptBuffer: the producer assigned a length that is impossible, or announced an interface by rubbish.
             ValueRefused: this process was forked from the one that owns the reader.
         """
         cdef int found
@@ -110,9 +117,12 @@ cdef class SegmentReader(Turn):
         if self._finished:
             return None
         if self._views[which]:
+            if self._is_past_end():
+                return self._end(end_of(zbuf_state(self._segment)), which)
             raise BufferError(
-                f"{self._views[which]} of your own views still hold the buffer that comes next: "
-                "release them (memoryview, NumPy array), or copy what you keep"
+                f"{self._views[which]} of your own views still hold buffer {self._sequence - 2}, whose memory buffer "
+                f"{self._sequence} needs: release them (memoryview, NumPy array), or copy what you keep; a traceback or "
+                "a notebook's Out[] may hold one, too"
             )
         found = READY if self._look(which) else self._wait(which, timeout_ns)
         if found == READY and self._announced:
@@ -132,6 +142,10 @@ cdef class SegmentReader(Turn):
         if last is not None and not last._released:
             last._release()
 
+    cdef bint _is_past_end(self) noexcept nogil:
+        """Whether the producer has said that nothing more is assigned, and all that was is taken."""
+        return zbuf_state(self._segment) >= ZBUF_FINISHED and self._sequence >= self._segment.end_sequence
+
     cdef bint _look(self, int which) noexcept nogil:
         return zbuf_assigned(self._headers[which]) != self._user_gen[which]
 
@@ -144,7 +158,30 @@ cdef class SegmentReader(Turn):
                 f"buffer {self._sequence}: {packets} packets in {length} bytes, where it holds {self._capacity}: "
                 "its producer is broken"
             )
+        self._meet_interfaces(header, length)
         return self._hand_out(make_buffer(self, self._sequence, generation, length, packets))
+
+    cdef int _meet_interfaces(self, const zbuf_header *header, uint32_t length) except -1:
+        """Interfaces that appeared are announced at the head of a buffer, and belong to the prologue from then on."""
+        cdef uint32_t count = header.interfaces
+        if count <= self._limits.interfaces:
+            return 0
+        head = announced(PyMemoryView_FromMemory(<char *>(header + 1), length, PyBUF_READ))
+        try:
+            appeared = described(head)
+        except SegmentError as error:
+            raise CorruptBuffer(f"buffer {self._sequence}: {error}: its producer is broken") from None
+        if self._limits.interfaces + len(appeared) != count:
+            raise CorruptBuffer(
+                f"buffer {self._sequence}: it announces {len(appeared)} interfaces, where {count} should be known, and "
+                f"{self._limits.interfaces} were: its producer is broken"
+            )
+        self._limits.interfaces = count
+        self._interfaces_appeared(head, appeared)
+        return 0
+
+    def _interfaces_appeared(self, head, appeared):
+        """Told of interfaces that the next buffer announces, and of their blocks; a subclass overrides it."""
 
     cdef Buffer _hand_out(self, Buffer buffer):
         self._current = buffer
@@ -157,11 +194,12 @@ cdef class SegmentReader(Turn):
         cdef Buffer left
         self._finished = True
         self._state = found
-        if found == CLOSED or not self._is_dead():
+        if found != DIED or not self._is_dead():
             return None
         length = zbuf_stored(self._headers[which], generation)
         if length == 0 or length > self._capacity or length % 4:
             return None
+        self._meet_interfaces(self._headers[which], length)
         left = make_buffer(self, self._sequence, generation, length, 0)
         left._packets = left.totals()[0]  # nobody has counted them, since it was never assigned
         return self._hand_out(left)
@@ -194,8 +232,9 @@ cdef class SegmentReader(Turn):
         """NOT_YET, or what ended the stream. Called when there is no buffer; after an end it looks once more."""
         cdef int found = NOT_YET
         cdef bint hung_up = is_raised(&self._hung_up)  # before the state: a clean end sets that before it hangs up
-        if zbuf_state(self._segment) == ZBUF_CLOSED:
-            found = CLOSED
+        cdef uint32_t state = zbuf_state(self._segment)
+        if state >= ZBUF_FINISHED:
+            found = end_of(state)
         elif hung_up:
             found = DIED
         return READY if found != NOT_YET and self._look(which) else found
@@ -288,7 +327,11 @@ cdef class SegmentReader(Turn):
 
     @property
     def _closed_cleanly(self):
-        return self._state == CLOSED
+        return self._state == FINISHED
+
+    @property
+    def _has_moved(self):
+        return self._state == MOVED
 
     def _finish(self):
         """Give back what is held, views permitting, and take no more."""
@@ -313,3 +356,8 @@ cdef class SegmentReader(Turn):
         """Iterate over the buffers, each valid until the next is taken; ends with the stream."""
         while (buffer := self.next_buffer()) is not None:
             yield buffer
+
+
+cdef int end_of(uint32_t state) noexcept nogil:
+    """What a segment's state says of the end."""
+    return MOVED if state == ZBUF_MOVED else FINISHED

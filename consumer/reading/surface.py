@@ -1,5 +1,6 @@
 """What readers say of themselves and what can be asked of them: told here once, for all kinds of readers."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -12,21 +13,23 @@ from zbuf.shared import control
 from zbuf.shared.closing import Closing
 from zbuf.shared.memory.pcapng import Interface
 
-EndReason = Literal["closed", "producer died", "evicted", "left"]
+log = logging.getLogger("zbuf")
+
+EndReason = Literal["closed", "moved", "producer died", "evicted", "left"]
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a reader learned when its producer let it in."""
+    """What a reader learned when its producer let it in, and of interfaces that appeared since."""
 
     name: str
     descriptor: int
     snaplen: int
-    linktype: int
     prologue: bytes
     interfaces: list[Interface]
     offered_before: int
     """Packets that the producer's source had given before this reader was let in."""
+    warnings: list[str]
 
 
 class Described:
@@ -52,23 +55,37 @@ class Described:
 
     @property
     def linktype(self) -> int:
-        """LINKTYPE_ value of the packets."""
-        return self._facts().linktype
+        """LINKTYPE_ value of the first interface's packets; in most captures, of all packets."""
+        return self.interfaces[0].linktype
+
+    @property
+    def linktypes(self) -> tuple[int, ...]:
+        """The LINKTYPE_ value of each interface's packets."""
+        return tuple(interface.linktype for interface in self.interfaces)
 
     @property
     def prologue(self) -> bytes:
-        """The pcapng blocks that make a capture file when the buffers' data follow them."""
+        """The pcapng blocks that make a capture file when the buffers' data follow them.
+
+        It describes the interfaces that were announced up to and including the last buffer taken: that buffer's own
+        head (Buffer.head_bytes) is left out of a file that begins with it.
+        """
         return self._facts().prologue
 
     @property
     def interfaces(self) -> list[Interface]:
-        """The interfaces that packets come from, in the order of Packet.interface."""
+        """The interfaces that packets come from, in the order of Packet.interface; those that appear are added."""
         return self._facts().interfaces
 
     @property
     def offered_before(self) -> int:
         """Packets that the producer's source had given before this reader was let in."""
         return self._facts().offered_before
+
+    @property
+    def warnings(self) -> list[str]:
+        """What may surprise: interfaces that the filter can't be used for, so that none of their packets come."""
+        return self._facts().warnings
 
 
 class Asking(Described, Closing):
@@ -112,8 +129,15 @@ class Asking(Described, Closing):
             ValueRefused: it is too long, or contains a NUL character or bytes that are not valid text.
         """
         check_filter(expression)
-        self._control().request(control.SetFilter(filter=expression, flush=flush))
+        answer, _ = self._control().request(control.SetFilter(filter=expression, flush=flush))
+        log_warnings(self.name, cast(control.Done, answer).warnings)
 
     def flush(self) -> None:
         """Discard what is stored and not assigned yet, and begin the ledger anew."""
         self._control().request(control.Flush())
+
+
+def log_warnings(name: str, warnings: list[str]) -> None:
+    """Log what a producer warns of, under its name."""
+    for warning in warnings:
+        log.warning("%s: %s", name, warning)

@@ -9,7 +9,7 @@ from zbuf.consumer.tools.words import duration
 from zbuf.shared.cli.options import Json, Producer, RunDir
 from zbuf.shared.cli.tables import print_ledgers, print_table
 from zbuf.shared.control.statistics import Statistics
-from zbuf.shared.names import printable
+from zbuf.shared.names import linktypes_of, printable
 from zbuf.shared.users import user_name
 
 _PRODUCERS = ("name", "pid", "up", "interfaces", "descriptors", "readers", "offered", "dropped")
@@ -44,7 +44,7 @@ def stats(
 
 def _print_for_people(found: Statistics) -> None:
     sys.stdout.write(
-        f"{found.producer}: pid {found.pid}, up {duration(found.uptime_s)}, link-type {found.linktype}, "
+        f"{found.producer}: pid {found.pid}, up {duration(found.uptime_s)}, link-type {linktypes_of(found.linktypes)}, "
         f"{printable(', '.join(found.interfaces))}: {found.offered:,} packets offered\n"
     )
     if found.live:

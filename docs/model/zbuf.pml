@@ -6,12 +6,13 @@
  * Readers come and go at any moment, and anybody may be killed at any moment.  README.md tells what is left out, and why.
  *
  * Memory: a store goes to its writer's own variable first.  At any later moment it gets to the memory, where the others
- * look.  A full fence waits until it has.  Two stores are modelled like that: the ones that are followed by a look at
+ * look.  A full fence waits until it has.  Three stores are modelled like that: the ones that are followed by a look at
  * what the other side stored.  All other stores are in memory at once.
  *
  *      writer's own     in memory
  *      gen[b]           kernel_gen[b]     SYNC assign
  *      announced[r]     sleeping[r]       SYNC sleep
+ *      told             finished          SYNC state
  */
 
 #ifndef READERS
@@ -63,11 +64,13 @@ mtype = { never_overwritten, exactly_once_in_order, all_and_no_more, ledger_adds
 #define STORE_LEN_WITHOUT_GENERATION 17 /* exactly_once_in_order: the upper half of store_len is not looked at */
 #define JOIN_OLD_GENERATION          18 /* exactly_once_in_order: add_reader() does not set user_gen */
 #define FLUSH_KEEPS_STORE_LEN        19 /* all_and_no_more: flush() does not publish that the store is empty */
-#define CLOSED_BEFORE_TAIL           20 /* all_and_no_more: CLOSED is stored before the tail is assigned */
-#define NO_LOOK_AFTER_END            21 /* all_and_no_more: CLOSED, or a hang-up, is believed without a last look */
+#define FINISHED_BEFORE_TAIL         20 /* all_and_no_more: FINISHED is stored before the tail is assigned */
+#define NO_LOOK_AFTER_END            21 /* all_and_no_more: FINISHED, or a hang-up, is believed without a last look */
 #define LEAVE_WITHOUT_LOOK           22 /* ledger_adds_up: remove_reader() looks at the hold only */
 #define STATE_BEFORE_HANG_UP         23 /* ends_for_its_reason: the state is looked at first, then the hang-up */
-#define LET_GO_BEFORE_CLOSED         24 /* ends_for_its_reason: the doorbells are closed before CLOSED is stored */
+#define LET_GO_BEFORE_FINISHED       24 /* ends_for_its_reason: the doorbells are closed before FINISHED is stored */
+#define FINISH_UNTOLD                25 /* nobody_waits_for_ever: FINISHED is stored, and rings for nobody */
+#define NO_FENCE_FINISH              26 /* nobody_waits_for_ever: finish() looks for sleepers without a fence */
 #ifndef MUTATE
 #define MUTATE 0
 #endif
@@ -84,7 +87,7 @@ byte kernel_len[2];              /* (p) in packets */
 byte store_gen[2], store_len[2]; /* (p) the halves of store_len, always stored together */
 byte block[2 * CAPACITY];        /* (p) the packets, by number */
 byte dropcount[2];               /* (p) epb_dropcount of the first packet; no other can have it */
-bool closed;                     /* (p) state == CLOSED */
+bool finished;                   /* (p) state >= FINISHED */
 byte user_gen[4];                /* (u) */
 bool sleeping[2];                /* (u) */
 
@@ -102,7 +105,8 @@ bit next_sequence;               /* its lowest bit */
 byte lost;
 byte due = NONE;                 /* the buffer that it is about to assign */
 bool placing;                    /* there is room for the packet at hand */
-bool finished, quiet;            /* no packet will come: finished, the tail was assigned; quiet, there is no end either */
+bool ending, quiet;              /* no packet will come: the tail was assigned; or there will be no end either */
+bool told, spared;               /* that nothing more will be assigned; it lets nobody go, and is not killed */
 
 /* ---- The readers' own ---- */
 bool announced[2];
@@ -131,10 +135,11 @@ end:
     :: d_step { kernel_gen[1] != gen[1] -> kernel_gen[1] = gen[1] }
     :: d_step { sleeping[0] != announced[0] -> sleeping[0] = announced[0] }
     :: d_step { sleeping[1] != announced[1] -> sleeping[1] = announced[1] }
+    :: d_step { finished != told -> finished = told }
     od
 }
 
-#define producer_drained (kernel_gen[0] == gen[0] && kernel_gen[1] == gen[1])
+#define producer_drained (kernel_gen[0] == gen[0] && kernel_gen[1] == gen[1] && finished == told)
 #define reader_drained(r) (sleeping[r] == announced[r])
 
 /* ======== Death: what the dead one stored is in memory before its connection closes ========
@@ -148,7 +153,7 @@ end:
     do
     :: d_step { LEAVE && listed[0] && !gone[0] && !blocked[0] && reader_drained(0) -> dies[0] = true }
     :: d_step { LEAVE && listed[1] && !gone[1] && !blocked[1] && reader_drained(1) -> dies[1] = true }
-    :: d_step { !killed && !quiet && producer_drained -> killed = true }
+    :: d_step { !killed && !quiet && !spared && producer_drained -> killed = true }
     od
 }
 
@@ -288,8 +293,8 @@ inline finish()
     :: due == NONE && length[store] > 0 -> buffer_full()
     :: else
     fi;
-    closed = wrong(CLOSED_BEFORE_TAIL);
-    finished = true
+    told = wrong(FINISHED_BEFORE_TAIL);
+    ending = true
 }
 
 /* Here a flush counts the packets that it discards as lost, since the ledger, which begins anew, would tell nobody. */
@@ -383,7 +388,7 @@ inline remove_reader(r)
 }
 
 #define idle (due == NONE && !placing && producer_drained) /* its next store does not overtake the last */
-#define busy (!quiet && !finished)
+#define busy (!quiet && !ending)
 #if MUTATE == ROTATE_WITHOUT_RECLAIM
 #define worth_a_tick (hold == NONE && length[store] > 0)
 #else
@@ -408,13 +413,23 @@ end:
     :: d_step { idle && gone[1] && listed[1] -> remove_reader(1) }
     :: d_step { idle && busy -> finish() }
     :: d_step { idle && busy -> quiet = true }
-    :: idle && finished -> break
+    :: idle && ending -> break
     od;
-#if MUTATE == LET_GO_BEFORE_CLOSED
+#if MUTATE == LET_GO_BEFORE_FINISHED
     let_go = true;
 #endif
-    closed = true;
-    let_go = true
+    told = true;
+    d_step {
+        producer_drained || wrong(NO_FENCE_FINISH);
+        if
+        :: wrong(FINISH_UNTOLD)
+        :: else -> wake(0); wake(1)
+        fi
+    };
+    if
+    :: producer_drained -> let_go = true
+    :: spared = true /* it waits for what readers keep, as long as they like: they have been told, and have ended */
+    fi
     } unless { killed }
 }
 
@@ -463,9 +478,9 @@ look:
     fi;
 #if DOORBELL
     if
-    :: closed -> goto found_closed
-    :: !closed && hung_up -> goto found_dead /* the hang-up was looked at first, then the state */
-    :: !closed /* nor was it told of a hang-up */
+    :: finished -> goto found_finished
+    :: !finished && hung_up -> goto found_dead /* the hang-up was looked at first, then the state */
+    :: !finished /* nor was it told of a hang-up */
     fi;
 #if MUTATE == STATE_BEFORE_HANG_UP
     if
@@ -508,8 +523,8 @@ poll:
 wait:
     if
     :: d_step { assigned_to_me -> blocked[r] = false }
-    :: d_step { closed -> blocked[r] = false }; goto found_closed
-    :: d_step { hung_up && !closed -> blocked[r] = false }; goto found_dead
+    :: d_step { finished -> blocked[r] = false }; goto found_finished
+    :: d_step { hung_up && !finished -> blocked[r] = false }; goto found_dead
     :: d_step { holds[other(b)] -> give_back(other(b)) }; goto wait
     :: quiet && expected[r] == last + 1 -> goto done
     fi;
@@ -531,7 +546,7 @@ take:
         b = other(b)
     }
     goto look;
-found_closed:
+found_finished:
     if
     :: assigned_to_me && !wrong(NO_LOOK_AFTER_END) -> goto take
     :: else -> goto over
@@ -541,7 +556,7 @@ found_dead:
     :: assigned_to_me && !wrong(NO_LOOK_AFTER_END) -> goto take
     :: else
     fi;
-    must(ends_for_its_reason, killed && !closed);
+    must(ends_for_its_reason, killed && !finished);
     if
     :: d_step { store_gen[b] == next_gen(user_gen[at(r, b)]) || wrong(STORE_LEN_WITHOUT_GENERATION) ->
         count = store_len[b]; read_packets() }

@@ -21,10 +21,10 @@ from zbuf.producer.sources.live.live_source import LiveSource
 from zbuf.shared.cli import privileges
 from zbuf.shared.cli.process import on_end, raise_descriptor_limit
 from zbuf.shared.control.rundir import make_run_directory, run_directory
-from zbuf.shared.control.statistics import Ledger, Statistics
+from zbuf.shared.control.statistics import PACKET_COUNTS, Ledger, Statistics
 from zbuf.shared.errors import ZbufError
 from zbuf.shared.memory.segment import check_space
-from zbuf.shared.names import fit_name
+from zbuf.shared.names import fit_name, linktypes_of
 
 if TYPE_CHECKING:
     from zbuf.producer.daemon.metrics import MetricsServer
@@ -84,8 +84,7 @@ class Daemon:
         configuration = self._configuration
         return Producer(
             name,
-            linktype=self._source.linktype,
-            interfaces=[one.name for one in self._source.interfaces],
+            interfaces=self._source.interfaces,
             buffer_size=configuration.buffer_bytes,
             run_dir=directory,
             linger_s=configuration.linger,
@@ -115,10 +114,10 @@ class Daemon:
             self._metrics.start(producer.stats, self._sickness)
             log.info("metrics and health at http://%s:%d/", self._metrics.host, self._metrics.port)
         log.info(
-            "capturing on %s by %s, link-type %d, snapshot length %d bytes: readers connect to %s in %s",
+            "capturing on %s by %s, link-type %s, snapshot length %d bytes: readers connect to %s in %s",
             ", ".join(one.name for one in self._source.interfaces),
             self._source.engine,
-            self._source.linktype,
+            linktypes_of(one.linktype for one in self._source.interfaces),
             self._source.options.snaplen,
             producer.name,
             producer.run_dir,
@@ -251,7 +250,8 @@ def _summary(now: Statistics) -> str:
         f"{sum(one.dropped_by_kernel for one in now.live)} dropped by kernel, "
         f"{sum(one.dropped_by_interface for one in now.live)} dropped by interface; "
         f"{readers} readers on {len(now.descriptors)} descriptors: "
-        + ", ".join(f"{count} {name}" for name, count in ledger_dict(total).items())
+        + ", ".join(f"{count} {name}" for name, count in ledger_dict(total).items() if name in PACKET_COUNTS)
+        + f", {total.received_bytes} bytes received"
     )
 
 

@@ -90,6 +90,15 @@ def _of_descriptors(now: Statistics) -> Iterator[Metric]:
         for labels, ledger in [*ledgers, (["closed", ""], now.closed)]:
             family.add_metric(labels, getattr(ledger, count))
         yield family
+        if f"{count}_bytes" in Ledger.__struct_fields__:
+            octets = CounterMetricFamily(
+                f"zbuf_descriptor_{count}_bytes",
+                text.replace("Packets", "Bytes on the wire of packets"),
+                labels=_DESCRIPTOR,
+            )
+            for labels, ledger in [*ledgers, (["closed", ""], now.closed)]:
+                octets.add_metric(labels, getattr(ledger, f"{count}_bytes"))
+            yield octets
     buffered = GaugeMetricFamily(
         "zbuf_descriptor_buffered_packets", "Packets in buffers, which are not acknowledged yet.", labels=_DESCRIPTOR
     )

@@ -8,6 +8,8 @@ cdef enum:  # what NativeSource.next() returns instead of a number of packets
     SOURCE_ENDED = 0
     SOURCE_FAILED = -1
     SOURCE_WOKEN = -2
+    SOURCE_INTERFACES = -3
+    SOURCE_BLOCK = -4
 
 
 cdef class NativeSource:
@@ -17,6 +19,7 @@ cdef class NativeSource:
 
 cdef class PacketSink:
     cdef uint32_t take(self, const zbuf_packet *packets, uint32_t count, bint lossless) noexcept nogil
+    cdef bint take_block(self, const zbuf_packet *block, bint lossless) noexcept nogil
     cdef bint has_room(self) noexcept nogil
 
 

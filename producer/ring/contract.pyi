@@ -1,4 +1,4 @@
-"""What the pump asks of sources and of descriptors: three calls, without the GIL, for batches of packets."""
+"""What the pump asks of sources and of descriptors: a few calls, without the GIL, for batches of packets."""
 
 class NativeSource:
     """Where packets come from, in batches."""

@@ -1,4 +1,4 @@
-"""What the pump asks of sources and of descriptors: three calls, without the GIL, for batches of packets.
+"""What the pump asks of sources and of descriptors: a few calls, without the GIL, for batches of packets.
 
 Each class here is a contract, and whoever fulfils it subclasses it. The calls go through Cython's method tables, one
 indirect call for a batch. So no module is compiled into another, and a new source is a class with a next().
@@ -13,6 +13,9 @@ cdef class NativeSource:
         Returns:
             How many packets it has; or SOURCE_ENDED; or SOURCE_FAILED, and then check() raises why. A source that can
             run dry waits here, and returns SOURCE_WOKEN after wake() or a signal.
+            SOURCE_INTERFACES says that packets of interfaces follow that were not known before: the source's owner can
+            tell by now which. SOURCE_BLOCK gives a block that is no packet, alone in its batch: its interface_id is
+            ZBUF_NO_PACKET, and data and caplen are the whole block, little-endian, whatever else the packet says.
         """
         return SOURCE_ENDED
 
@@ -37,6 +40,15 @@ cdef class PacketSink:
             for.
         """
         return count
+
+    cdef bint take_block(self, const zbuf_packet *block, bint lossless) noexcept nogil:
+        """Take a block that is no packet, between the packets that came before it and those after it.
+
+        Returns:
+            Whether it is done with: it has the block or leaves it out; False, only where `lossless`, until there is
+            room.
+        """
+        return True
 
     cdef bint has_room(self) noexcept nogil:
         """Whether take() would go on: readers have given a buffer back since it stopped."""

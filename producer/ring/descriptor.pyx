@@ -26,12 +26,11 @@ Nothing here locks.  Only the thread that owns the descriptors (see zbuf.produce
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
-from libc.stdlib cimport free
-from libc.string cimport memset
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcpy, memmove, memset
 
 cimport cython
 
-from zbuf.producer.filters cimport packet_filter, packet_filter_free, packet_filter_run, set_program
 from zbuf.producer.ring.accounts cimport (
     close_account,
     find_account,
@@ -48,9 +47,12 @@ from zbuf.producer.ring.accounts cimport (
 )
 from zbuf.producer.ring.contract cimport PacketSink
 from zbuf.producer.ring.packets cimport describe_packet, gather
+from zbuf.producer.ring.programs cimport filter_programs, free_programs, has_programs, run_programs, set_programs
 from zbuf.shared.memory.abi cimport (
-    ZBUF_MAX_BYTES,
     ZBUF_CLOSED,
+    ZBUF_FINISHED,
+    ZBUF_IDB_TYPE,
+    ZBUF_MAX_BYTES,
     ZBUF_MAX_CAPLEN,
     ZBUF_PAGE_BYTES,
     zbuf_ack,
@@ -59,15 +61,21 @@ from zbuf.shared.memory.abi cimport (
     zbuf_block_begin,
     zbuf_block_bytes,
     zbuf_fence_sleepers,
+    zbuf_grow_prologue,
+    zbuf_has_flags,
     zbuf_header,
     zbuf_ledger,
+    zbuf_next_block,
+    zbuf_options,
     zbuf_packet,
     zbuf_pad,
     zbuf_segment,
     zbuf_set_state,
     zbuf_store,
+    zbuf_write_ledger,
 )
 
+from zbuf.producer.filters import REFUSE_ALL
 from zbuf.producer.ring.packets import direction_number
 from zbuf.shared.errors import SegmentError, ValueRefused
 from zbuf.shared.memory.layout import check_buffer_bytes
@@ -86,6 +94,9 @@ cdef struct zbuf:
     bint assigned            # to the readers, and not reclaimed since: not ours to write
     uint32_t length
     uint32_t packets
+    uint64_t wire_bytes      # of those packets
+    uint32_t head_bytes      # of the Interface Description Blocks that it begins with
+    uint32_t head_interfaces
     uint64_t sequence
     uint64_t first_ns
     uint64_t last_ns
@@ -106,8 +117,8 @@ cdef class Descriptor(PacketSink):
         timeout_ms: assign a store that is not full after this time, in milliseconds (BIOCSRTIMEOUT); 0 for never.
         direction: "in", "out" or "inout" (BIOCSDIRECTION); packets whose direction is not known always pass.
         interfaces: a bit for each interface whose packets it sees, from bit 0 on; None for all interfaces.
-        guard: a filter program that says what its readers may see; it comes before the filter, and set_filter()
-            leaves it alone.
+        guard: a filter program that says what its readers may see, or one for each interface; it comes before the
+            filter, and set_filter() leaves it alone.
 
     Packets that direction, interfaces or guard keep from it are not counted at all.
 
@@ -128,24 +139,39 @@ cdef class Descriptor(PacketSink):
 
     cdef reader_accounts accounts
 
-    cdef packet_filter filter
+    cdef uint32_t limit             # how far packets may go in the store: capacity; or 0, where interfaces have to be
+                                    # announced first, at the head of the next one
+    cdef uint8_t *pending           # their Interface Description Blocks
+    cdef uint32_t pending_bytes
+    cdef readonly uint32_t announced
+    """Interfaces, by the prologue and by the heads of buffers up to the store's."""
+    cdef readonly bint prologue_full
+    """Whether an interface was announced for which the prologue has no room: no more readers can be let in."""
+    cdef readonly bint finished
+    """Whether finish() was called."""
+
+    cdef filter_programs programs
+    cdef object program             # as set_filter() got it
     cdef readonly uint32_t snaplen
     cdef readonly bint immediate
     cdef readonly uint64_t timeout_ns
     cdef uint32_t direction
     cdef bint restricted            # to some interfaces, or by a guard
     cdef uint64_t interfaces
-    cdef packet_filter guard
+    cdef filter_programs guards
+    cdef object guard
 
-    cdef zbuf_ledger counts         # all but `buffered`, which the zbufs tell
+    cdef zbuf_ledger counts         # all but `buffered` and `accepted_bytes`, which follow from others
     cdef uint64_t lost              # dropped since the last packet that was appended
     cdef uint64_t next_sequence
     cdef uint64_t waiting_sequence  # the filling that tick() saw last, and when it first did
     cdef uint64_t waiting_since_ns
     cdef readonly uint64_t bells
+    cdef readonly uint64_t blocks_left_out
+    """Blocks other than packets for which no buffer was free, or large enough."""
 
     def __cinit__(self, *, snaplen=ZBUF_MAX_CAPLEN, immediate=False, timeout_ms=0, direction="inout", interfaces=None,
-                  bytes guard not None=b""):
+                  guard=b""):
         self.store = self.hold = self.free_ = NONE
         self.waiting_sequence = <uint64_t>-1
         if not 1 <= snaplen <= ZBUF_MAX_CAPLEN:
@@ -158,13 +184,15 @@ cdef class Descriptor(PacketSink):
         self.timeout_ns = timeout_ms * 1_000_000
         self.restricted = interfaces is not None or guard != b""
         self.interfaces = <uint64_t>-1 if interfaces is None else interfaces
-        set_program(&self.guard, guard)
+        self.program, self.guard = b"", guard
+        set_programs(&self.guards, guard)
 
     def __dealloc__(self):
         self.release()
         free(self.accounts.readers)
-        packet_filter_free(&self.filter)
-        packet_filter_free(&self.guard)
+        free(self.pending)
+        free_programs(&self.programs)
+        free_programs(&self.guards)
 
     # ---- set-up -------------------------------------------------------------------------------------------
 
@@ -177,7 +205,8 @@ cdef class Descriptor(PacketSink):
         """Install the two buffers, once (BIOCSETZBUF).
 
         Args:
-            memory: a writable mapping that begins with a struct zbuf_segment; it is kept until close().
+            memory: a writable mapping that begins with a struct zbuf_segment; it is kept until close().  The interfaces
+                that its prologue describes are announced.
             offset_a, offset_b: where the buffers begin in the memory, in bytes; page-aligned.
             buffer_bytes: the size of each buffer, header included; whole pages, at most max_buffer_bytes().
 
@@ -200,7 +229,8 @@ cdef class Descriptor(PacketSink):
             raise
         self.was_set_up = True
         self.segment = <zbuf_segment *>self.held.view.buf
-        self.capacity = <uint32_t>(buffer_bytes - sizeof(zbuf_header))
+        self.capacity = self.limit = <uint32_t>(buffer_bytes - sizeof(zbuf_header))
+        self.announced = self.described()
         self.store, self.free_ = 0, 1
         self.begin_store()
 
@@ -214,6 +244,20 @@ cdef class Descriptor(PacketSink):
         self.zbufs[which].header = <zbuf_header *>address
         self.zbufs[which].blocks = <uint8_t *>(address + sizeof(zbuf_header))
         memset(self.zbufs[which].header, 0, sizeof(zbuf_header))
+
+    cdef uint32_t described(self):
+        """How many interfaces the prologue describes."""
+        cdef uint64_t length = self.segment.prologue_bytes, offset = self.segment.prologue_offset
+        cdef uint32_t at = 0, following = 0, kind = 0, found = 0
+        if offset > <uint64_t>self.held.view.len or length > min(<uint64_t>self.held.view.len - offset, <uint64_t>1 << 31):
+            return 0
+        while at < length:
+            following = zbuf_next_block(<const uint8_t *>self.segment + offset, <uint32_t>length, at, &kind)
+            if following == 0:
+                break
+            found += kind == ZBUF_IDB_TYPE
+            at = following
+        return found
 
     def close(self):
         """Remove all readers, mark the segment closed, and let go of its memory; the ledger stays.
@@ -230,7 +274,7 @@ cdef class Descriptor(PacketSink):
         while self.accounts.count:
             close_account(&self.accounts, self.accounts.readers)
         if self.has_memory:
-            self.counts.buffered = self.buffered()
+            self.sum_up()
             self.has_memory = False
             PyBuffer_Release(&self.held.view)
         self.store = self.hold = self.free_ = NONE
@@ -246,15 +290,18 @@ cdef class Descriptor(PacketSink):
             doorbell: the producer's end of make_doorbell(); it is rung while the reader sleeps.
 
         Returns:
-            The sequence number of the first buffer that the reader will get.
+            The sequence number of the first buffer that the reader will get, and the number of interfaces that were
+            announced before that one's head: it cuts the prologue to so many.
 
         Raises:
             ValueRefused: the number is in use.
-            SegmentError: the ack page is too short, or the descriptor has no buffers.
+            SegmentError: the ack page is too short, the descriptor has no buffers, it is finished, or it has more
+                interfaces than its prologue has room for.
         """
         cdef reader_account *reader
         cdef int which
         self.need_memory()
+        self.check_open()
         if find_account(&self.accounts, number) != NULL:
             raise ValueRefused(f"reader {number} is there already")
         reader = new_account(&self.accounts)
@@ -270,7 +317,20 @@ cdef class Descriptor(PacketSink):
         for which in range(2):  # the reader's only page, and the only time that anybody else writes it
             zbuf_acknowledge(<zbuf_ack *>reader.view.buf, which, self.zbufs[which].gen)
         self.accounts.count += 1
-        return self.next_sequence
+        return self.next_sequence, self.announced_before()
+
+    cdef check_open(self):
+        if self.finished:
+            raise SegmentError("descriptor that is finished: it lets no more readers in")
+        if self.prologue_full:
+            raise SegmentError(
+                f"descriptor with {self.announced} interfaces, of which its prologue has no room for all: "
+                "connect without joining it"
+            )
+
+    cdef uint32_t announced_before(self):
+        """Interfaces that were announced before the head of the buffer that is assigned next."""
+        return self.announced - (self.zbufs[self.store].head_interfaces if self.can_write_buffer() else 0)
 
     def remove_reader(self, uint32_t number):
         """Remove a reader: nothing waits for it any more, and buffers that no reader acknowledged are abandoned.
@@ -360,22 +420,22 @@ cdef class Descriptor(PacketSink):
         self.need_memory()
         views = [memoryview(fragment).cast("B") for fragment in fragments]
         describe_packet(&packet, sum(map(len, views)), time_ns, wirelen, interface, direction_number(direction))
-        joined = b"".join(views) if self.filter.program != NULL or self.guard.program != NULL else b""
+        joined = b"".join(views) if has_programs(&self.programs) or has_programs(&self.guards) else b""
         packet.data = joined
-        if not self.sees(&packet):
+        if self.finished or not self.sees(&packet):
             return
         caplen = packet.caplen
         kept_bytes = self.verdict(&packet)
         if kept_bytes:
             place = self.place_for(&packet, kept_bytes)
-        self.count(kept_bytes, place != NULL, 0)
+        self.count(&packet, kept_bytes, place != NULL, 0)
         if place != NULL:
             gather(place, packet.caplen, views)
             self.appended(&packet, caplen)
 
     cdef uint32_t take(self, const zbuf_packet *packets, uint32_t count, bint lossless) noexcept nogil:
         """The packet path; see PacketSink."""
-        if not self.has_memory:
+        if not self.has_memory or self.finished:
             return count
         cdef zbuf_packet packet
         cdef uint8_t *place
@@ -390,11 +450,27 @@ cdef class Descriptor(PacketSink):
                 place = self.place_for(&packet, kept_bytes)
                 if place == NULL and lossless:
                     return at
-            self.count(kept_bytes, place != NULL, packets[at].dropped)
+            self.count(&packet, kept_bytes, place != NULL, packets[at].dropped)
             if place != NULL:
                 zbuf_copy(place, packet.data, packet.caplen)
                 self.appended(&packet, packets[at].caplen)
         return count
+
+    cdef bint take_block(self, const zbuf_packet *block, bint lossless) noexcept nogil:
+        """A block that is no packet; see PacketSink.  Only those who may see all packets get it."""
+        if not self.has_memory or self.finished or self.restricted:
+            return True
+        if block.caplen <= self.capacity and self.make_room(block.caplen):
+            zbuf_copy(self.zbufs[self.store].blocks + self.zbufs[self.store].length, block.data, block.caplen)
+            self.zbufs[self.store].length += block.caplen
+            self.publish_store()
+            return True
+        if block.caplen <= self.capacity:
+            self.buffer_full()
+            if lossless:
+                return False
+        self.blocks_left_out += 1
+        return True
 
     cdef bint has_room(self) noexcept nogil:
         """Whether it is worth trying again; see PacketSink."""
@@ -406,24 +482,35 @@ cdef class Descriptor(PacketSink):
         return not self.restricted or self.may_see(packet)
 
     cdef bint may_see(self, const zbuf_packet *packet) noexcept nogil:
-        if packet.interface_id >= 64 or not self.interfaces >> packet.interface_id & 1:
+        cdef uint32_t number = packet.interface_id
+        if self.interfaces != <uint64_t>-1 and (number >= 64 or not self.interfaces >> number & 1):
             return False
-        return packet_filter_run(&self.guard, packet) != 0
+        return run_programs(&self.guards, packet) != 0
 
     cdef inline uint32_t verdict(self, const zbuf_packet *packet) noexcept nogil:
         """How many bytes of a packet the filter wants; 0 where it refuses the packet."""
-        return packet_filter_run(&self.filter, packet)
+        return run_programs(&self.programs, packet)
 
     cdef inline uint8_t *place_for(self, zbuf_packet *packet, uint32_t kept_bytes) noexcept nogil:
         """Begin the block of a packet, of which it keeps `kept_bytes` at most.
 
         Returns where the data goes; or NULL where no buffer is free, after assigning the store as it is.
         """
+        cdef const uint8_t *options = self.options_of(packet) if packet.options_words else NULL
         self.clamp(packet, kept_bytes)
         if not self.make_room(zbuf_block_bytes(packet)):
             self.buffer_full()
             return NULL
-        return zbuf_block_begin(self.zbufs[self.store].blocks + self.zbufs[self.store].length, packet)
+        return zbuf_block_begin(self.zbufs[self.store].blocks + self.zbufs[self.store].length, packet, options)
+
+    cdef const uint8_t *options_of(self, zbuf_packet *packet) noexcept nogil:
+        """A packet's options; those that would take more than half of a buffer from it are left out."""
+        if packet.options_words > self.capacity // 8:
+            packet.options_words = 0
+            return NULL
+        if zbuf_has_flags(packet):
+            packet.direction = 0
+        return zbuf_options(packet)
 
     cdef inline void clamp(self, zbuf_packet *packet, uint32_t kept_bytes) noexcept nogil:
         cdef uint32_t block
@@ -435,29 +522,34 @@ cdef class Descriptor(PacketSink):
 
     cdef inline bint make_room(self, uint32_t block_bytes) noexcept nogil:
         """Whether the store has room for block_bytes more, if need be after a rotation and a reclaim."""
-        if self.can_write_buffer() and self.fits(block_bytes):
-            return True
+        return (self.can_write_buffer() and self.fits(block_bytes)) or self.find_room(block_bytes)
+
+    cdef bint find_room(self, uint32_t block_bytes) noexcept nogil:
         self.reclaim()
-        if self.can_write_buffer() and self.fits(block_bytes):
-            return True
-        if self.free_ == NONE:
-            return False
-        self.rotate_buffers()
+        while not (self.can_write_buffer() and self.fits(block_bytes)):
+            if self.free_ == NONE:
+                return False
+            self.rotate_buffers()  # more than once where one buffer has no room for all interfaces to be announced
+            self.reclaim()
         return True
 
     cdef inline bint fits(self, uint32_t block_bytes) noexcept nogil:
-        return self.zbufs[self.store].length + block_bytes <= self.capacity
+        return self.zbufs[self.store].length + block_bytes <= self.limit
 
-    cdef inline void count(self, uint32_t kept_bytes, bint placed, uint64_t dropped_by_source) noexcept nogil:
+    cdef inline void count(self, const zbuf_packet *packet, uint32_t kept_bytes, bint placed,
+                           uint64_t dropped_by_source) noexcept nogil:
         self.counts.received += 1
+        self.counts.received_bytes += packet.wirelen
         if not placed:
             self.lost += dropped_by_source  # to be told with the next packet that is appended
         if kept_bytes == 0:
             self.counts.filtered += 1
+            self.counts.filtered_bytes += packet.wirelen
             return
         self.counts.accepted += 1
         if not placed:
             self.counts.dropped += 1
+            self.counts.dropped_bytes += packet.wirelen
             self.lost += 1
             self.publish_ledger()
 
@@ -469,6 +561,7 @@ cdef class Descriptor(PacketSink):
             store.dropped_before = packet.dropped
         store.last_ns = packet.time_ns
         store.packets += 1
+        store.wire_bytes += packet.wirelen
         store.length += zbuf_block_bytes(packet)
         zbuf_store(store.header, store.gen + 1, store.length)
         self.lost = 0
@@ -481,8 +574,45 @@ cdef class Descriptor(PacketSink):
     cdef void begin_store(self) noexcept nogil:
         """A buffer came into the store slot: empty it, under the generation of its next assignment."""
         cdef zbuf *store = &self.zbufs[self.store]
-        store.length = store.packets = 0
-        zbuf_store(store.header, store.gen + 1, 0)
+        store.head_bytes = store.head_interfaces = 0
+        self.empty_store()
+        self.announce_pending()
+
+    cdef void empty_store(self) noexcept nogil:
+        """Take everything out of the store but the announcements at its head."""
+        cdef zbuf *store = &self.zbufs[self.store]
+        store.length = store.head_bytes
+        store.packets = 0
+        store.wire_bytes = store.first_ns = store.last_ns = store.dropped_before = 0
+        self.publish_store()
+
+    cdef void publish_store(self) noexcept nogil:
+        """What there is besides packets: how many interfaces are announced, and how far the store has come."""
+        cdef zbuf *store = &self.zbufs[self.store]
+        store.header.interfaces = self.announced
+        zbuf_store(store.header, store.gen + 1, store.length)
+
+    cdef void announce_pending(self) noexcept nogil:
+        """Write as many Interface Description Blocks as fit at the head of the store; the others wait for the next."""
+        cdef zbuf *store = &self.zbufs[self.store]
+        cdef uint32_t taken = 0, following, kind = 0, count = 0
+        if self.pending_bytes == 0:
+            return
+        while taken < self.pending_bytes:
+            following = zbuf_next_block(self.pending, self.pending_bytes, taken, &kind)
+            if store.head_bytes + following > self.capacity:
+                break
+            taken = following
+            count += 1
+        memcpy(store.blocks + store.head_bytes, self.pending, taken)
+        self.pending_bytes -= taken
+        memmove(self.pending, self.pending + taken, self.pending_bytes)
+        store.head_bytes += taken
+        store.head_interfaces += count
+        store.length = store.head_bytes
+        self.announced += count
+        self.limit = 0 if self.pending_bytes else self.capacity
+        self.publish_store()
 
     cdef void rotate_buffers(self) noexcept nogil:
         """hold := store, store := free.  The caller has made sure that a buffer is free, and so no hold is there."""
@@ -508,6 +638,7 @@ cdef class Descriptor(PacketSink):
         cdef int which = held != &self.zbufs[0]
         header.kernel_len = held.length
         header.packets = held.packets
+        header.wire_bytes = held.wire_bytes
         header.sequence = held.sequence = self.next_sequence
         header.first_ns = held.first_ns
         header.last_ns = held.last_ns
@@ -552,8 +683,10 @@ cdef class Descriptor(PacketSink):
         reclaimed.header.user_gen = reclaimed.gen
         if reclaimed.acknowledged:
             self.counts.delivered += reclaimed.packets
+            self.counts.delivered_bytes += reclaimed.wire_bytes
         else:
             self.counts.abandoned += reclaimed.packets
+            self.counts.abandoned_bytes += reclaimed.wire_bytes
 
     cdef void reclaim(self) noexcept nogil:
         """Take back what the readers have acknowledged, in turn.
@@ -616,58 +749,131 @@ cdef class Descriptor(PacketSink):
         self.need_memory()
         self.reclaim()
         if self.can_write_buffer():
-            self.begin_store()
+            self.empty_store()
             self.waiting_sequence = <uint64_t>-1
         forget_stalls(&self.accounts)
         memset(&self.counts, 0, sizeof(self.counts))
-        self.counts.received = self.counts.accepted = self.buffered()
+        self.sum_up()
+        self.counts.received = self.counts.accepted = self.counts.buffered
+        self.counts.received_bytes = self.counts.buffered_bytes
         self.lost = 0
         self.publish_ledger()
 
-    def set_filter(self, bytes program not None, bint flush=True):
+    def announce(self, bytes block not None, bytes program=None, bytes guard=None):
+        """An interface appeared: its number is the next one, and packets of it may come from now on.
+
+        Its Interface Description Block is added to the prologue, if that has room, and written at the head of the store
+        if nothing else is in there, or else of the next one: the store takes no packet until then.
+
+        Args:
+            block: the Interface Description Block.
+            program: the filter program for its packets; None for that of all others, or to refuse its packets where
+                others differ in theirs.
+            guard: the guard, likewise.
+
+        Raises:
+            ValueRefused: the block is none, or larger than a buffer.
+            FilterError: a program is not valid.
+        """
+        cdef uint32_t length = <uint32_t>len(block), kind = 0
+        cdef uint8_t *grown
+        self.need_memory()
+        if (len(block) > self.capacity or zbuf_next_block(<const uint8_t *><const char *>block, length, 0, &kind) != length
+                or kind != ZBUF_IDB_TYPE):
+            raise ValueRefused(f"Interface Description Block of {len(block)} bytes: it is damaged, or larger than a buffer")
+        number = self.interfaces_to_come()
+        self.program = extended(&self.programs, self.program, number, program)
+        self.guard = extended(&self.guards, self.guard, number, guard)
+        self.restricted = self.restricted or has_programs(&self.guards)
+        grown = <uint8_t *>realloc(self.pending, self.pending_bytes + length)
+        if grown == NULL:
+            raise MemoryError
+        self.pending = grown
+        memcpy(grown + self.pending_bytes, <const char *>block, length)
+        self.pending_bytes += length
+        self.limit = 0
+        self.extend_prologue(block)
+        if self.can_write_buffer() and self.zbufs[self.store].length == self.zbufs[self.store].head_bytes:
+            self.announce_pending()
+
+    def interfaces_to_come(self):
+        """How many interfaces are announced, or will be at the heads of the next buffers."""
+        cdef uint32_t at = 0, kind = 0, count = self.announced
+        while at < self.pending_bytes:
+            at = zbuf_next_block(self.pending, self.pending_bytes, at, &kind)
+            count += 1
+        return count
+
+    cdef extend_prologue(self, bytes block):
+        cdef uint64_t length = self.segment.prologue_bytes
+        if self.prologue_full or length + len(block) > self.segment.prologue_room:
+            self.prologue_full = True
+            return
+        memcpy(<uint8_t *>self.segment + self.segment.prologue_offset + length, <const char *>block, len(block))
+        zbuf_grow_prologue(self.segment, length + len(block))
+
+    def set_filter(self, program not None, bint flush=True):
         """Install a filter program for the packets to come, with a flush (BIOCSETF) or without (BIOCSETFNR).
 
         Args:
-            program: instructions, as compile_filter() makes them; empty to accept everything.
+            program: instructions, as compile_filter() makes them, empty to accept everything; or a sequence of such
+                programs, one for each interface.
             flush: discard the packets that the old filter let in and that are not assigned yet.
 
         Raises:
             FilterError: the program is not valid; the old one stays.
         """
         self.need_memory()
-        set_program(&self.filter, program)
+        set_programs(&self.programs, program)
+        self.program = program
         if flush:
             self.flush()
 
     def finish(self):
-        """Assign the tail, even while no buffer is free: no more packets will come."""
+        """No more packets will come: assign the tail, even while no buffer is free, and tell the readers of the end.
+
+        Packets are taken no more, and readers let in no more. Doing it again does nothing.
+        """
         self.need_memory()
+        if self.finished:
+            return
         if not self.rotate_store() and self.zbufs[self.store].length:
             self.buffer_full()
+        self.finished = True
+        self.segment.end_sequence = self.next_sequence
+        self.publish_ledger()
+        zbuf_set_state(self.segment, ZBUF_FINISHED)
+        self.wake()
 
     def abandon(self):
         """Count everything that is buffered as abandoned: the last reader has left, and no other will come."""
         self.need_memory()
         self.reclaim()
-        self.counts.abandoned += self.buffered()
+        self.sum_up()
+        self.counts.abandoned += self.counts.buffered
+        self.counts.abandoned_bytes += self.counts.buffered_bytes
         self.zbufs[0].packets = self.zbufs[1].packets = 0
+        self.zbufs[0].wire_bytes = self.zbufs[1].wire_bytes = 0
 
     # ---- statistics -------------------------------------------------------------------------------------------
 
-    cdef uint64_t buffered(self) noexcept nogil:
-        cdef uint64_t packets = 0
+    cdef void sum_up(self) noexcept nogil:
+        """Fill in what of the ledger follows from other counts, and from the zbufs."""
+        self.counts.buffered = self.counts.buffered_bytes = 0
         if self.store != NONE:
-            packets += self.zbufs[self.store].packets
+            self.counts.buffered += self.zbufs[self.store].packets
+            self.counts.buffered_bytes += self.zbufs[self.store].wire_bytes
         if self.hold != NONE:
-            packets += self.zbufs[self.hold].packets
-        return packets
+            self.counts.buffered += self.zbufs[self.hold].packets
+            self.counts.buffered_bytes += self.zbufs[self.hold].wire_bytes
+        self.counts.accepted_bytes = self.counts.received_bytes - self.counts.filtered_bytes
 
     cdef void publish_ledger(self) noexcept nogil:
-        self.counts.buffered = self.buffered()
-        self.segment.ledger = self.counts
+        self.sum_up()
+        zbuf_write_ledger(self.segment, &self.counts)
 
     def ledger(self):
-        """The counters as a dict. At every call they add up:
+        """The counters as a dict, of packets and of their bytes on the wire. At every call both add up:
 
         received = filtered + accepted, and accepted = delivered + dropped + abandoned + buffered.
         """
@@ -702,3 +908,14 @@ cdef class Descriptor(PacketSink):
     cdef need_memory(self):
         if not self.has_memory:
             raise SegmentError("descriptor without buffers: install them with set_buffers() first")
+
+
+cdef extended(filter_programs *programs, current, uint32_t number, bytes program):
+    """Give interface `number` a program of its own, unless it is that of all others; returns what set_filter() got."""
+    if isinstance(current, bytes):
+        if program is None or program == current:
+            return current
+        current = [current] * number
+    current = [*current, REFUSE_ALL if program is None else program]
+    set_programs(programs, current)
+    return current

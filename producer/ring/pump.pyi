@@ -10,6 +10,7 @@ from zbuf.producer.ring.contract import NativeSource, PacketSink
 class Pump:
     """Feeds packets to descriptors, each packet to all of them."""
 
+    interfaces_appeared: bool
     lossless: bool
     offered: int
     waits: int

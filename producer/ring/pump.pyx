@@ -15,7 +15,14 @@ from posix.time cimport nanosleep, timespec
 
 cimport cython
 
-from zbuf.producer.ring.contract cimport NativeSource, PacketSink, SOURCE_FAILED, SOURCE_WOKEN
+from zbuf.producer.ring.contract cimport (
+    SOURCE_BLOCK,
+    SOURCE_FAILED,
+    SOURCE_INTERFACES,
+    SOURCE_WOKEN,
+    NativeSource,
+    PacketSink,
+)
 from zbuf.producer.ring.packets cimport fill_packet, misfit
 from zbuf.shared.memory.abi cimport zbuf_packet
 from zbuf.shared.memory.spin cimport LOOKS_PER_CLOCK, is_raised, lower_flag, now_ns, raise_flag, spin_pause
@@ -52,10 +59,13 @@ cdef class Pump:
     cdef int _flag
     cdef const zbuf_packet *_batch
     cdef uint32_t _batch_packets
+    cdef bint _is_block             # the batch is one block that is no packet
     cdef zbuf_packet _single
     cdef held_view _held            # of the packet that was offered
     cdef bint _holds_single
     cdef int64_t _usual_wait_ns     # a running mean
+    cdef readonly bint interfaces_appeared
+    """Whether run() came back because packets of new interfaces follow: announce them before it goes on."""
     cdef readonly bint lossless
     cdef readonly uint64_t offered
     """Packets that came from sources."""
@@ -100,7 +110,8 @@ cdef class Pump:
         """Feed everything from a source, until it ends or somebody interrupts.
 
         Returns:
-            True at the end of the source; False after interrupt() or a signal: call again to go on.
+            True at the end of the source; False after interrupt() or a signal, or where `interfaces_appeared` is true:
+            call again to go on.
 
         Raises:
             CaptureFileError: the source failed; or whatever its check() raises.
@@ -112,10 +123,12 @@ cdef class Pump:
             self.cancel()
             self._source = source
         self._running = source
+        self.interfaces_appeared = False
         with nogil:
             packets = self.drain(source)
         self._running = None
-        if packets == SOURCE_WOKEN:
+        self.interfaces_appeared = packets == SOURCE_INTERFACES
+        if packets == SOURCE_WOKEN or packets == SOURCE_INTERFACES:
             return False
         self._source = None
         if packets == SOURCE_FAILED:
@@ -124,19 +137,21 @@ cdef class Pump:
         return True
 
     cdef int drain(self, NativeSource source) noexcept nogil:
-        """Returns why it came back: SOURCE_ENDED, SOURCE_FAILED, or SOURCE_WOKEN after an interrupt."""
+        """Returns why it came back: SOURCE_ENDED, SOURCE_FAILED, SOURCE_INTERFACES, or SOURCE_WOKEN (an interrupt)."""
         cdef int packets
         while True:
             if is_raised(&self._flag) or not self.feed(True):
                 lower_flag(&self._flag)
                 return SOURCE_WOKEN
             packets = source.next(&self._batch)
-            if packets <= 0:
+            if packets <= 0 and packets != SOURCE_BLOCK:
                 return packets
-            self.begin(<uint32_t>packets)
+            self.begin(1 if packets == SOURCE_BLOCK else <uint32_t>packets)
+            self._is_block = packets == SOURCE_BLOCK
 
     cdef void begin(self, uint32_t packets) noexcept nogil:
         cdef uint32_t at
+        self._is_block = False
         self._batch_packets = packets
         for at in range(self._count):
             self._served[at].taken = 0
@@ -148,13 +163,18 @@ cdef class Pump:
         for at in range(self._count):
             one = &self._served[at]
             while one.taken < self._batch_packets:
-                one.taken += (<PacketSink>one.sink).take(
-                    self._batch + one.taken, self._batch_packets - one.taken, self.lossless)
+                one.taken += self.give(<PacketSink>one.sink, one.taken)
                 if one.taken < self._batch_packets and not (wait and self.wait_for(<PacketSink>one.sink)):
                     return False
-        self.offered += self._batch_packets
+        self.offered += 0 if self._is_block else self._batch_packets
         self._batch_packets = 0
         return True
+
+    cdef inline uint32_t give(self, PacketSink sink, uint32_t first) noexcept nogil:
+        """Give the rest of the batch, from number `first` on, to one descriptor; returns how many it took."""
+        if self._is_block:
+            return sink.take_block(self._batch, self.lossless)
+        return sink.take(self._batch + first, self._batch_packets - first, self.lossless)
 
     cdef bint wait_for(self, PacketSink sink) noexcept nogil:
         """Wait until a descriptor has room; False on an interrupt.

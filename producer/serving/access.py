@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from zbuf.producer.filters import compile_filter
+from zbuf.producer.serving.link_filters import LinkFilters
 from zbuf.shared.errors import Refused, ValueRefused
+from zbuf.shared.memory.pcapng import Interface
 from zbuf.shared.users import user_name
 
 _PEERCRED = struct.Struct("3i")  # struct ucred
@@ -61,8 +62,8 @@ def _groups_now(uid: int, gid: int) -> list[int]:
 class Grant:
     """What a peer may see."""
 
-    guard: bytes = b""
-    """A filter program that packets must pass."""
+    guard: str = ""
+    """A pcap-filter(7) that packets must pass; empty for everything."""
     interfaces: int | None = None
     """A bit for each interface that the peer may see; None for all."""
 
@@ -83,19 +84,21 @@ class Access:
 
     Args:
         rules: the first rule that names a peer decides; without rules, whoever can open the socket may see everything.
-        interfaces: the capture's interfaces, in the order of their numbers.
-        linktype: of their packets.
+        interfaces: the capture's interfaces, in the order of their numbers. Rules may name these; an interface that
+            appears later is for peers that may see all interfaces.
 
     Raises:
         ValueRefused: a user, group or interface does not exist, or a filter does not compile.
     """
 
-    def __init__(self, rules: Sequence[Rule] = (), interfaces: Sequence[str] = (), linktype: int = 1) -> None:
+    def __init__(self, rules: Sequence[Rule] = (), interfaces: Sequence[Interface] = ()) -> None:
         self._rules = [
             (frozenset(map(user_id, rule.users)), frozenset(map(group_id, rule.groups)), grant)
             for rule in rules
-            for grant in [Grant(compile_filter(rule.filter, linktype), _mask(rule.interfaces, interfaces))]
+            for grant in [Grant(rule.filter, _mask(rule.interfaces, [one.name for one in interfaces]))]
         ]
+        for rule in rules:
+            LinkFilters(rule.filter, interfaces)  # raises where it compiles for none of them
 
     def grant(self, peer: Peer) -> Grant:
         """What a peer may see. Root, and the user that the producer runs as, may see everything.

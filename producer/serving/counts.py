@@ -16,7 +16,7 @@ def statistics_of(listener: Listener, *, is_open: bool) -> DescriptorStatistics:
         descriptor=listener.number,
         join=listener.join,
         settings=_shown(listener.settings),
-        buffered_bytes=sum(listener.descriptor.slots()["lengths"]),
+        stored_bytes=sum(listener.descriptor.slots()["lengths"]),
         bells=listener.descriptor.bells,
         open=is_open,
         readers=list(_readers_of(listener)),
@@ -52,5 +52,5 @@ def add_ledgers(ledgers: Iterable[Ledger]) -> Ledger:
 
 
 def ledger_dict(ledger: Ledger) -> dict[str, int]:
-    """The eight counts by name."""
+    """The counts by name."""
     return {name: getattr(ledger, name) for name in Ledger.__struct_fields__}

@@ -1,13 +1,15 @@
 """One descriptor with what belongs to it: its segment, its settings, its readers."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from mmap import mmap
 
 from zbuf.producer.ring.descriptor import Descriptor
 from zbuf.producer.serving.access import Grant, Peer
+from zbuf.producer.serving.link_filters import LinkFilters
 from zbuf.shared.control.settings import Settings
+from zbuf.shared.memory.pcapng import Interface, interface_description
 from zbuf.shared.memory.segment import Segment
 
 
@@ -44,6 +46,18 @@ class Listener:
     """The user that opened it."""
     grant: Grant
     """What its readers may see."""
+    filters: LinkFilters
+    guards: LinkFilters
+    """The grant's filter, for each link type."""
     readers: dict[int, Attached] = field(default_factory=dict)
     stall: tuple[int, float] = (0, 0.0)
     """The assignment that only some readers have yet to give back, and since when (monotonic seconds) they are late."""
+
+    def announce(self, interfaces: Iterable[Interface]) -> None:
+        """Tell the readers of interfaces that appeared; only the owner may."""
+        for interface in interfaces:
+            self.descriptor.announce(
+                interface_description(interface, self.settings.snaplen),
+                self.filters.program(interface.linktype),
+                self.guards.program(interface.linktype),
+            )

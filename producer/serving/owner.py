@@ -78,13 +78,20 @@ class Owner:
 
     # ---- packets, from one thread -----------------------------------------------------------------------------------
 
-    def run(self, source: "NativeSource") -> bool:
-        """Pump a native source to its end; False if stop() came first."""
+    def run(self, source: "NativeSource", on_interfaces: Callable[[], None] = lambda: None) -> bool:
+        """Pump a native source to its end; False if stop() came first.
+
+        Args:
+            source: what to pump.
+            on_interfaces: called with the right, when packets of new interfaces follow: announces them.
+        """
         ended = False
         while not ended and not self.stopping:
             with self._right:
                 self._serve()
                 ended = self.pump.run(source)
+                if self.pump.interfaces_appeared:
+                    on_interfaces()
             self._serve_if_idle()
         if not ended:
             self._cancel()

@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Protocol
 
 from zbuf.producer.ring.pump import Pump
@@ -16,6 +17,7 @@ from zbuf.producer.serving.limits import Limits
 from zbuf.producer.serving.listener import Attached, Listener
 from zbuf.shared.control.statistics import DescriptorStatistics, InterfaceStatistics, Ledger, Statistics
 from zbuf.shared.errors import Refused
+from zbuf.shared.memory.pcapng import Interface
 
 log = logging.getLogger("zbuf")
 
@@ -46,10 +48,12 @@ class Roster:
     Args:
         pump: feeds each descriptor for as long as that is listed here.
         limits: how many descriptors and readers there may be; may be replaced at any time.
+        interfaces: those that packets come from, in the order of their numbers; announce() adds to them.
     """
 
-    def __init__(self, pump: Pump, limits: Limits) -> None:
+    def __init__(self, pump: Pump, limits: Limits, interfaces: list[Interface]) -> None:
         self.limits = limits
+        self.interfaces = interfaces
         self.live: LiveCounts | None = None
         self.refused = 0
         """Connections that broke the rules, or came when there were too many."""
@@ -92,15 +96,16 @@ class Roster:
         """Raise Refused if a user can't open one more descriptor, with two buffers of this size."""
         self.limits.check_descriptor(self._listeners.values(), uid, buffer_bytes)
 
-    def add_reader(self, listener: Listener, reader: Attached, *, is_new: bool) -> int:
+    def add_reader(self, listener: Listener, reader: Attached, *, is_new: bool) -> tuple[int, int]:
         """Let a reader in, together with its descriptor if that is new.
 
         Returns:
-            The number of the first buffer that the reader will get.
+            The number of the first buffer that the reader will get, and how many interfaces are announced before it.
 
         Raises:
             Refused: the producer is about to end, or has as many readers or descriptors as it may have.
             JustEnded: the descriptor was closed meanwhile.
+            SegmentError: the descriptor's prologue has no room for all interfaces.
         """
         if self._closing:
             raise Refused("this producer is ending")
@@ -109,13 +114,14 @@ class Roster:
         self.limits.check_reader(self.readers)
         if is_new:
             self.check_room(listener.uid, listener.segment.layout.buffer_bytes)
-        sequence = listener.descriptor.add_reader(reader.number, reader.ack_map, reader.doorbell)
+            listener.announce(self.interfaces[listener.descriptor.interfaces_to_come() :])
+        first = listener.descriptor.add_reader(reader.number, reader.ack_map, reader.doorbell)
         listener.readers[reader.number] = reader
         if is_new:
             self._listeners[listener.number] = listener
             self._pump.attach(listener.descriptor)
         self._notify()
-        return int(sequence)
+        return first
 
     def remove_reader(self, listener: Listener, number: int) -> None:
         """A reader is gone: free its buffers, and close its descriptor if it was the last."""
@@ -169,13 +175,20 @@ class Roster:
 
     # ---- all descriptors --------------------------------------------------------------------------------------------
 
+    def announce(self, interfaces: Sequence[Interface]) -> None:
+        """Interfaces appeared: every descriptor tells its readers, before it takes packets of them."""
+        self.interfaces.extend(interfaces)
+        for listener in self._listeners.values():
+            listener.announce(interfaces)
+
     def rotate(self) -> None:
         """Assign the store of every descriptor that has a buffer free for the packets that come next."""
         for listener in self._listeners.values():
             listener.descriptor.rotate()
 
     def finish(self) -> None:
-        """Assign the tail of every descriptor: no more packets will come."""
+        """Assign the tail of every descriptor, and tell its readers: no more packets will come. Nobody is let in."""
+        self._closing = True
         for listener in self._listeners.values():
             listener.descriptor.finish()
 
@@ -212,15 +225,15 @@ class Roster:
 
     # ---- statistics -------------------------------------------------------------------------------------------------
 
-    def statistics(self, producer: str, epoch: int, linktype: int, interfaces: list[str]) -> Statistics:
+    def statistics(self, producer: str, epoch: int) -> Statistics:
         """Everything that was counted, as of one instant."""
         return Statistics(
             producer=producer,
             pid=os.getpid(),
             epoch=epoch,
             uptime_s=time.monotonic() - self._started_s,
-            linktype=linktype,
-            interfaces=interfaces,
+            interfaces=[interface.name for interface in self.interfaces],
+            linktypes=[interface.linktype for interface in self.interfaces],
             offered=self._pump.offered,
             waits=self._pump.waits,
             descriptors=[statistics_of(listener, is_open=True) for listener in self._listeners.values()],

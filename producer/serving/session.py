@@ -15,8 +15,8 @@ from typing import TypeVar
 
 import msgspec
 
-from zbuf.producer.filters import compile_filter
 from zbuf.producer.serving.access import Access, Grant, Peer
+from zbuf.producer.serving.link_filters import LinkFilters
 from zbuf.producer.serving.listener import Listener
 from zbuf.producer.serving.owner import Owner
 from zbuf.producer.serving.roster import JustEnded, Roster
@@ -176,9 +176,7 @@ class Session:
 
     async def _statistics(self) -> control.Statistics:
         identity, roster = self._context.identity, self._context.roster
-        return await self._context.command(
-            lambda: roster.statistics(identity.name, identity.epoch, identity.linktype, identity.interface_names)
-        )
+        return await self._context.command(lambda: roster.statistics(identity.name, identity.epoch))
 
     def _mine(self, what: str) -> Listener:
         if self._listener is None:
@@ -195,15 +193,16 @@ class Session:
 
     async def _set_filter(self, request: control.SetFilter) -> control.Answer:
         listener = self._mine_alone("set filter")
-        program = await self._compile(request.filter)
-        await self._context.command(
-            lambda: self._mine_alone("set filter").descriptor.set_filter(program, request.flush)
-        )
-        listener.settings = msgspec.structs.replace(listener.settings, filter=request.filter)
-        return control.Done()
+        interfaces = self._context.identity.interfaces
+        filters = await asyncio.to_thread(LinkFilters, request.filter, tuple(interfaces))
 
-    async def _compile(self, expression: str) -> bytes:
-        return await asyncio.to_thread(compile_filter, expression, self._context.identity.linktype)
+        def install() -> None:
+            self._mine_alone("set filter").descriptor.set_filter(filters.programs(interfaces), request.flush)
+            listener.filters = filters
+
+        await self._context.command(install)
+        listener.settings = msgspec.structs.replace(listener.settings, filter=request.filter)
+        return control.Done(warnings=filters.warnings(interfaces))
 
     # ---- connecting -------------------------------------------------------------------------------------------------
 
@@ -238,13 +237,11 @@ class Session:
         context, settings = self._context, self._settings(request)
         size = settings.buffer_bytes or 0
         await context.command(lambda: context.roster.check_room(self.peer.uid, size))
-        program = await self._compile(settings.filter)
         return await asyncio.to_thread(
             make_listener,
             context.identity,
             settings,
             join,
-            program,
             context.roster.new_number,
             uid=self.peer.uid,
             grant=self._grant,
@@ -258,25 +255,26 @@ class Session:
                 undo.callback(listener.segment.discard)
                 undo.callback(listener.descriptor.close)
             reader = make_reader(listener, number, self.peer, self._hang_up_soon, fds, undo)
-            sequence, offered = await context.command(
+            (sequence, known), offered = await context.command(
                 lambda: (context.roster.add_reader(listener, reader, is_new=is_new), context.owner.pump.offered)
             )
             undo.pop_all()
         self._listener, self._number = listener, number
-        return self._connected(listener, sequence, offered)
+        return self._connected(listener, sequence, known, offered)
 
-    def _connected(self, listener: Listener, sequence: int, offered: int) -> control.Connected:
+    def _connected(self, listener: Listener, sequence: int, known: int, offered: int) -> control.Connected:
         identity = self._context.identity
+        interfaces = identity.interfaces[:known]
         return control.Connected(
             producer=identity.name,
             descriptor=listener.number,
             reader=self._number,
             sequence=sequence,
-            linktype=identity.linktype,
             snaplen=listener.settings.snaplen,
             filter=listener.settings.filter,
-            interfaces=identity.interface_names,
+            interfaces=[interface.name for interface in interfaces],
             offered=offered,
+            warnings=listener.filters.warnings(interfaces),
         )
 
 

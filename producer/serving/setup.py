@@ -2,13 +2,14 @@
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from zbuf.producer.ring.descriptor import Descriptor
 from zbuf.producer.serving.access import Grant, Peer
+from zbuf.producer.serving.link_filters import LinkFilters
 from zbuf.producer.serving.listener import Attached, Listener
 from zbuf.producer.serving.roster import JustEnded
 from zbuf.shared.control.settings import Settings
@@ -18,6 +19,9 @@ from zbuf.shared.memory.pcapng import Interface, prologue
 from zbuf.shared.memory.reader_pages import make_ack_page, make_doorbell
 from zbuf.shared.memory.segment import Segment
 
+_GROWTH_BYTES = 64 << 10
+"""What a prologue may grow by, for interfaces that appear later: a thousand of them."""
+
 
 @dataclass
 class Identity:
@@ -26,15 +30,10 @@ class Identity:
     name: str
     epoch: int
     interfaces: list[Interface]
-    linktype: int
+    """Those announced so far, in the order of their numbers; only the owner of the descriptors adds any."""
     application: str
     snaplen: int = MAX_CAPLEN
     """Bytes that the source keeps of each packet: no descriptor gets more."""
-
-    @property
-    def interface_names(self) -> list[str]:
-        """The names of the interfaces, in the order of their numbers."""
-        return [interface.name for interface in self.interfaces]
 
 
 def complete_settings(asked: Settings | None, identity: Identity, buffer_bytes: int) -> Settings:
@@ -58,7 +57,6 @@ def make_listener(
     identity: Identity,
     settings: Settings,
     join: str | None,
-    program: bytes,
     new_number: Callable[[], int],
     *,
     uid: int,
@@ -66,18 +64,23 @@ def make_listener(
 ) -> Listener:
     """Make a descriptor with its memory; nothing feeds it yet.
 
-    A large segment takes time, so that this is called while nobody waits for it.
+    Filters and a large segment take time, so that this is called while nobody waits for it. Interfaces that appear
+    meanwhile are announced when the first reader is let in.
 
     Args:
         identity: the producer's.
         settings: complete.
         join: the name that readers share it under; None for a private one.
-        program: the compiled filter.
         new_number: gives numbers for descriptors.
         uid: the user that opens it.
         grant: what its readers may see.
+
+    Raises:
+        FilterError: the filter compiles for none of the interfaces.
     """
-    segment = _make_segment(identity, settings, new_number)
+    interfaces = tuple(identity.interfaces)
+    filters, guards = LinkFilters(settings.filter, interfaces), LinkFilters(grant.guard, interfaces)
+    segment = _make_segment(identity, interfaces, settings, new_number)
     try:
         descriptor = Descriptor(
             snaplen=settings.snaplen,
@@ -85,21 +88,23 @@ def make_listener(
             timeout_ms=settings.timeout_ms,
             direction=settings.direction,
             interfaces=grant.interfaces,
-            guard=grant.guard,
+            guard=guards.programs(interfaces),
         )
         descriptor.set_buffers(segment.map, *segment.layout.buffer_offsets, segment.layout.buffer_bytes)
-        descriptor.set_filter(program)
+        descriptor.set_filter(filters.programs(interfaces))
     except BaseException:
         segment.remove()
         raise
     segment.open()
     number = int(segment.layout.descriptor)
-    return Listener(number, join, settings, segment, descriptor, uid, grant)
+    return Listener(number, join, settings, segment, descriptor, uid, grant, filters, guards)
 
 
-def _make_segment(identity: Identity, settings: Settings, new_number: Callable[[], int]) -> Segment:
+def _make_segment(
+    identity: Identity, interfaces: Sequence[Interface], settings: Settings, new_number: Callable[[], int]
+) -> Segment:
     """A segment under a number that is free: a producer of this name in another run directory may have taken some."""
-    head = prologue(identity.interfaces, settings.snaplen, identity.application)
+    head = prologue(interfaces, settings.snaplen, identity.application)
     while True:
         layout = Layout(
             identity.name,
@@ -108,7 +113,7 @@ def _make_segment(identity: Identity, settings: Settings, new_number: Callable[[
             settings.buffer_bytes or DEFAULT_BUFFER_BYTES,
             len(head),
             settings.snaplen,
-            identity.linktype,
+            _GROWTH_BYTES,
         )
         try:
             return Segment(layout, head)

@@ -9,7 +9,8 @@ A wait sleeps while it is long, and looks at the clock for the rest: a sleeper i
 
 import os
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
@@ -56,8 +57,8 @@ cdef class Pace:
     """A schedule under way: when packets are due, and how late they were offered.
 
     Args:
-        counts: what the schedule counts: "packets", "bytes" on the wire, "nanoseconds" from each packet's time stamp to
-            the next one's, "ramp" for packets at a rate that changes; None where each packet is due at once.
+        counts: what the schedule counts: "packets", "bytes" on the wire, "nanoseconds" from the latest time stamp to
+            the next later one, "ramp" for packets at a rate that changes; None where each packet is due at once.
         ns_per: the nanoseconds that one of what is counted takes, as numerator and denominator, below 2**63.
         ramp: packets per second at first and at last, and the seconds in between; the last rate goes on.
         burst: so many packets are due together.
@@ -81,7 +82,10 @@ cdef class Pace:
     cdef bint _fake
     cdef uint64_t _planned          # packets whose time is known
     cdef uint64_t _counted
-    cdef uint64_t _last_stamp
+    cdef uint64_t _latest_stamp     # of the recording that packets come from
+    cdef uint32_t _recording
+    cdef uint32_t *_recordings      # of which each interface is
+    cdef uint32_t _interfaces
     cdef int64_t _due, _first_due, _last_due
     cdef bint _is_planned           # whether _due is of the packet that comes next
     cdef int64_t _started, _first, _last
@@ -122,6 +126,7 @@ cdef class Pace:
             raise OSError("no file descriptor is left")
 
     def __dealloc__(self):
+        free(self._recordings)
         if self._wake_fd >= 0:
             os.close(self._wake_fd)
 
@@ -208,7 +213,20 @@ cdef class Pace:
         raise_flag(&self._over)
         self.wake()
 
-    def hold(self, time_ns, wirelen):
+    def set_recordings(self, recordings):
+        """Say which recording each interface belongs to, by its number: those of one file to one, for instance.
+
+        Between two recordings no time passes. What is not said is of recording 0.
+        """
+        cdef uint32_t *table = <uint32_t *>malloc(max(len(recordings), 1) * sizeof(uint32_t))
+        if table == NULL:
+            raise MemoryError
+        for number, recording in enumerate(recordings):
+            table[<uint32_t>number] = recording
+        free(self._recordings)
+        self._recordings, self._interfaces = table, <uint32_t>len(recordings)
+
+    def hold(self, time_ns, wirelen, interface=0):
         """Wait until a packet is due: for packets that do not come from a native source.
 
         Returns:
@@ -221,6 +239,7 @@ cdef class Pace:
         # What is out of range is refused where it is appended.
         packet.time_ns = min(max(0, time_ns), 0xFFFFFFFFFFFFFFFF)
         packet.wirelen = min(max(0, wirelen), 0xFFFFFFFF)
+        packet.interface_id = min(max(0, interface), 0xFFFFFFFF)
         with nogil:
             admitted = self.admit(&packet, 1, 100_000_000)
         if admitted <= 0:
@@ -236,7 +255,7 @@ cdef class Pace:
     cdef void plan(self, const zbuf_packet *packet) noexcept nogil:
         """Count a packet, and find out when it is due, in nanoseconds after the first."""
         if self._kind == NANOSECONDS:
-            self.count_gap(packet.time_ns)
+            self.count_gap(packet)
         if self._planned % self._burst == 0:
             if self._kind == RAMP:
                 self._due = self.due_on_ramp(self._planned)
@@ -249,13 +268,26 @@ cdef class Pace:
             self._counted += packet.wirelen
         self._is_planned = True
 
-    cdef void count_gap(self, uint64_t time_ns) noexcept nogil:
-        """Time that goes back is no time, nor is that to or from a packet without one (0)."""
+    cdef void count_gap(self, const zbuf_packet *packet) noexcept nogil:
+        """Time goes on from the latest stamp so far: where stamps step back, as they do from one interface to another,
+        no time passes until they are there again, and none at all by packets without a stamp (0).
+
+        From one recording to another no time was recorded.
+        """
         cdef uint64_t gap = 0
-        if time_ns > self._last_stamp and self._last_stamp:
-            gap = min(time_ns - self._last_stamp, <uint64_t>self._max_gap_ns)
+        cdef uint32_t recording = self.recording_of(packet.interface_id)
+        if packet.time_ns == 0:
+            return
+        if recording != self._recording:
+            self._recording, self._latest_stamp = recording, 0
+        if packet.time_ns > self._latest_stamp:
+            if self._latest_stamp:
+                gap = min(packet.time_ns - self._latest_stamp, <uint64_t>self._max_gap_ns)
+            self._latest_stamp = packet.time_ns
         self._counted = min(self._counted + gap, <uint64_t>NEVER_NS)
-        self._last_stamp = time_ns
+
+    cdef uint32_t recording_of(self, uint32_t interface) noexcept nogil:
+        return self._recordings[interface] if interface < self._interfaces else 0
 
     cdef int64_t due_on_ramp(self, uint64_t packets) noexcept nogil:
         if packets <= self._ramp_packets:
@@ -408,6 +440,7 @@ cdef class Paced(NativeSource):
         if self._at == self._count:
             count = self._inner.next(&self._packets)
             if count <= 0:
+                batch[0] = self._packets  # a block that is no packet is due at once
                 return count
             self._at, self._count = 0, count
         count = self._pace.admit(self._packets + self._at, self._count - self._at, NEVER_NS)

@@ -6,6 +6,7 @@ Each gives RawPackets: bytes and their metadata, not dissected. scapy is importe
 import gzip
 import itertools
 import os
+import struct
 import time
 import zlib
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,7 @@ _SCAPY_SNAPLEN = 262_140  # what scapy reads of a packet at most
 _LONGEST_HEADER = 16
 _POLL_S = 0.1
 _LAST_NS = 2**64 - 1
+_INTERFACE_DESCRIPTION, _IF_TSOFFSET = 1, 14  # of pcapng
 
 
 class RawPacket(NamedTuple):
@@ -43,21 +45,27 @@ class ScapySource:
 
     Raises:
         ValueRefused: there are no files.
-        CaptureFileError: a file is missing, or scapy can't read it, or the link types differ.
+        CaptureFileError: a file is missing, or scapy can't read it.
     """
 
     def __init__(self, paths: Iterable[str]) -> None:
         self.paths = list(paths)
         if not self.paths:
             raise ValueRefused("no capture files: name one at least")
-        self.warnings: list[str] = []
+        self.damage: list[str] = []
+        self.warnings = self.damage
         linktypes = [_scapy_linktype(path) for path in self.paths]
-        if len(set(linktypes)) > 1:
-            raise CaptureFileError(
-                f"{self.paths[1]}: the files' link types differ: {linktypes}: replay them separately"
-            )
         self.linktype = linktypes[0]
-        self.interfaces = [Interface(os.path.basename(path) or path, self.linktype) for path in self.paths]
+        """LINKTYPE_ value of the first file."""
+        self.interfaces = [
+            Interface(os.path.basename(path) or path, linktype)
+            for path, linktype in zip(self.paths, linktypes, strict=True)
+        ]
+
+    @property
+    def recordings(self) -> range:
+        """Each file is a recording of its own."""
+        return range(len(self.paths))
 
     def passes(self, count: int) -> Iterator[Iterator[RawPacket]]:
         """One pass, which has all packets `count` times: see zbuf.producer.sources.source.Source."""
@@ -123,6 +131,10 @@ class _WatchedFile:
         self._file.close()
         self._raw.close()
 
+    def seek(self, _offset: int, _whence: int = 0) -> None:
+        """What scapy does before it unpacks a file, which has been done here."""
+        raise CaptureFileError(f"{self.name}: not a capture file: it is compressed twice")
+
     def read(self, size: int) -> bytes:
         """Read as from any file: everything up to where the file is damaged."""
         data = b""
@@ -143,9 +155,45 @@ def _scapy_reader(file: Any) -> Any:
     from scapy.utils import RawPcapReader
 
     try:
-        return RawPcapReader(file)
+        reader = RawPcapReader(file)
     except (EOFError, Scapy_Exception) as error:
         raise CaptureFileError(f"{file.name}: not a capture file, says scapy: {error}") from None
+    if hasattr(reader, "blocktypes"):
+        _refuse_offsets(reader, file.name)
+        _refuse_sections(reader, file.name)
+    return reader
+
+
+def _refuse_sections(reader: Any, name: str) -> None:
+    """Have a pcapng reader refuse a second section: scapy would take its interfaces for those of the first."""
+
+    def refuse() -> None:
+        raise CaptureFileError(f"{name}: it has several sections, which scapy mixes up: leave --engine scapy out")
+
+    reader._read_block_shb = refuse
+
+
+def _refuse_offsets(reader: Any, name: str) -> None:
+    """Have a pcapng reader refuse an interface whose times have an offset: scapy would tell other times."""
+    read_interface = reader.blocktypes[_INTERFACE_DESCRIPTION]
+
+    def read_checked(block: bytes, size: int) -> None:
+        if _has_option(block[8:], _IF_TSOFFSET, reader.endian):
+            raise CaptureFileError(
+                f"{name}: an interface's times have an offset, which scapy does not know: leave --engine scapy out"
+            )
+        read_interface(block, size)
+
+    reader.blocktypes[_INTERFACE_DESCRIPTION] = read_checked
+
+
+def _has_option(options: bytes, wanted: int, order: str) -> bool:
+    while len(options) >= 4:
+        code, length = struct.unpack_from(f"{order}HH", options)
+        if code == wanted:
+            return True
+        options = options[4 + length + -length % 4 :] if code else b""
+    return False
 
 
 def _scapy_linktype(path: str) -> int:
@@ -160,7 +208,8 @@ def _scapy_linktype(path: str) -> int:
 def _from_reader(reader: Any) -> Iterator[RawPacket]:
     """The packets of one of scapy's readers of pcap or pcapng, whether it dissects or not."""
     nanoseconds = 1 if getattr(reader, "nano", False) else 1000
-    while True:
+    linktypes: list[int] = []
+    for number in itertools.count(1):
         try:
             data, meta = reader._read_packet(size=_SCAPY_SNAPLEN)
         except EOFError:
@@ -168,8 +217,14 @@ def _from_reader(reader: Any) -> Iterator[RawPacket]:
         if hasattr(meta, "sec"):
             time_ns = meta.sec * 1_000_000_000 + meta.usec * nanoseconds
         else:
+            linktypes = linktypes or [meta.linktype]
+            if meta.linktype != linktypes[0]:
+                raise CaptureFileError(
+                    f"{getattr(reader, 'filename', 'the capture')}: packet {number} has link type {meta.linktype}, "
+                    f"where packets before it have {linktypes[0]}: they can't be replayed together"
+                )
             time_ns = ((meta.tshigh or 0) << 32 | (meta.tslow or 0)) * 1_000_000_000 // (meta.tsresol or 1_000_000)
-        yield RawPacket(data, time_ns & 0xFFFFFFFFFFFFFFFF, meta.wirelen)
+        yield RawPacket(data, min(time_ns, _LAST_NS), meta.wirelen)
 
 
 def _from_socket(socket: Any) -> Iterator[RawPacket | None]:

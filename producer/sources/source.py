@@ -1,6 +1,6 @@
 """What a producer asks of the sources that it publishes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
@@ -35,6 +35,15 @@ class Attended(Protocol):
 
     def statistics(self) -> list[Any]:
         """An InterfaceStatistics for each interface."""
+
+
+@runtime_checkable
+class Recorded(Protocol):
+    """A source of several recordings: the time between one and the next was never recorded."""
+
+    @property
+    def recordings(self) -> Sequence[int]:
+        """Which recording each interface is of, in the order of their numbers; see Pace.set_recordings()."""
 
 
 def passes_of(source: Any, count: int) -> Iterator[Pass]:

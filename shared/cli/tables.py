@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
-from zbuf.shared.control.statistics import DescriptorStatistics, Ledger
+from rich.console import Console
+from rich.table import Table
+
+from zbuf.shared.control.statistics import PACKET_COUNTS, DescriptorStatistics, Ledger
 from zbuf.shared.names import printable
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a table on stdout; numbers are set to the right, and their thousands apart."""
-    from rich.console import Console
-    from rich.table import Table
-
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, title_style="bold")
     for number, column in enumerate(columns):
         numeric = bool(rows) and isinstance(rows[0][number], int | float)
@@ -35,7 +35,7 @@ def print_ledgers(descriptors: Sequence[DescriptorStatistics], closed: Ledger | 
     if closed is not None and closed.received:
         rows.append(["closed", "", *_counts(closed)])
     if rows:
-        print_table("", ["descriptor", "filter", *Ledger.__struct_fields__], rows)
+        print_table("", ["descriptor", "filter", *PACKET_COUNTS, "received bytes", "dropped bytes"], rows)
 
 
 def _name(one: DescriptorStatistics) -> str:
@@ -43,4 +43,4 @@ def _name(one: DescriptorStatistics) -> str:
 
 
 def _counts(ledger: Ledger) -> list[int]:
-    return [getattr(ledger, count) for count in Ledger.__struct_fields__]
+    return [getattr(ledger, count) for count in (*PACKET_COUNTS, "received_bytes", "dropped_bytes")]

@@ -62,19 +62,23 @@ class Connected(_Message, frozen=True):
     reader: int
     sequence: int
     """The number of the first buffer that this reader will be assigned."""
-    linktype: int
     snaplen: int
     filter: str
     interfaces: list[str]
+    """Those that were announced before that buffer, which is as far as the reader reads the prologue."""
     offered: int = 0
     """Packets that the producer's source had given before this reader was let in."""
+    warnings: list[str] = []
+    """What is other than the reader may think: interfaces for whose link type its filter can't be used."""
 
 
 class Done(_Message, frozen=True):
     """The request was carried out."""
 
     changed: bool = True
-    """The answer to Rotate: whether something was stored, and a buffer is free for what comes next."""
+    """Of a Rotate: whether there was something to assign, and a buffer free for what comes next."""
+    warnings: list[str] = []
+    """Of a SetFilter: as those of Connected."""
 
 
 class Refusal(_Message, frozen=True):

@@ -12,9 +12,10 @@ InterfaceState = Literal["up", "down", "lost"]
 
 
 class Ledger(msgspec.Struct, frozen=True):
-    """A descriptor's counts of packets, 64-bit.
+    """A descriptor's counts of packets, and of their bytes on the wire, 64-bit.
 
-    At every instant received = filtered + accepted, and accepted = delivered + dropped + abandoned + buffered.
+    At every instant received = filtered + accepted, and accepted = delivered + dropped + abandoned + buffered, in
+    packets and in bytes.
     """
 
     received: int = 0
@@ -33,6 +34,17 @@ class Ledger(msgspec.Struct, frozen=True):
     """Not acknowledged yet."""
     truncated: int = 0
     """Cut short to the snaplen or to the size of a buffer."""
+    received_bytes: int = 0
+    filtered_bytes: int = 0
+    accepted_bytes: int = 0
+    delivered_bytes: int = 0
+    dropped_bytes: int = 0
+    abandoned_bytes: int = 0
+    buffered_bytes: int = 0
+
+
+PACKET_COUNTS = tuple(name for name in Ledger.__struct_fields__ if not name.endswith("_bytes"))
+"""The counts of a ledger that are of packets."""
 
 
 class ReaderStatistics(msgspec.Struct, frozen=True):
@@ -58,9 +70,9 @@ class DescriptorStatistics(Ledger, frozen=True, kw_only=True):
     descriptor: int
     join: str | None
     settings: Settings
-    """As requested; a filter of more than FILTER_SHOWN_LENGTH characters is cut short here."""
-    buffered_bytes: int = 0
-    """Bytes in both buffers that are appended or assigned, and not acknowledged yet."""
+    """As asked for; a filter of more than FILTER_SHOWN_LENGTH characters is cut short here."""
+    stored_bytes: int = 0
+    """Of both buffers, what is appended or assigned, and not acknowledged yet."""
     bells: int
     """Times that a sleeping reader was woken."""
     open: bool
@@ -99,8 +111,9 @@ class Statistics(
     pid: int
     epoch: int
     uptime_s: float
-    linktype: int
     interfaces: list[str]
+    linktypes: list[int]
+    """The LINKTYPE_ value of each interface."""
     offered: int
     """Packets that the source gave."""
     waits: int

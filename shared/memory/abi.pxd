@@ -9,12 +9,18 @@ cdef extern from "zbuf/shared/zbuf.h" nogil:
         ZBUF_MAX_CAPLEN
         ZBUF_FORMING
         ZBUF_OPEN
+        ZBUF_FINISHED
+        ZBUF_MOVED
         ZBUF_CLOSED
+        ZBUF_IDB_TYPE
+        ZBUF_EPB_TYPE
+        ZBUF_BLOCK_BYTES
         ZBUF_EPB_BYTES
         ZBUF_INBOUND
         ZBUF_OUTBOUND
     const char *ZBUF_MAGIC
     const uint64_t ZBUF_MAX_BYTES
+    const uint32_t ZBUF_NO_PACKET
 
     ctypedef struct zbuf_ledger "struct zbuf_ledger":
         uint64_t received
@@ -25,6 +31,13 @@ cdef extern from "zbuf/shared/zbuf.h" nogil:
         uint64_t abandoned
         uint64_t buffered
         uint64_t truncated
+        uint64_t received_bytes
+        uint64_t filtered_bytes
+        uint64_t accepted_bytes
+        uint64_t delivered_bytes
+        uint64_t dropped_bytes
+        uint64_t abandoned_bytes
+        uint64_t buffered_bytes
 
     ctypedef struct zbuf_segment "struct zbuf_segment":
         char magic[8]
@@ -36,8 +49,9 @@ cdef extern from "zbuf/shared/zbuf.h" nogil:
         uint64_t prologue_bytes
         uint64_t zbuf_offset[2]
         uint64_t zbuf_bytes
+        uint64_t prologue_room
+        uint64_t end_sequence
         uint32_t snaplen
-        uint32_t linktype
         zbuf_ledger ledger
         char producer[64]
         char descriptor[64]
@@ -47,6 +61,8 @@ cdef extern from "zbuf/shared/zbuf.h" nogil:
         uint32_t kernel_len
         uint32_t user_gen
         uint32_t packets
+        uint32_t interfaces
+        uint64_t wire_bytes
         uint64_t sequence
         uint64_t first_ns
         uint64_t last_ns
@@ -63,8 +79,9 @@ cdef extern from "zbuf/shared/zbuf.h" nogil:
         uint32_t caplen
         uint32_t wirelen
         uint32_t interface_id
-        uint32_t direction
-        uint32_t tag_at
+        uint8_t direction
+        uint8_t tag_at
+        uint16_t options_words
         const uint8_t *data
 
     void zbuf_assign(zbuf_header *header, uint32_t kernel_gen)
@@ -81,5 +98,12 @@ cdef extern from "zbuf/shared/zbuf.h" nogil:
     uint32_t zbuf_state(const zbuf_segment *segment)
     uint32_t zbuf_pad(uint32_t length_bytes)
     uint32_t zbuf_block_bytes(const zbuf_packet *packet)
-    uint8_t *zbuf_block_begin(uint8_t *at, const zbuf_packet *packet)
+    const uint8_t *zbuf_options(const zbuf_packet *packet)
+    bint zbuf_has_flags(const zbuf_packet *packet)
+    uint8_t *zbuf_block_begin(uint8_t *at, const zbuf_packet *packet, const uint8_t *options)
+    void zbuf_grow_prologue(zbuf_segment *segment, uint64_t prologue_bytes)
+    uint64_t zbuf_prologue_bytes(const zbuf_segment *segment)
+    void zbuf_write_ledger(zbuf_segment *segment, const zbuf_ledger *ledger)
+    bint zbuf_read_ledger(const zbuf_segment *segment, zbuf_ledger *ledger)
+    uint32_t zbuf_next_block(const uint8_t *blocks, uint32_t length_bytes, uint32_t offset, uint32_t *type)
     uint32_t zbuf_next_packet(const uint8_t *blocks, uint32_t length_bytes, uint32_t offset, zbuf_packet *packet)

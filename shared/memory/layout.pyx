@@ -8,7 +8,10 @@ from zbuf.shared.memory.abi cimport (
     ZBUF_MAX_BYTES,
     ZBUF_ABI,
     ZBUF_CLOSED,
+    ZBUF_EPB_TYPE,
+    ZBUF_FINISHED,
     ZBUF_FORMING,
+    ZBUF_IDB_TYPE,
     ZBUF_MAGIC,
     ZBUF_MAX_CAPLEN,
     ZBUF_OPEN,
@@ -16,8 +19,11 @@ from zbuf.shared.memory.abi cimport (
     zbuf_assigned,
     zbuf_header,
     zbuf_ledger,
+    zbuf_next_block,
     zbuf_next_packet,
     zbuf_packet,
+    zbuf_prologue_bytes,
+    zbuf_read_ledger,
     zbuf_segment,
     zbuf_set_state,
     zbuf_state,
@@ -36,6 +42,7 @@ DEFAULT_BUFFER_BYTES = 512 * ZBUF_PAGE_BYTES
 
 cdef enum:
     PROLOGUE_MAX_BYTES = 16 << 20
+    LEDGER_TRIES = 1000             # while the producer writes it; one that died doing so never ends
 
 
 cdef class Layout:
@@ -47,8 +54,8 @@ cdef class Layout:
         epoch: a random number, the same for all segments of one run of a producer.
         buffer_bytes: the size of each of the two buffers, header included; whole pages.
         prologue_bytes: the size of the pcapng prologue.
+        growth_bytes: how much the prologue may grow by, for interfaces that appear later.
         snaplen: bytes kept of each packet.
-        linktype: LINKTYPE_ value.
     """
 
     cdef readonly str producer
@@ -57,25 +64,26 @@ cdef class Layout:
     cdef readonly uint64_t segment_bytes
     cdef readonly uint64_t prologue_offset
     cdef readonly uint64_t prologue_bytes
+    cdef readonly uint64_t prologue_room
     cdef readonly tuple buffer_offsets
     cdef readonly uint64_t buffer_bytes
     cdef readonly uint32_t snaplen
-    cdef readonly uint32_t linktype
     cdef readonly uint32_t state
 
-    def __init__(self, producer, descriptor, epoch, buffer_bytes, prologue_bytes, snaplen, linktype):
+    def __init__(self, producer, descriptor, epoch, buffer_bytes, prologue_bytes, snaplen, growth_bytes=0):
         check_buffer_bytes(buffer_bytes)
-        first = PAGE_BYTES + -(-prologue_bytes // PAGE_BYTES) * PAGE_BYTES
+        room = -(-(prologue_bytes + growth_bytes) // PAGE_BYTES) * PAGE_BYTES
+        first = PAGE_BYTES + room
         self.producer = producer
         self.descriptor = descriptor
         self.epoch = epoch
         self.prologue_offset = PAGE_BYTES
         self.prologue_bytes = prologue_bytes
+        self.prologue_room = room
         self.buffer_offsets = (first, first + buffer_bytes)
         self.buffer_bytes = buffer_bytes
         self.segment_bytes = first + 2 * buffer_bytes
         self.snaplen = snaplen
-        self.linktype = linktype
         self.state = ZBUF_FORMING
 
 
@@ -105,10 +113,10 @@ def write_layout(memory, Layout layout not None):
         segment.segment_bytes = layout.segment_bytes
         segment.prologue_offset = layout.prologue_offset
         segment.prologue_bytes = layout.prologue_bytes
+        segment.prologue_room = layout.prologue_room
         segment.zbuf_offset[0], segment.zbuf_offset[1] = layout.buffer_offsets
         segment.zbuf_bytes = layout.buffer_bytes
         segment.snaplen = layout.snaplen
-        segment.linktype = layout.linktype
         memcpy(segment.producer, <const char *>producer, min(<size_t>len(producer), sizeof(segment.producer) - 1))
         memcpy(segment.descriptor, <const char *>descriptor,
                min(<size_t>len(descriptor), sizeof(segment.descriptor) - 1))
@@ -134,8 +142,8 @@ def read_layout(memory, bint closed_too=False):
     The values are copied before they are checked. Everything that the Layout describes lies inside the mapping.
 
     Raises:
-        SegmentError: it says what is wrong: this is not a segment, or one of another ABI, still being made, too
-            short, closed (unless `closed_too`), or with parts outside of it.
+        SegmentError: naming what is wrong: not a segment, of another ABI, still being made, too short,
+            finished or closed (unless `closed_too`), or with parts outside it.
     """
     cdef Py_buffer view
     cdef zbuf_segment copy
@@ -146,6 +154,7 @@ def read_layout(memory, bint closed_too=False):
     if size >= <Py_ssize_t>sizeof(zbuf_segment):
         state = zbuf_state(<const zbuf_segment *>view.buf)
         memcpy(&copy, view.buf, sizeof(zbuf_segment))
+        copy.prologue_bytes = zbuf_prologue_bytes(<const zbuf_segment *>view.buf)
     PyBuffer_Release(&view)
     if size < <Py_ssize_t>ZBUF_PAGE_BYTES:
         raise SegmentError(f"segment of {size} bytes: too short to be one, its producer may have died making it")
@@ -164,10 +173,10 @@ cdef _check_identity(const zbuf_segment *copy, uint32_t state, bint closed_too):
         raise SegmentError(f"segment of ABI {copy.abi}, this is ABI {ABI}: use the same version of zbuf on both sides")
     if state == ZBUF_FORMING:
         raise SegmentError("segment not open yet: its producer is still making it, or died doing so")
-    if state == ZBUF_CLOSED and not closed_too:
-        raise SegmentError("segment closed: its producer has ended")
     if state > ZBUF_CLOSED:
         raise SegmentError(f"segment in unknown state {state}")
+    if state >= ZBUF_FINISHED and not closed_too:
+        raise SegmentError("segment closed: its producer has ended")
 
 
 cdef check_room(const Py_buffer *view):
@@ -183,7 +192,8 @@ cdef _check_parts(const zbuf_segment *copy, uint64_t size):
     cdef uint64_t first = copy.zbuf_offset[0], second = copy.zbuf_offset[1], length = copy.zbuf_bytes
     if copy.segment_bytes > size:
         raise SegmentError(f"segment cut short: {size} bytes of {copy.segment_bytes}")
-    if copy.prologue_bytes > PROLOGUE_MAX_BYTES or not _inside(copy.prologue_offset, copy.prologue_bytes, size):
+    if (copy.prologue_bytes > copy.prologue_room or copy.prologue_room > PROLOGUE_MAX_BYTES
+            or not _inside(copy.prologue_offset, copy.prologue_room, size)):
         raise SegmentError(f"corrupt segment: prologue of {copy.prologue_bytes} bytes at {copy.prologue_offset}")
     if length == 0 or length % ZBUF_PAGE_BYTES or length > ZBUF_MAX_BYTES:
         raise SegmentError(f"corrupt segment: buffers of {length} bytes")
@@ -204,22 +214,26 @@ cdef Layout _layout_of(const zbuf_segment *copy, uint32_t state):
     layout.segment_bytes = copy.segment_bytes
     layout.prologue_offset = copy.prologue_offset
     layout.prologue_bytes = copy.prologue_bytes
+    layout.prologue_room = copy.prologue_room
     layout.buffer_offsets = (copy.zbuf_offset[0], copy.zbuf_offset[1])
     layout.buffer_bytes = copy.zbuf_bytes
     layout.snaplen = copy.snaplen
-    layout.linktype = copy.linktype
     layout.state = state
     return layout
 
 
 def read_ledger(memory):
-    """The ledger on page 0 of the segment mapped at `memory`, as a dict; exact once its producer has closed it."""
+    """The ledger on page 0 of the segment mapped at `memory`, as a dict: a whole one, exact once its producer is done."""
     cdef Py_buffer view
     cdef zbuf_ledger ledger
+    cdef int _try
+    memset(&ledger, 0, sizeof(ledger))
     PyObject_GetBuffer(memory, &view, PyBUF_SIMPLE)
     try:
         check_room(&view)
-        memcpy(&ledger, &(<const zbuf_segment *>view.buf).ledger, sizeof(ledger))
+        for _try in range(LEDGER_TRIES):
+            if zbuf_read_ledger(<const zbuf_segment *>view.buf, &ledger):
+                break
     finally:
         PyBuffer_Release(&view)
     return ledger
@@ -233,8 +247,9 @@ def unread_blocks(memory, Layout layout not None):
         layout: what read_layout() said of it.
 
     Returns:
-        A list of (offset, length_bytes, packets, damaged_bytes), one for each buffer with such blocks; offsets are
-        from the start of the segment.  Everything from the first damaged block on counts as damaged_bytes.
+        A list of (offset, length_bytes, packets, damaged_bytes, interfaces), one for each buffer with such blocks;
+        offsets are from the start of the segment.  What is behind damage is no part of length_bytes, but of
+        damaged_bytes.  `interfaces` are announced up to and including the head of that buffer.
     """
     cdef Py_buffer view
     cdef const zbuf_header *header
@@ -254,19 +269,51 @@ def unread_blocks(memory, Layout layout not None):
             length = <uint32_t>min(<uint64_t>length, layout.buffer_bytes - HEADER_BYTES)
             whole, packets = _whole_blocks(<const uint8_t *>(header + 1), length & ~<uint32_t>3)
             if length:
-                found.append((order, offset + HEADER_BYTES, whole, packets, length - whole))
+                found.append((order, offset + HEADER_BYTES, whole, packets, length - whole, header.interfaces))
     finally:
         PyBuffer_Release(&view)
     return [entry[1:] for entry in sorted(found)]
 
 
 cdef tuple _whole_blocks(const uint8_t *blocks, uint32_t length):
+    """How far whole blocks go, packets that are whole and blocks of other types, and how many packets there are."""
     cdef zbuf_packet packet
     cdef uint32_t offset = 0, following, packets = 0
     while offset < length:
         following = zbuf_next_packet(blocks, length, offset, &packet)
         if following == 0:
+            return _other_blocks(blocks, length, offset), packets
+        offset = following
+        packets += packet.data != NULL
+    return offset, packets
+
+
+cdef uint32_t _other_blocks(const uint8_t *blocks, uint32_t length, uint32_t offset):
+    """How far the blocks go that are no packets, from `offset` on: what is damaged comes behind them."""
+    cdef uint32_t kind = 0, following
+    while offset < length:
+        following = zbuf_next_block(blocks, length, offset, &kind)
+        if following == 0 or kind == ZBUF_EPB_TYPE:
             break
         offset = following
-        packets += 1
-    return offset, packets
+    return offset
+
+
+def announced(blocks):
+    """The Interface Description Blocks at the head of a buffer's blocks, as bytes.
+
+    Args:
+        blocks: the buffer's, or any bytes-like object that begins as they do.
+    """
+    cdef Py_buffer view
+    cdef uint32_t offset = 0, following, kind = 0
+    PyObject_GetBuffer(blocks, &view, PyBUF_SIMPLE)
+    try:
+        while offset < <uint32_t>view.len:
+            following = zbuf_next_block(<const uint8_t *>view.buf, <uint32_t>view.len, offset, &kind)
+            if following == 0 or kind != ZBUF_IDB_TYPE:
+                break
+            offset = following
+        return (<const char *>view.buf)[:offset]
+    finally:
+        PyBuffer_Release(&view)

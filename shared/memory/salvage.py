@@ -18,17 +18,17 @@ from pathlib import Path
 
 from zbuf.shared.closing import Closing
 from zbuf.shared.errors import SegmentError, ZbufError
-from zbuf.shared.memory.layout import unread_blocks
+from zbuf.shared.memory.layout import Layout, announced, unread_blocks
 from zbuf.shared.memory.leftovers import Found, leftovers
-from zbuf.shared.memory.pcapng import interfaces
+from zbuf.shared.memory.pcapng import described, first_interfaces, interfaces
 from zbuf.shared.memory.segment import copy_segment, producer_lives
 
 log = logging.getLogger("zbuf")
 
 _PIECE_BYTES = 256 << 10
-_OPTIONS_MAX_BYTES = 64  # zbuf writes 24 at most
+_PACKET = 6  # an Enhanced Packet Block
+_OF_THE_FILE = frozenset((0x0A0D0D0A, 1, 2, 3))  # a section, an interface, packets of other kinds: none belongs there
 _BLOCK = struct.Struct("<7I")  # of an Enhanced Packet Block: type, length, interface, time (2), captured, original
-_BLOCK_BYTES = 32  # without data and options
 
 
 @dataclass(frozen=True)
@@ -137,26 +137,33 @@ class _Unread(Closing):
         """Start, end and packets of each, in the order in which they were appended."""
         try:
             self.memory, layout = copy_segment(fd)
-            self.prologue = self.memory[layout.prologue_offset : layout.prologue_offset + layout.prologue_bytes]
-            known = len(interfaces(self.prologue))
+            parts = unread_blocks(self.memory, layout)
+            self.prologue, known = _prologue_before(self.memory, layout, parts)
+            for offset, length_bytes, _, damaged_bytes, announced_by_then in parts:
+                head = _head(self.memory, offset, length_bytes)
+                if known + len(described(head)) == announced_by_then:
+                    known = announced_by_then
+                else:  # one before was not acknowledged, and is damaged, or the prologue had no room for one
+                    head = b""
+                blocks = _whole_blocks(self.memory, offset, len(head), offset + length_bytes, known, layout.snaplen)
+                whole = self._cut(offset, blocks)
+                self.left_out_bytes += damaged_bytes + offset + length_bytes - whole
         except SegmentError as error:
             raise SegmentError(f"{found.path}: {error}") from None
-        for offset, length_bytes, _, damaged_bytes in unread_blocks(self.memory, layout):
-            whole = self._cut(offset, _whole_blocks(self.memory, offset, offset + length_bytes, known, layout.snaplen))
-            self.left_out_bytes += damaged_bytes + offset + length_bytes - whole
 
-    def _cut(self, start: int, blocks: Iterator[tuple[int, int]]) -> int:
-        """Cut one buffer's blocks into pieces and count the packets; returns where the last block ends."""
+    def _cut(self, start: int, blocks: Iterator[tuple[int, int | None]]) -> int:
+        """Make pieces of one buffer's blocks, and count the packets; returns where the last of them ends."""
         end, packets = start, 0
         for end, time_ns in blocks:
-            packets += 1
-            self.first_ns = time_ns if self.first_ns is None else min(self.first_ns, time_ns)
-            self.last_ns = time_ns if self.last_ns is None else max(self.last_ns, time_ns)
+            if time_ns is not None:
+                packets += 1
+                self.first_ns = time_ns if self.first_ns is None else min(self.first_ns, time_ns)
+                self.last_ns = time_ns if self.last_ns is None else max(self.last_ns, time_ns)
             if end - start >= _PIECE_BYTES:
                 self.pieces.append((start, end, packets))
                 self.packets += packets
                 start, packets = end, 0
-        if packets:
+        if end > start:
             self.pieces.append((start, end, packets))
             self.packets += packets
         return end
@@ -166,17 +173,46 @@ class _Unread(Closing):
         self.memory.close()
 
 
-def _whole_blocks(memory: mmap.mmap, offset: int, end: int, interfaces: int, snaplen: int) -> Iterator[tuple[int, int]]:
-    """The end and the time of each block, up to the first one that libpcap would refuse.
+def _prologue_before(
+    memory: mmap.mmap, layout: Layout, parts: list[tuple[int, int, int, int, int]]
+) -> tuple[bytes, int]:
+    """The prologue as of the first unread buffer, whose head announces what appeared then, and its interfaces."""
+    whole = memory[layout.prologue_offset : layout.prologue_offset + layout.prologue_bytes]
+    known = len(interfaces(whole))
+    for offset, length_bytes, _, _, announced_by_then in parts[:1]:
+        before = announced_by_then - len(described(_head(memory, offset, length_bytes)))
+        if 0 < before < known:
+            return first_interfaces(whole, before), before
+    return whole, known
 
-    unread_blocks() has checked that they are packets and that their lengths stay inside; libpcap requires more.
+
+def _head(memory: mmap.mmap, offset: int, length_bytes: int) -> bytes:
+    """The Interface Description Blocks that a buffer begins with."""
+    with memoryview(memory) as view, view[offset : offset + length_bytes] as blocks:
+        return announced(blocks)
+
+
+def _whole_blocks(
+    memory: mmap.mmap, offset: int, head_bytes: int, end: int, interfaces: int, snaplen: int
+) -> Iterator[tuple[int, int | None]]:
+    """The end of each block, and the time of a packet, up to the first block that libpcap would refuse.
+
+    unread_blocks() has seen to it that they are whole and that their lengths stay inside; libpcap wants more.
     """
+    offset += head_bytes
+    if head_bytes:
+        yield offset, None
     while offset < end:
-        _, total, interface, high, low, caplen, _ = _BLOCK.unpack_from(memory, offset)
-        options = total - _BLOCK_BYTES - (caplen + 3 & ~3)
-        if interface >= interfaces or caplen > snaplen or options > _OPTIONS_MAX_BYTES:
-            return
+        kind, total = struct.unpack_from("<2I", memory, offset)
         offset += total
+        if kind in _OF_THE_FILE:
+            return
+        if kind != _PACKET:
+            yield offset, None
+            continue
+        _, _, interface, high, low, caplen, _ = _BLOCK.unpack_from(memory, offset - total)
+        if interface >= interfaces or caplen > snaplen:
+            return
         yield offset, high << 32 | low
 
 

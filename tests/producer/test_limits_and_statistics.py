@@ -144,10 +144,10 @@ def test_statistics_tell_whose_each_reader_is(remote: NewRemote, producer_name: 
         process.do("readers = [connect(name, filter='tcp', snaplen=96), connect(name, join='g')]", name=producer_name)
         with connect(producer_name, join="g"):
             found = producer.stats()
-        assert (found.producer, found.pid, found.linktype, found.interfaces) == (
+        assert (found.producer, found.pid, found.linktypes, found.interfaces) == (
             producer_name,
             os.getpid(),
-            101,
+            [101],
             ["eth7"],
         )
         private, shared = found.descriptors

@@ -19,7 +19,7 @@ class FakeProducer:
     def __init__(self, name: str, run_dir: Path) -> None:
         self.cleaning = contextlib.ExitStack()
         blocks = prologue([Interface("lab0", ETHERNET)], 262_144, "a test")
-        self.segment = Segment(Layout(name, "1", 7, PAGE, len(blocks), 262_144, ETHERNET), blocks)
+        self.segment = Segment(Layout(name, "1", 7, PAGE, len(blocks), 262_144), blocks)
         self.cleaning.callback(self.segment.remove)
         self.segment.open()
         self.ack_fd, _ = make_ack_page()
@@ -33,7 +33,6 @@ class FakeProducer:
             "descriptor": 1,
             "reader": 2,
             "sequence": 0,
-            "linktype": ETHERNET,
             "snaplen": 262_144,
             "filter": "",
             "interfaces": ["lab0"],

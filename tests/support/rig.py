@@ -34,9 +34,13 @@ PACKET = bytes(92)
 """A packet whose block has 124 bytes: PER_BUFFER of them fill a buffer of one page to the last byte."""
 PER_BUFFER = 32
 ETHERNET = 1
-LEDGER_FIELDS = ("received", "filtered", "accepted", "delivered", "dropped", "abandoned", "buffered", "truncated")
+LEDGER_FIELDS = (
+    *("received", "filtered", "accepted", "delivered", "dropped", "abandoned", "buffered", "truncated"),
+    *("received_bytes", "filtered_bytes", "accepted_bytes", "delivered_bytes", "dropped_bytes", "abandoned_bytes"),
+    "buffered_bytes",
+)
 
-_HEADER = struct.Struct("<4I16x4QII")
+_HEADER = struct.Struct("<5I4x5QII")
 _numbers = itertools.count()
 
 
@@ -47,6 +51,8 @@ class Header(NamedTuple):
     kernel_len: int
     user_gen: int
     packets: int
+    interfaces: int
+    wire_bytes: int
     sequence: int
     first_ns: int
     last_ns: int
@@ -62,18 +68,25 @@ def read_header(memory: mmap.mmap, offset: int) -> Header:
 
 def read_ledger(memory: mmap.mmap) -> dict[str, int]:
     """The ledger on page 0 of a segment."""
-    return dict(zip(LEDGER_FIELDS, struct.unpack_from("<8Q", memory, 128), strict=True))
+    return dict(zip(LEDGER_FIELDS, struct.unpack_from("<15Q", memory, 128), strict=True))
 
 
 def read_state(memory: mmap.mmap) -> int:
-    """struct zbuf_segment's state: 0 for forming, 1 for open, 2 for closed."""
+    """struct zbuf_segment's state: 0 for forming, 1 for open, 2 for finished, 4 for closed."""
     return int.from_bytes(memory[12:16], "little")
 
 
 def adds_up(ledger: dict[str, int]) -> bool:
-    """Whether the two equations of the ledger hold."""
-    accepted = ledger["delivered"] + ledger["dropped"] + ledger["abandoned"] + ledger["buffered"]
-    return ledger["received"] == ledger["filtered"] + ledger["accepted"] and ledger["accepted"] == accepted
+    """Whether the two equations of the ledger hold, in packets and in bytes."""
+
+    def agrees(unit: str) -> bool:
+        received, filtered, accepted, *others = (
+            ledger[name + unit]
+            for name in ("received", "filtered", "accepted", "delivered", "dropped", "abandoned", "buffered")
+        )
+        return received == filtered + accepted and accepted == sum(others)
+
+    return agrees("") and agrees("_bytes")
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
@@ -220,6 +233,8 @@ class Seat:
     """The ack page and the doorbell of one reader."""
 
     sequence: int
+    announced: int
+    """Interfaces, before the first buffer that it gets."""
     ack: mmap.mmap
     """The producer's mapping."""
     reader_ack: mmap.mmap
@@ -262,6 +277,7 @@ class Rig:
     Args:
         buffer_bytes: the size of each buffer; by default one page, which is soon full.
         interfaces: the interfaces that the prologue describes.
+        growth_bytes: by how much the prologue may grow.
         options: options of the descriptor.
     """
 
@@ -270,12 +286,13 @@ class Rig:
         *,
         buffer_bytes: int = PAGE,
         interfaces: Sequence[Interface] = (Interface("lab0", ETHERNET),),
+        growth_bytes: int = 0,
         **options: Any,
     ) -> None:
         snaplen = options.get("snaplen", MAX_CAPLEN)
         blocks = prologue(interfaces, snaplen, "zbuf tests")
         name = f"rig{os.getpid()}x{next(_numbers)}"
-        layout = Layout(name, "1", 7, buffer_bytes, len(blocks), snaplen, ETHERNET)
+        layout = Layout(name, "1", 7, buffer_bytes, len(blocks), snaplen, growth_bytes)
         self.descriptor = Descriptor(**options)
         self.segment = Segment(layout, blocks)
         self.interfaces = interfaces
@@ -293,7 +310,8 @@ class Rig:
         """Add a reader to the descriptor."""
         ack_fd, ack = make_ack_page()
         doorbell, bell = make_doorbell()
-        seat = Seat(self.descriptor.add_reader(number, ack, bell), ack, map_ack_page(ack_fd), ack_fd, doorbell, bell)
+        sequence, announced = self.descriptor.add_reader(number, ack, bell)
+        seat = Seat(sequence, announced, ack, map_ack_page(ack_fd), ack_fd, doorbell, bell)
         self.seats[number] = seat
         return seat
 
@@ -301,13 +319,13 @@ class Rig:
         seat = self.sit(number)
         return PlainReader(self.memory, self.offsets, seat.reader_ack, seat.sequence)
 
-    def reader(self, number: int = 1, *, spin_ns: int = 0) -> SegmentReader:
-        """A SegmentReader on a read-only mapping of its own, which knows the interfaces."""
+    def reader(self, number: int = 1, *, spin_ns: int = 0, kind: type[Any] = SegmentReader) -> Any:
+        """A SegmentReader, or a reader of that kind, on a read-only mapping of its own, which knows the interfaces."""
         seat = self.sit(number)
         fd = self.segment.reader_fd()
         memory, layout = map_segment(fd)
         os.close(fd)
-        return SegmentReader(
+        return kind(
             memory,
             layout,
             seat.reader_ack,
@@ -337,6 +355,11 @@ class Rig:
     def append(self, count: int = 1, data: bytes = PACKET, **packet: Any) -> None:
         for _ in range(count):
             self.descriptor.append_bytes(data, **packet)
+
+    def assign(self) -> None:
+        """Have the store assigned; while no buffer is free, a packet that has no room does that, and is lost."""
+        if not self.descriptor.rotate():
+            self.append(1, bytes(PAGE))
 
     def fill(self) -> None:
         """Append packets that fill one buffer to its last byte."""

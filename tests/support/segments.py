@@ -20,7 +20,7 @@ Make = Callable[..., Segment]
 
 
 def layout_of(producer: str, descriptor: str = "0", prologue_bytes: int = len(PROLOGUE)) -> Layout:
-    return Layout(producer, descriptor, EPOCH, PAGE_BYTES, prologue_bytes, 1500, 1)
+    return Layout(producer, descriptor, EPOCH, PAGE_BYTES, prologue_bytes, 1500)
 
 
 @contextlib.contextmanager
@@ -74,7 +74,7 @@ HOLDER = """
     from zbuf.shared.memory.layout import Layout
     from zbuf.shared.memory.segment import Segment
 
-    segment = Segment(Layout(sys.argv[1], "0", 1, 4096, 4, 1500, 1), b"abcd")
+    segment = Segment(Layout(sys.argv[1], "0", 1, 4096, 4, 1500), b"abcd")
     segment.open()
     print("ready", flush=True)
     sys.stdin.read()
@@ -90,6 +90,7 @@ OFFSETS = {  # of the fields on page 0: (offset, struct format)
     "first": (48, "<Q"),
     "second": (56, "<Q"),
     "buffer_bytes": (64, "<Q"),
+    "prologue_room": (72, "<Q"),
 }
 SEGMENT_BYTES = 4 * PAGE_BYTES  # page 0, the prologue's, and two buffers of a page
 
@@ -103,6 +104,7 @@ def image(**changes: object) -> bytearray:
         "segment_bytes": SEGMENT_BYTES,
         "prologue_offset": PAGE_BYTES,
         "prologue_bytes": 100,
+        "prologue_room": PAGE_BYTES,
         "first": 2 * PAGE_BYTES,
         "second": 3 * PAGE_BYTES,
         "buffer_bytes": PAGE_BYTES,

@@ -5,7 +5,7 @@ readers, oldest first, and the one being filled, if fewer than two are with the 
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 Filter = Callable[[bytes, int], int]
@@ -85,19 +85,23 @@ class TwoBufferModel:
         self.readers: dict[int, ModelReader] = {}
         self.filter: Filter | None = None
         self.lost = 0
-        self.counts = dict.fromkeys(
-            ("received", "filtered", "accepted", "delivered", "dropped", "abandoned", "truncated"), 0
-        )
+        self.finished = False
+        names = ("received", "filtered", "accepted", "delivered", "dropped", "abandoned")
+        self.counts = dict.fromkeys((*names, "truncated", *(f"{name}_bytes" for name in names)), 0)
 
     # ---- what it says of itself ---------------------------------------------------------------------------
 
     def ledger(self) -> dict[str, int]:
         self.settle()
-        return self.counts | {"buffered": self.buffered()}
+        return self.counts | {"buffered": len(self.buffered()), "buffered_bytes": wire_bytes(self.buffered())}
 
-    def buffered(self) -> int:
+    def buffered(self) -> list[ModelPacket]:
         there = [*self.assigned, *([self.filling] if self.filling else [])]
-        return sum(len(filling.packets) for filling in there)
+        return [packet for filling in there for packet in filling.packets]
+
+    def count(self, name: str, packets: int, octets: int) -> None:
+        self.counts[name] += packets
+        self.counts[f"{name}_bytes"] += octets
 
     def next_sequence(self) -> int:
         return self.filling.number if self.filling else self.fillings
@@ -111,7 +115,7 @@ class TwoBufferModel:
         """Take back fillings that all readers have acknowledged, in order."""
         while self.assigned and not self.assigned[0].owed_by:
             back = self.assigned.pop(0)
-            self.counts["delivered" if back.acknowledged else "abandoned"] += len(back.packets)
+            self.count("delivered" if back.acknowledged else "abandoned", len(back.packets), wire_bytes(back.packets))
             self.begin()
 
     def begin(self) -> None:
@@ -139,20 +143,20 @@ class TwoBufferModel:
         return True
 
     def append(self, data: bytes, wirelen: int, time_ns: int, interface: int, direction: int) -> None:
-        if self.direction and direction and direction != self.direction:
+        if self.finished or (self.direction and direction and direction != self.direction):
             return
-        self.counts["received"] += 1
+        self.count("received", 1, wirelen)
         wanted = self.filter(data, wirelen) if self.filter else len(data)
         if self.filter and not wanted:
-            self.counts["filtered"] += 1
+            self.count("filtered", 1, wirelen)
             return
-        self.counts["accepted"] += 1
+        self.count("accepted", 1, wirelen)
         empty = ModelPacket(b"", wirelen, time_ns, interface, direction, self.lost)
         room = self.capacity - len(empty.block())
         kept = data[: min(wanted, self.snaplen, room)]
         packet = ModelPacket(kept, wirelen, time_ns, interface, direction, self.lost)
         if not self.place(packet):
-            self.counts["dropped"] += 1
+            self.count("dropped", 1, wirelen)
             self.lost += 1
             return
         self.lost = 0
@@ -185,10 +189,14 @@ class TwoBufferModel:
         if self.filling:
             self.filling = Filling(self.filling.number)
         self.counts = dict.fromkeys(self.counts, 0)
-        self.counts["received"] = self.counts["accepted"] = self.buffered()
+        for name in ("received", "accepted"):
+            self.count(name, len(self.buffered()), wire_bytes(self.buffered()))
         self.lost = 0
 
     def finish(self) -> None:
+        if self.finished:
+            return
+        self.finished = True
         self.settle()
         if self.filling and self.filling.packets:
             self.assign()
@@ -209,3 +217,7 @@ class TwoBufferModel:
             filling.owed_by.discard(reader)
         self.settle()
         return self.readers.pop(reader).delivered
+
+
+def wire_bytes(packets: Iterable[ModelPacket]) -> int:
+    return sum(packet.wirelen for packet in packets)

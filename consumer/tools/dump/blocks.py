@@ -25,13 +25,18 @@ class Blocks:
         self.buffer = buffer
         self.packets = len(buffer)
         """The number of packets."""
+        self.head_bytes = buffer.head_bytes
+        """How many bytes of blocks come before the packets; they announce interfaces."""
 
     @cached_property
     def _edges(self) -> NDArray[numpy.int64]:
-        """The offset of each block, and the end of the last."""
+        """Where each packet's block begins, and the end of all; other blocks belong to the packet before them."""
         begins = self.buffer.index()["offset"].astype(numpy.int64) - _HEAD_BYTES
         with self.buffer.data as data:
-            return numpy.append(begins, len(data))
+            edges = numpy.append(begins, len(data))
+        if self.packets:
+            edges[0] = self.head_bytes
+        return edges
 
     def size(self, first: int, last: int) -> int:
         """The bytes of the blocks from number `first` to the one before `last`."""
@@ -42,10 +47,14 @@ class Blocks:
         end = int(self._edges[first]) + min(size, self.size(first, self.packets))
         return int(numpy.searchsorted(self._edges, end, side="right")) - 1 - first
 
-    def view(self, first: int, last: int) -> memoryview:
-        """A view of the blocks from number `first` to the one before `last`; release it before the next buffer."""
+    def view(self, first: int, last: int, *, with_head: bool = True) -> memoryview:
+        """A view of the blocks from number `first` to the one before `last`; release it before the next buffer.
+
+        If `with_head` is true and `first` is 0, the blocks that announce interfaces come first.
+        """
         data = self.buffer.data
-        if (first, last) == (0, self.packets):
+        if with_head and (first, last) == (0, self.packets):
             return data
         with data:
-            return data[int(self._edges[first]) : int(self._edges[last])]
+            begin = int(self._edges[first]) if first else 0 if with_head else self.head_bytes
+            return data[begin : int(self._edges[last])]

@@ -25,6 +25,7 @@ from zbuf.shared.cli.progress import progress
 from zbuf.shared.control.settings import Direction
 from zbuf.shared.errors import ZbufError
 from zbuf.shared.memory.layout import MAX_CAPLEN
+from zbuf.shared.names import linktypes_of
 
 _READY_S = 60.0
 
@@ -145,7 +146,8 @@ def dump(
             packets = min((one for one in (count, plan.stop_packets) if one is not None), default=None)
             dumping = Dump(reader, packets, plan.stop_seconds)
             sys.stderr.write(
-                f"zbuf: reading {read or name}, link-type {reader.linktype}, snapshot length {reader.snaplen} bytes\n"
+                f"zbuf: reading {read or name}, link-type {linktypes_of(reader.linktypes)}, "
+                f"snapshot length {reader.snaplen} bytes\n"
             )
             _dump(dumping, reader, plan, write is not None, compress, not no_clobber)
             source.finish(reader)

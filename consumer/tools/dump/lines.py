@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from zbuf.consumer.reading.buffer import Packet
 from zbuf.consumer.reading.reader import Reader
 from zbuf.consumer.tools.dump.blocks import Blocks
 from zbuf.shared.control.statistics import Ledger
@@ -23,18 +24,26 @@ class Lines:
 
     def __init__(self, reader: Reader) -> None:
         self.packets = 0
-        self._describe = _describer(reader.linktype)
+        self._reader = reader
+        self._describers: dict[int, Callable[[bytes], str]] = {}
+        load_dissectors()
 
     def take(self, blocks: Blocks, last: int) -> int:
         """Print the packets before number `last`."""
         for _, packet in zip(range(last), blocks.buffer, strict=False):
             seconds, nanoseconds = divmod(packet.time_ns, 1_000_000_000)
             sys.stdout.write(
-                f"{_time_of_day(seconds)}.{nanoseconds:09d} {self._describe(bytes(packet))}, length {packet.wirelen}\n"
+                f"{_time_of_day(seconds)}.{nanoseconds:09d} {self._describe(packet)}, length {packet.wirelen}\n"
             )
         sys.stdout.flush()
         self.packets += last
         return last
+
+    def _describe(self, packet: Packet) -> str:
+        linktype = self._reader.interfaces[packet.interface].linktype
+        if linktype not in self._describers:
+            self._describers[linktype] = _describer(linktype)
+        return self._describers[linktype](bytes(packet))
 
     def tick(self) -> None:
         """Do nothing."""
@@ -63,7 +72,6 @@ def load_dissectors() -> None:
 
 def _describer(linktype: int) -> Callable[[bytes], str]:
     """Make a function that describes a packet in a few words."""
-    load_dissectors()
     from scapy.config import conf
 
     if linktype not in conf.l2types.num2layer:

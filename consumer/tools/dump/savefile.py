@@ -56,19 +56,30 @@ class Savefile:
         self._compressor = _compressor(compression)
         self._started_ns = time.time_ns()
         self._fd = _STDOUT if path == "-" else _open(path, clobber=clobber)
+        self._interfaces = len(reader.interfaces)  # that it describes
         with self._cut_back_on_error():
             self._write(memoryview(reader.prologue))
 
     def take(self, blocks: Blocks, first: int, last: int) -> None:
-        """Write the packets from number `first` to the one before `last`."""
-        with self._cut_back_on_error(blocks, first), blocks.view(first, last) as data:
+        """Write the packets from number `first` to the one before `last`.
+
+        A file that began with this buffer, or in the midst of it, describes the interfaces at its head already.
+        """
+        announces = first == 0 and blocks.buffer.interfaces > self._interfaces
+        head_bytes = blocks.head_bytes if announces else 0
+        with (
+            self._cut_back_on_error(blocks, first, head_bytes),
+            blocks.view(first, last, with_head=announces) as data,
+        ):
             self._write(data)
+        if announces:
+            self._interfaces = blocks.buffer.interfaces
         self.packets += last - first
 
     def finish(self, ledger: Ledger) -> None:
         """Write the statistics and close the file."""
         with self._cut_back_on_error():
-            self._write(memoryview(closing_blocks(len(self._reader.interfaces), self._started_ns, ledger)))
+            self._write(memoryview(closing_blocks(self._interfaces, self._started_ns, ledger)))
             self._put(self._compressor.end())
         self.close()
 
@@ -81,7 +92,7 @@ class Savefile:
     @property
     def closing_size(self) -> int:
         """The bytes that finish() will add, before compression."""
-        return len(closing_blocks(len(self._reader.interfaces), 0, Ledger()))
+        return len(closing_blocks(self._interfaces, 0, Ledger()))
 
     # ---- bytes --------------------------------------------------------------------------------------------------
 
@@ -98,8 +109,11 @@ class Savefile:
                     self._unfinished += os.write(self._fd, rest)
 
     @contextlib.contextmanager
-    def _cut_back_on_error(self, blocks: Blocks | None = None, first: int = 0) -> Iterator[None]:
-        """If a write fails, cut the file after the last whole packet, so that the file can be read."""
+    def _cut_back_on_error(self, blocks: Blocks | None = None, first: int = 0, head_bytes: int = 0) -> Iterator[None]:
+        """If a write fails, cut the file after the last whole packet, so that the file can be read.
+
+        The block writes the packets from number `first` on, after `head_bytes` of the buffer's head.
+        """
         self._unfinished = 0
         try:
             yield
@@ -107,9 +121,9 @@ class Savefile:
             raise
         except OSError as error:
             kept = 0
-            if blocks is not None and isinstance(self._compressor, _Plain):
-                kept = blocks.fitting(first, self._unfinished)
-                self._unfinished -= blocks.size(first, first + kept)
+            if blocks is not None and isinstance(self._compressor, _Plain) and self._unfinished >= head_bytes:
+                kept = blocks.fitting(first, self._unfinished - head_bytes)
+                self._unfinished -= head_bytes + blocks.size(first, first + kept)
             self.packets += kept
             with contextlib.suppress(OSError):  # a pipe keeps what it has
                 os.ftruncate(self._fd, os.lseek(self._fd, -self._unfinished, os.SEEK_CUR))

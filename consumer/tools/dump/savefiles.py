@@ -77,6 +77,8 @@ class Savefiles:
 
     def take(self, blocks: Blocks, last: int) -> int:
         """Write the packets before number `last`; returns how many were written: fewer if the last file is full."""
+        if last == 0 == blocks.packets and not self.finished:
+            self._file.take(blocks, 0, 0)  # interfaces that appeared, or other blocks
         first = 0
         while first < last and not self.finished:
             fitting = min(last, first + self._fitting(blocks, first))

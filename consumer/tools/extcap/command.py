@@ -238,7 +238,7 @@ def _producer(interface: str) -> str:
 
 def _dlt(name: str, run_dir: str | None) -> str:
     with Connection(name, run_dir) as connection:
-        linktype = connection.stats().linktype
+        linktype = connection.stats().linktypes[0]  # Wireshark wants one here, and takes each interface's from the file
     number = _DLT_OF_LINKTYPE.get(linktype, linktype)
     short, display = _DLTS.get(number, (f"DLT{number}", f"Link type {linktype}"))
     return f"dlt {{number={number}}}{{name={short}}}{{display={display}}}"

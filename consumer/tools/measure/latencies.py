@@ -27,7 +27,7 @@ _LOOK_S = 0.1
 
 _UNITS_NS = (("days", 86_400_000_000_000), ("hours", 3_600_000_000_000), ("minutes", 60_000_000_000))
 
-EndedBy = Literal["count", "duration", "signal", "closed", "producer died", "evicted", "left"]
+EndedBy = Literal["count", "duration", "signal", "closed", "moved", "producer died", "evicted", "left"]
 
 
 class Latencies:

@@ -45,6 +45,11 @@ def rate(rates: Rates, name: str) -> Text:
     return Text(per_second(rates[name]) if name in rates else "-")
 
 
+def bits(rates: Rates, name: str) -> Text:
+    """A rate of bytes, where it is known, in Mbit/s."""
+    return Text(f"{rates[name] * 8e-6:,.1f}" if name in rates else "-")
+
+
 def drops(rates: Rates, *names: str) -> Text:
     """The sum of rates that should be 0; it is marked if it is not 0."""
     lost = sum(rates.get(name, 0) for name in names)
@@ -61,7 +66,7 @@ def per_second(rate: float) -> str:
 def fill(one: RatedDescriptor) -> float | None:
     """How full the two buffers of a descriptor are, from 0 to 1."""
     size = one.now.settings.buffer_bytes
-    return min(1.0, one.now.buffered_bytes / (2 * size)) if size else None
+    return min(1.0, one.now.stored_bytes / (2 * size)) if size else None
 
 
 def bar(share: float, glyphs: Glyphs) -> str:

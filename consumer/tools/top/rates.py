@@ -26,7 +26,16 @@ Counts = TypeVar("Counts", bound=msgspec.Struct)
 _GROWING = {
     Statistics: ("offered", "waits"),
     InterfaceStatistics: ("received", "taken", "dropped_by_kernel", "dropped_by_interface"),
-    DescriptorStatistics: ("received", "filtered", "accepted", "delivered", "dropped", "abandoned", "truncated"),
+    DescriptorStatistics: (
+        "received",
+        "filtered",
+        "accepted",
+        "delivered",
+        "dropped",
+        "abandoned",
+        "truncated",
+        "received_bytes",
+    ),
     ReaderStatistics: ("delivered", "stalls", "stalled"),
 }
 

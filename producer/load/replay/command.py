@@ -23,7 +23,7 @@ from zbuf.shared.cli.process import end_with, on_end, raise_descriptor_limit
 from zbuf.shared.cli.progress import progress
 from zbuf.shared.errors import ValueRefused
 from zbuf.shared.memory.segment import check_space
-from zbuf.shared.names import name_from_path
+from zbuf.shared.names import linktypes_of, name_from_path
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ class FileEngine(StrEnum):
 
 
 def replay(
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Capture files, gzipped or not; - is stdin.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Capture files, also compressed; - is stdin.")],
     name: Annotated[
         str | None, typer.Option(metavar="N", help="What readers connect to [the first file's stem].")
     ] = None,
@@ -174,19 +174,19 @@ def replay(
     check_space(buffer_bytes)
     if engine is FileEngine.SCAPY and (merge or unique_ip):
         raise typer.BadParameter("--merge and --unique-ip don't work with --engine scapy: leave out one or the other")
-    source = _open_source(files, engine, parse_size("--preload-limit", preload_limit), merge, unique_ip)
+    source = _open_source(files, engine, parse_size("--preload-limit", preload_limit), merge, unique_ip, loops == 1)
     ending = _Ending()
     producer = Producer(
         name or name_from_path(files[0]),
-        linktype=source.linktype,
-        interfaces=[interface.name for interface in source.interfaces],
+        interfaces=source.interfaces,
         lossless=lossless,
         buffer_size=buffer_bytes,
         run_dir=run_dir,
-        linger_s=None if lossless else linger,
+        linger_s=linger,
     )
     ending.watch(producer)
-    sys.stderr.write(f"zbufd: {producer.name} ready in {producer.run_dir}, link-type {source.linktype}\n")
+    linktypes = linktypes_of(one.linktype for one in source.interfaces)
+    sys.stderr.write(f"zbufd: {producer.name} ready in {producer.run_dir}, link-type {linktypes}\n")
     known = _warn(source.warnings)
     measured = Measured(want_latency=latency, want_rates=report is not None)
     with producer:
@@ -199,6 +199,12 @@ def replay(
         made.print()
     if report is not None:
         write_page(made, report)
+    found = source.sizes.packets if isinstance(source, FileSource) else producer.offered
+    nothing = not found and not producer.stopped
+    if nothing and not source.damage:
+        sys.stderr.write(f"zbufd: no packets in {', '.join(files)}\n")
+    if source.damage or nothing:
+        raise typer.Exit(1)
 
 
 def _warn(warnings: list[str]) -> int:
@@ -219,7 +225,7 @@ def _schedule(**options: Any) -> Schedule:
 
 
 def _open_source(
-    files: list[str], engine: FileEngine, preload_limit: int, merge: bool, unique_ip: bool
+    files: list[str], engine: FileEngine, preload_limit: int, merge: bool, unique_ip: bool, once: bool
 ) -> FileSource | ScapySource:
     if engine is FileEngine.SCAPY:
         return ScapySource(files)
@@ -229,7 +235,7 @@ def _open_source(
         loaded[:] = packets, size
 
     with progress(lambda: f"loading: {loaded[0]:,} packets, {loaded[1] / 1e6:,.0f} MB"):
-        return FileSource(files, preload_limit, note, merge=merge, unique_ip=unique_ip)
+        return FileSource(files, preload_limit, note, merge=merge, unique_ip=unique_ip, once=once)
 
 
 def _replay(

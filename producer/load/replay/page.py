@@ -8,7 +8,7 @@ from typing import Any
 from zbuf import __version__
 from zbuf.producer.load.replay.report import Report
 from zbuf.shared.cli.plot import new_figure, svg
-from zbuf.shared.control.statistics import Ledger
+from zbuf.shared.control.statistics import PACKET_COUNTS
 from zbuf.shared.errors import ZbufError
 
 _STYLE = """\
@@ -121,7 +121,7 @@ def _latency(report: Report) -> list[str]:
 
 
 def _descriptors(report: Report) -> list[str]:
-    counts = Ledger.__struct_fields__
+    counts = [*PACKET_COUNTS, "received_bytes", "dropped_bytes"]
     rows = [
         [
             f"{one.descriptor}" + (f" ({one.join})" if one.join else ""),
@@ -132,7 +132,10 @@ def _descriptors(report: Report) -> list[str]:
     ]
     if not rows:
         return ["<h2>Descriptors</h2>", "<p>no reader was connected</p>"]
-    return ["<h2>Descriptors</h2>", _table(["descriptor", "filter", *counts], rows)]
+    return [
+        "<h2>Descriptors</h2>",
+        _table(["descriptor", "filter", *(count.replace("_", " ") for count in counts)], rows),
+    ]
 
 
 def _files(report: Report) -> list[str]:

@@ -86,15 +86,14 @@ def sweep(
         check_plot(plot)
     raise_descriptor_limit()
     interrupt_on(signal.SIGTERM, signal.SIGHUP)  # so that `with` ends the consumers, too
-    source = FileSource(files)
+    source = FileSource(files, once=False)
     trials: list[Trial] = []
     results = Results(files=files, consumers=[], trial_s=trial, precision=precision, trials=trials)
     with results.partly_printed(not json), contextlib.ExitStack() as closing:
         producer = closing.enter_context(
             Producer(
                 name or name_from_path(files[0]),
-                linktype=source.linktype,
-                interfaces=[interface.name for interface in source.interfaces],
+                interfaces=source.interfaces,
                 buffer_size=buffer_bytes,
                 run_dir=run_dir,
                 linger_s=0.0,

@@ -1,4 +1,4 @@
-"""Capture files read by libpcap, and pumped without the GIL; see packet_sources for everything else."""
+"""Capture files as a source: kept in memory, or read anew on each pass, or, of pipes, passed on as they come."""
 
 import contextlib
 import itertools
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from zbuf.producer.sources.files.interfaces import FileInterfaces, SourceInterfaces
 from zbuf.producer.sources.files.merge import Merge
 from zbuf.producer.sources.files.open_file import OpenFile
 from zbuf.producer.sources.files.readahead import ReadAhead
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
 DEFAULT_PRELOAD_LIMIT_BYTES = 1 << 30
 
+_LINKTYPE_ETHERNET = 1
 _LOAD_PACKETS = 50_000
+_LEAST_TABLE_BYTES = 1 << 20
 _FOR_EVER = 2**63
 
 
@@ -51,10 +54,15 @@ class Sizes:
 
 
 class FileSource:
-    """Capture files, each an interface of its own: pcap and pcapng, gzipped or not.
+    """Capture files: pcap and pcapng, whatever they are compressed with.
 
     They are read into memory where they fit, to be pumped from there; else they are read anew on each pass, by a thread
     that is some megabytes ahead. On each pass the times go on: it begins a mean gap after the latest packet before.
+
+    A pipe is a stream: its packets are passed on as they come, whatever its length. The source is there as soon as the
+    pipe has said of which link type it is.
+
+    A file that is read into memory is mapped there: what somebody writes into it while it is replayed is replayed, too.
 
     Args:
         paths: the files; "-" is standard input.
@@ -63,9 +71,10 @@ class FileSource:
         merge: give the packets of all files in the order of their times, in place of one file after the other. Each
             file's own order stays; of packets with the same time, that of the file named first comes first.
         unique_ip: on each pass but the first, give the packets IP addresses of its own; see UniqueAddresses.
+        once: passes() will be asked for one pass, once. Else a pipe has to be read into memory, too.
 
     Raises:
-        CaptureFileError: a file is missing, empty or not a capture, or the files' link types differ.
+        CaptureFileError: a file is missing, empty or not a capture, or has packets that can't be carried beside others.
         ValueRefused: there are no files, or `unique_ip` does not know their link type.
     """
 
@@ -77,55 +86,123 @@ class FileSource:
         *,
         merge: bool = False,
         unique_ip: bool = False,
+        once: bool = True,
     ) -> None:
         self.paths = list(paths)
         if not self.paths:
             raise ValueRefused("no capture files: name one at least")
+        if self.paths.count("-") > 1:
+            raise CaptureFileError("standard input can be read once: save it to a file to name it twice")
+        self.damage: list[str] = []
+        """Damage found in the files, a line each."""
         self.warnings: list[str] = []
-        """Damage found in the files, once each."""
+        """The damage, and whatever else there is to say of the files, a line each."""
         self.sizes = Sizes([0] * len(Sizes.LIMITS), 0)
         """How large the packets are; of files that are not in memory, as far as the last passes() read them."""
         numbers = list(range(len(self.paths)))
         self._groups = [numbers] if merge else [[number] for number in numbers]
+        self._limit = preload_limit_bytes
+        self._once = once
+        self._known = SourceInterfaces()
         self._store: PacketStore | None = None
-        self._standard_input_used = False
-        self.linktype = interruptibly(lambda stop: self._begin(stop, preload_limit_bytes, progress))
-        self.interfaces = [Interface(os.path.basename(path) or path, self.linktype) for path in self.paths]
-        self._rewriter = UniqueAddresses(self.linktype) if unique_ip else None
+        self._pipes: list[OpenFile] | None = None
+        """The files, where one is a pipe, for the one pass that there is."""
+        self._stop = Stop()
+        try:
+            interruptibly(lambda _: self._begin(progress), self._stop)
+            self._rewriter = UniqueAddresses(_common_linktype(self.interfaces)) if unique_ip else None
+        except BaseException:
+            self.close()
+            raise
+        if self._pipes is None:
+            self.close()
+
+    @property
+    def linktype(self) -> int:
+        """LINKTYPE_ value of the first interface; Ethernet where there is none."""
+        return self.interfaces[0].linktype
+
+    @property
+    def interfaces(self) -> list[Interface]:
+        """The interfaces of all files that are known so far, in the order of their numbers."""
+        return self._known.found or [Interface(os.path.basename(self.paths[0]) or self.paths[0], _LINKTYPE_ETHERNET)]
+
+    @property
+    def recordings(self) -> list[int]:
+        """Which recording each interface is of, see Pace.set_recordings(): its file, or with `merge` all are of one."""
+        return [0] * len(self._known.files) if len(self._groups) == 1 else self._known.files
 
     def passes(self, count: int) -> Iterator["NativeSource"]:
-        """The native sources that give everything `count` times, each to be pumped to its end; 0 is for ever."""
+        """The native sources that give everything `count` times, each to be pumped to its end; 0 is for ever.
+
+        Raises:
+            CaptureFileError: it is a pipe that was asked for more than `once`.
+        """
         if self._store is not None:
             self._store.rewind(min(count or _FOR_EVER, _FOR_EVER), self._rewriter)
             yield self._store
+        elif self._once and self._has_pipe and (count != 1 or self._pipes is None):
+            raise CaptureFileError("a pipe can be read once: save it to a file to loop it")
         else:
             yield from self._stream(count)
 
+    def close(self) -> None:
+        """Let go of what has been opened, a pipe for one. Again does nothing."""
+        if self._stop.is_closed:
+            return
+        self._stop.set()
+        for file in self._pipes or []:
+            file.close()
+        self._pipes = None
+        self._stop.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_stop"):
+            self.close()
+
     # ---- from memory --------------------------------------------------------------------------------------------
 
-    def _begin(self, stop: Stop, limit: int, progress: Callable[[int, int], None] | None) -> int:
-        """Open the files, and load them if that can be; returns their link type."""
+    def _begin(self, progress: Callable[[int, int], None] | None) -> None:
+        """Open the files, and load them where that can be."""
         with contextlib.ExitStack() as closing:
-            files = [[self._open(number, stop, closing) for number in group] for group in self._groups]
-            every = [file for group in files for file in group]
-            linktype = _common_linktype(every)
-            store = PacketStore()
-            for group in files:
-                _load(store, _together(group), limit, progress)
-            if store.captured_bytes <= limit:
-                self._store = store
-                self.sizes = Sizes(*store.sizes)
-            elif pipe := next((file for file in every if file.is_pipe or file.path == "-"), None):
-                name = "standard input" if pipe.path == "-" else f"{pipe.path}: it is a pipe, and"
-                raise CaptureFileError(f"{name} has more than {limit} bytes: raise --preload-limit")
-        return linktype
+            files = [self._open(number, self._stop, closing) for number in range(len(self.paths))]
+            self._has_pipe = any(file.is_pipe for file in files)
+            if self._once and self._has_pipe:
+                closing.pop_all()
+                self._pipes = files
+                return
+            self._load([[files[number] for number in group] for group in self._groups], progress)
+
+    def _load(self, groups: list[list[OpenFile]], progress: Callable[[int, int], None] | None) -> None:
+        """Read everything into memory, or give that up as soon as it is more than the limit."""
+        store = PacketStore()
+        for group in groups:
+            source = _together(group)
+            while self._fits(store) and store.load(source, _LOAD_PACKETS):
+                if progress is not None:
+                    progress(len(store), store.captured_bytes)
+        if self._fits(store):
+            self._store = store
+            self.sizes = Sizes(*store.sizes)
+        elif pipe := next((file for group in groups for file in group if file.is_pipe), None):
+            name = "standard input" if pipe.path == "-" else f"{pipe.path}: it is a pipe, and"
+            raise CaptureFileError(f"{name} has more than {self._limit} bytes: raise --preload-limit")
+
+    def _fits(self, store: PacketStore) -> bool:
+        """Whether what is loaded is within the limit: the packets' bytes, and what is kept of them beside."""
+        return store.captured_bytes <= self._limit and store.table_bytes <= max(self._limit, _LEAST_TABLE_BYTES)
 
     # ---- from the files -----------------------------------------------------------------------------------------
 
     def _stream(self, count: int) -> Iterator["NativeSource"]:
-        with Stop() as stop:
-            ahead = ReadAhead(stop.fileno(), self._rewriter)
-            thread = threading.Thread(target=self._read, args=(ahead, count, stop), name="zbuf-readahead", daemon=True)
+        with Stop() as stop, contextlib.ExitStack() as closing:
+            opened, self._pipes = self._pipes, None
+            if opened is not None:
+                stop = self._stop
+                closing.callback(self.close)
+            ahead = ReadAhead(stop.fileno(), self._rewriter, interfaces=len(self.interfaces))
+            work = (ahead, count, stop, opened)
+            thread = threading.Thread(target=self._read, args=work, name="zbuf-readahead", daemon=True)
             start_deaf(thread)
             try:
                 yield ahead
@@ -135,15 +212,10 @@ class FileSource:
                 self.sizes = Sizes(*ahead.sizes)
                 ahead.error = None  # its traceback leads back to us
 
-    def _read(self, ahead: ReadAhead, count: int, stop: Stop) -> None:
+    def _read(self, ahead: ReadAhead, count: int, stop: Stop, opened: list[OpenFile] | None) -> None:
         try:
             for _ in range(count) if count else itertools.count():
-                for group in self._groups:
-                    with contextlib.ExitStack() as closing:
-                        files = [self._open(number, stop, closing) for number in group]
-                        if not ahead.fill(_together(files)) or stop.is_set:
-                            return
-                if not ahead.next_pass():
+                if not self._read_pass(ahead, stop, opened) or not ahead.next_pass():
                     return
         except Exception as error:
             if not stop.is_set:
@@ -151,35 +223,44 @@ class FileSource:
         finally:
             ahead.finish()
 
+    def _read_pass(self, ahead: ReadAhead, stop: Stop, opened: list[OpenFile] | None) -> bool:
+        """Read all files, those that are open already or else anew; False once it has been stopped."""
+        with contextlib.ExitStack() as all_files:
+            for file in opened or []:
+                all_files.callback(self._close_file, file)
+            for group in self._groups:
+                with contextlib.ExitStack() as closing:
+                    if opened is not None:
+                        files = [opened[number] for number in group]
+                    else:
+                        files = [self._open(number, stop, closing) for number in group]
+                    if not ahead.fill(_together(files)) or stop.is_set:
+                        return False
+        return True
+
     def _open(self, number: int, stop: Stop, closing: contextlib.ExitStack) -> OpenFile:
         path = self.paths[number]
-        if path == "-":
-            if self._standard_input_used:
-                raise CaptureFileError("standard input can be read once: save it to a file to stream or loop it")
-            self._standard_input_used = True
-        file = OpenFile(path, number, stop)
-        closing.callback(lambda: self._note_damage(file.close()))
+        file = OpenFile(path, FileInterfaces(self._known, number, path), stop)
+        closing.callback(self._close_file, file)
         return file
 
-    def _note_damage(self, damage: str | None) -> None:
-        if damage is not None and damage not in self.warnings:
-            self.warnings.append(damage)
+    def _close_file(self, file: OpenFile) -> None:
+        file.close()
+        for line, kept in ((file.damage, self.damage), (file.damage or file.warning, self.warnings)):
+            if line is not None and line not in kept:
+                kept.append(line)
 
 
 def _together(files: list[OpenFile]) -> "NativeSource":
     return files[0].capture if len(files) == 1 else Merge([file.capture for file in files])
 
 
-def _load(store: PacketStore, source: "NativeSource", limit: int, progress: Callable[[int, int], None] | None) -> None:
-    """Read everything into memory, or give that up as soon as it is more than the limit."""
-    while store.captured_bytes <= limit and store.load(source, _LOAD_PACKETS):
-        if progress is not None:
-            progress(len(store), store.captured_bytes)
-
-
-def _common_linktype(files: list[OpenFile]) -> int:
-    for path, linktype in ((file.path, file.capture.linktype) for file in files):
-        if linktype != files[0].capture.linktype:
-            first = f"{files[0].path} has {files[0].capture.linktype}"
-            raise CaptureFileError(f"{path}: link type {linktype}, where {first}: replay them separately")
-    return files[0].capture.linktype
+def _common_linktype(interfaces: list[Interface]) -> int:
+    first = interfaces[0]
+    for one in interfaces:
+        if one.linktype != first.linktype:
+            raise ValueRefused(
+                f"interface {one.name!r} has link type {one.linktype}, where {first.name!r} has {first.linktype}: "
+                "addresses can be changed only where all have the same; leave --unique-ip out"
+            )
+    return first.linktype

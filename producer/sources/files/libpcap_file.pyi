@@ -8,6 +8,7 @@ from zbuf.producer.ring.contract import NativeSource
 class CaptureFile(NativeSource):
     """A capture file, read once from its beginning to its end."""
 
+    interface: int
     linktype: int
     packets: int
     damage: str | None

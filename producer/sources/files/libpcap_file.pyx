@@ -48,7 +48,8 @@ cdef class CaptureFile(NativeSource):
 
     cdef pcap_t *_pcap
     cdef str _name
-    cdef uint32_t _interface
+    cdef public uint32_t interface
+    """The number that its packets get."""
     cdef zbuf_packet _batch[BATCH_PACKETS]
     cdef uint8_t *_arena
     cdef readonly uint32_t linktype
@@ -62,7 +63,7 @@ cdef class CaptureFile(NativeSource):
         cdef FILE *file = fdopen(fd, "rb")
         cdef int64_t linktype
         self._name = name
-        self._interface = interface
+        self.interface = interface
         if file == NULL:
             os.close(fd)
             raise CaptureFileError(f"{name}: it can't be read")
@@ -104,7 +105,7 @@ cdef class CaptureFile(NativeSource):
         packet.time_ns = unsigned_seconds(header.ts.tv_sec) * 1_000_000_000 + <uint64_t>header.ts.tv_usec
         packet.caplen = min(header.caplen, ZBUF_MAX_CAPLEN + 1)  # one byte too many, so that the cut is counted
         packet.wirelen = header.len
-        packet.interface_id = self._interface
+        packet.interface_id = self.interface
         packet.data = data
         self.packets += 1
         return 1

@@ -1,4 +1,7 @@
-"""Several native sources as one, in the order of their times; each one's own order stays, whatever its times are."""
+"""Several native sources as one, in the order of their times; each one's own order stays, whatever its times are.
+
+Where one of them has run dry for the moment, all have: its next packet may be the earliest.
+"""
 
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
@@ -6,7 +9,7 @@ from libc.stdlib cimport calloc, free
 
 cimport cython
 
-from zbuf.producer.ring.contract cimport NativeSource, SOURCE_FAILED
+from zbuf.producer.ring.contract cimport NativeSource
 from zbuf.shared.memory.abi cimport zbuf_packet
 
 cdef enum:
@@ -26,7 +29,7 @@ cdef class Merge(NativeSource):
     ends where one of the sources' own does, since that is good until the source is asked for the next.
 
     Args:
-        sources: native ones that can't run dry.
+        sources: native ones.
     """
 
     cdef list _sources
@@ -34,7 +37,7 @@ cdef class Merge(NativeSource):
     cdef merge_input *_inputs
     cdef uint32_t *_heap            # of those that have packets, the one with the earliest first
     cdef uint32_t _heaped
-    cdef bint _begun
+    cdef uint32_t _begun            # sources that were asked for their first packet
     cdef zbuf_packet _batch[BATCH_PACKETS]
 
     def __cinit__(self, sources):
@@ -51,6 +54,12 @@ cdef class Merge(NativeSource):
         free(self._inputs)
         free(self._heap)
 
+    @property
+    def lasting(self):
+        """What keeps packets in their place, if all sources have that; see Savefile."""
+        every = [getattr(source, "lasting", None) for source in self._sources]
+        return None if None in every else every
+
     def check(self):
         """Raise the error of a source that failed."""
         for source in self._sources:
@@ -59,8 +68,11 @@ cdef class Merge(NativeSource):
     cdef int next(self, const zbuf_packet **batch) noexcept nogil:
         cdef int count = 0
         cdef merge_input *first
-        if not self.begin() or not self.refill():
-            return SOURCE_FAILED
+        cdef int status = self.begin()
+        if status >= 0:
+            status = self.refill()
+        if status < 0:
+            return status
         while count < BATCH_PACKETS and self._heaped:
             first = &self._inputs[self._heap[0]]
             self._batch[count] = first.batch[first.at]
@@ -72,40 +84,43 @@ cdef class Merge(NativeSource):
         batch[0] = self._batch
         return count
 
-    cdef bint begin(self) noexcept nogil:
-        """Before the first batch: have a packet of each source; False where one fails."""
-        cdef uint32_t number
-        cdef int place
-        if self._begun:
-            return True
-        self._begun = True
-        for number in range(self._count):
-            if not self.read(&self._inputs[number]):
-                return False
-            if self._inputs[number].packets:
-                self._heap[self._heaped] = number
+    cdef int begin(self) noexcept nogil:
+        """Before the first batch: have a packet of each source.  Negative is what a source says that has none now."""
+        cdef int packets, place
+        if self._begun == self._count:
+            return 0
+        while self._begun < self._count:
+            packets = self.read(&self._inputs[self._begun])
+            if packets < 0:
+                return packets
+            if packets:
+                self._heap[self._heaped] = self._begun
                 self._heaped += 1
+            self._begun += 1
         for place in range(<int>self._heaped - 1, -1, -1):
             self.sink(<uint32_t>place)
-        return True
+        return 0
 
-    cdef bint refill(self) noexcept nogil:
-        """Have a packet of the source again whose batch has been used up; False where it fails."""
+    cdef int refill(self) noexcept nogil:
+        """Have a packet again of the source whose batch has been used up.  Negative is what that says without one."""
         cdef merge_input *first = &self._inputs[self._heap[0]]
+        cdef int packets
         if self._heaped == 0 or first.at < first.packets:
-            return True
-        if not self.read(first):
-            return False
-        if first.packets == 0:
+            return 0
+        packets = self.read(first)
+        if packets < 0:
+            return packets
+        if packets == 0:
             self._heaped -= 1
             self._heap[0] = self._heap[self._heaped]
         self.sink(0)
-        return True
+        return 0
 
-    cdef bint read(self, merge_input *one) noexcept nogil:
-        one.packets = (<NativeSource>one.source).next(&one.batch)
+    cdef int read(self, merge_input *one) noexcept nogil:
+        cdef int packets = (<NativeSource>one.source).next(&one.batch)
+        one.packets = max(packets, 0)
         one.at = 0
-        return one.packets >= 0
+        return packets
 
     cdef void sink(self, uint32_t place) noexcept nogil:
         """Let an entry of the heap down to where it belongs."""

@@ -13,7 +13,7 @@ from posix.unistd cimport close
 
 cimport cython
 
-from zbuf.producer.ring.contract cimport NativeSource, Rewriter, SOURCE_ENDED, SOURCE_FAILED, SOURCE_WOKEN
+from zbuf.producer.ring.contract cimport NativeSource, Rewriter, SOURCE_ENDED, SOURCE_FAILED, SOURCE_INTERFACES, SOURCE_WOKEN
 from zbuf.producer.sources.files.sizes cimport note_size, size_counts
 from zbuf.producer.sources.files.times cimport begin_next_pass, note_time, pass_times
 from zbuf.shared.memory.abi cimport ZBUF_MAX_CAPLEN, zbuf_packet
@@ -44,6 +44,7 @@ cdef enum:
 
 cdef struct ahead_block:
     uint32_t packets                # none: it is the end
+    uint32_t interfaces             # so many are needed for them: the largest number, and one
     zbuf_packet *packet
     uint8_t *data
 
@@ -57,6 +58,7 @@ cdef class ReadAhead(NativeSource):
     Args:
         stop_fd: once this file descriptor is readable, the thread waits for no room any more.
         rewriter: who changes what is read after the first pass.
+        interfaces: how many the producer knows already; next() says SOURCE_INTERFACES before packets of later ones.
     """
 
     cdef ahead_block _blocks[BLOCKS]
@@ -71,13 +73,15 @@ cdef class ReadAhead(NativeSource):
     cdef Rewriter _rewriter
     # the pump's
     cdef ahead_block *_taking
+    cdef uint32_t _announced        # interfaces that the producer knows
     cdef uint32_t _next_taken
     cdef uint32_t _taken
     cdef public object error
     """What check() raises; set it before finish()."""
 
-    def __cinit__(self, int stop_fd, Rewriter rewriter=None):
+    def __cinit__(self, int stop_fd, Rewriter rewriter=None, uint32_t interfaces=0xFFFFFFFF):
         cdef int number
+        self._announced = interfaces
         self._stop_fd = stop_fd
         self._posted_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK | EFD_SEMAPHORE)
         self._free_fd = eventfd(BLOCKS, EFD_CLOEXEC | EFD_NONBLOCK | EFD_SEMAPHORE)
@@ -102,7 +106,7 @@ cdef class ReadAhead(NativeSource):
 
     @property
     def sizes(self):
-        """Of what was read in the first pass: packets of each class of sizes.pxi, and the bytes of all on the wire."""
+        """Of what was read in the first pass: packets of each class of sizes.pxd, and the bytes of all on the wire."""
         return list(self._sizes.classes), self._sizes.wire_bytes
 
     def check(self):
@@ -115,18 +119,16 @@ cdef class ReadAhead(NativeSource):
     def fill(self, NativeSource source not None):
         """Read a native source to its end; False where that is over, since the pump takes no more."""
         cdef const zbuf_packet *batch
-        cdef int packets, at
+        cdef int packets
         cdef bint room = True
         with nogil:
             packets = source.next(&batch)
-            while packets > 0 and room:
-                for at in range(packets):
-                    room = self.put(&batch[at])
-                    if not room:
-                        break
-                else:
-                    packets = source.next(&batch)
-        if packets < 0:
+            while room and (packets > 0 or packets == SOURCE_WOKEN):
+                if packets == SOURCE_WOKEN:
+                    self.flush()
+                room = self.put_all(batch, packets)
+                packets = source.next(&batch) if room else packets
+        if packets < 0 and packets != SOURCE_WOKEN:
             source.check()
         return room
 
@@ -139,10 +141,21 @@ cdef class ReadAhead(NativeSource):
     def finish(self):
         """Post what is left, and the end."""
         with nogil:
-            if self._filling != NULL:
-                self.post()
+            self.flush()
             if self.begin_block():
                 self.post()
+
+    cdef bint put_all(self, const zbuf_packet *packets, int count) noexcept nogil:
+        cdef int at
+        for at in range(count):
+            if not self.put(&packets[at]):
+                return False
+        return True
+
+    cdef void flush(self) noexcept nogil:
+        """The source has no more at the moment: post what it gave until now."""
+        if self._filling != NULL:
+            self.post()
 
     cdef bint put(self, const zbuf_packet *packet) noexcept nogil:
         cdef zbuf_packet *copy
@@ -155,6 +168,7 @@ cdef class ReadAhead(NativeSource):
         self.go_on(copy, self._filling.data + self._used)
         self._used += (packet.caplen + 7) & ~<size_t>7
         self._filling.packets += 1
+        self._filling.interfaces = max(self._filling.interfaces, packet.interface_id + 1)
         if self._used >= BLOCK_BYTES or self._filling.packets == BLOCK_PACKETS:
             self.post()
         return True
@@ -178,7 +192,7 @@ cdef class ReadAhead(NativeSource):
                 return False
         self._filling = &self._blocks[self._next_filled]
         self._next_filled = (self._next_filled + 1) % BLOCKS
-        self._filling.packets = 0
+        self._filling.packets = self._filling.interfaces = 0
         self._used = 0
         return True
 
@@ -197,6 +211,9 @@ cdef class ReadAhead(NativeSource):
             return SOURCE_WOKEN
         if self._taking.packets == 0:
             return self.end()
+        if self._taking.interfaces > self._announced:
+            self._announced = self._taking.interfaces
+            return SOURCE_INTERFACES
         count = min(<uint32_t>BATCH_PACKETS, self._taking.packets - self._taken)
         batch[0] = self._taking.packet + self._taken
         self._taken += count

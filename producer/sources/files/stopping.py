@@ -4,6 +4,7 @@ A thread that sits in libpcap notices no signal, and Python runs the handlers of
 such work is done in a thread of its own, and whatever it waits for, it waits for a Stop as well.
 """
 
+import contextlib
 import os
 import select
 import signal
@@ -34,9 +35,16 @@ class Stop:
         """Whether set() was called."""
         return bool(select.select([self._fd], [], [], 0)[0])
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether close() was called."""
+        return self._fd < 0
+
     def close(self) -> None:
-        """Close it, once nobody waits for it any more."""
-        os.close(self._fd)
+        """Close it, once nobody waits for it any more. Again does nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def __enter__(self) -> Self:
         return self
@@ -59,8 +67,18 @@ def start_deaf(thread: threading.Thread) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def interruptibly(work: Callable[[Stop], T]) -> T:
-    """Do `work` in a thread; where a signal's handler raises meanwhile, set its Stop, wait for its end, and raise."""
+def interruptibly(work: Callable[[Stop], T], stop: Stop | None = None) -> T:
+    """Do `work` in a thread; where a signal's handler raises meanwhile, set its Stop, wait for its end, and raise.
+
+    Args:
+        work: called with the Stop.
+        stop: what it is; by default a new one, which is closed behind.
+    """
+    with contextlib.ExitStack() as closing:
+        return _do(work, closing.enter_context(Stop()) if stop is None else stop)
+
+
+def _do(work: Callable[[Stop], T], stop: Stop) -> T:
     results: list[T] = []
     errors: list[BaseException] = []
     over = threading.Event()  # since Thread.join() of Python 3.11, once interrupted, takes the thread for ended
@@ -73,16 +91,15 @@ def interruptibly(work: Callable[[Stop], T]) -> T:
         finally:
             over.set()
 
-    with Stop() as stop:
-        thread = threading.Thread(target=run, name="zbuf-load", daemon=True)
-        try:
-            start_deaf(thread)
+    thread = threading.Thread(target=run, name="zbuf-load", daemon=True)
+    try:
+        start_deaf(thread)
+        over.wait()
+    except BaseException:
+        stop.set()
+        if thread.ident is not None:
             over.wait()
-        except BaseException:
-            stop.set()
-            if thread.ident is not None:
-                over.wait()
-            raise
+        raise
     thread.join()
     if errors:
         raise errors[0]

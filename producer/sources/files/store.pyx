@@ -6,7 +6,7 @@ from libc.string cimport memcpy
 
 cimport cython
 
-from zbuf.producer.ring.contract cimport NativeSource, Rewriter
+from zbuf.producer.ring.contract cimport NativeSource, Rewriter, SOURCE_WOKEN
 from zbuf.producer.sources.files.sizes cimport note_size, size_counts
 from zbuf.producer.sources.files.times cimport begin_next_pass, note_time, pass_times
 from zbuf.shared.memory.abi cimport zbuf_packet
@@ -21,7 +21,7 @@ cdef size_t ARENA_BYTES = 16 << 20
 cdef class PacketStore(NativeSource):
     """Packets in memory, to be pumped any number of times; a native source.
 
-    On each pass their times go on where the one before ended, see times.pxi; rewind() brings the first ones back.
+    On each pass their times go on where the one before ended, see times.pxd; rewind() brings the first ones back.
     """
 
     cdef zbuf_packet *_packets
@@ -38,9 +38,11 @@ cdef class PacketStore(NativeSource):
     cdef Rewriter _rewriter
     cdef zbuf_packet *_copies       # a batch that was rewritten
     cdef uint8_t *_copied
+    cdef list _lasting              # what keeps packets in their place that were not copied
     cdef readonly uint64_t captured_bytes
 
     def __cinit__(self):
+        self._lasting = []
         self._arena_used = ARENA_BYTES
 
     def __dealloc__(self):
@@ -56,25 +58,37 @@ cdef class PacketStore(NativeSource):
         return self._count
 
     @property
+    def table_bytes(self):
+        """Memory that it takes beside the packets' bytes."""
+        return self._count * sizeof(zbuf_packet)
+
+    @property
     def sizes(self):
-        """Packets of each class of sizes.pxi, and the bytes of all on the wire."""
+        """Packets of each class of sizes.pxd, and the bytes of all on the wire."""
         return list(self._sizes.classes), self._sizes.wire_bytes
 
     def load(self, NativeSource source not None, size_t packets):
-        """Read `packets` more, or somewhat more than that, from a native source; returns False at its end."""
+        """Read `packets` more, or somewhat more than that, from a native source; returns False at its end.
+
+        Their bytes are copied, unless the source has something `lasting` which keeps them in their place.
+        """
         cdef const zbuf_packet *batch
         cdef size_t wanted = self._count + packets
         cdef int count = 1
         cdef bint room = True
+        lasting = getattr(source, "lasting", None)
+        cdef bint copied = lasting is None
+        if not copied and lasting not in self._lasting:
+            self._lasting.append(lasting)
         with nogil:
-            while count > 0 and room and self._count < wanted:
+            while (count > 0 or count == SOURCE_WOKEN) and room and self._count < wanted:
                 count = source.next(&batch)
-                room = self.add_all(batch, count)
+                room = self.add_all(batch, count, copied)
         if not room:
             raise MemoryError
-        if count < 0:
+        if count < 0 and count != SOURCE_WOKEN:
             source.check()
-        return count > 0
+        return count > 0 or count == SOURCE_WOKEN
 
     def rewind(self, uint64_t passes, Rewriter rewriter=None):
         """Have the source begin anew, and give everything `passes` times.
@@ -103,23 +117,24 @@ cdef class PacketStore(NativeSource):
         if self._copies == NULL or self._copied == NULL:
             raise MemoryError
 
-    cdef bint add_all(self, const zbuf_packet *packets, int count) noexcept nogil:
+    cdef bint add_all(self, const zbuf_packet *packets, int count, bint copied) noexcept nogil:
         cdef int at
         for at in range(count):
-            if not self.add(&packets[at]):
+            if not self.add(&packets[at], copied):
                 return False
         return True
 
-    cdef bint add(self, const zbuf_packet *packet) noexcept nogil:
+    cdef bint add(self, const zbuf_packet *packet, bint copied) noexcept nogil:
         cdef uint8_t *place
         if self._count == self._room and not self.grow():
             return False
-        place = self.allocate(packet.caplen)
-        if place == NULL:
-            return False
-        memcpy(place, packet.data, packet.caplen)
         self._packets[self._count] = packet[0]
-        self._packets[self._count].data = place
+        if copied:
+            place = self.allocate(packet.caplen)
+            if place == NULL:
+                return False
+            memcpy(place, packet.data, packet.caplen)
+            self._packets[self._count].data = place
         self._count += 1
         self.captured_bytes += packet.caplen
         self._longest = max(self._longest, packet.caplen)

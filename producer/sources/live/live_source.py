@@ -11,7 +11,7 @@ from zbuf.producer.filters import compile_as, no_longer_compile_as
 from zbuf.producer.sources.live.libpcap_interface import LiveFilters, LiveInterface, has_ring
 from zbuf.producer.sources.live.libpcap_live import LiveCapture
 from zbuf.producer.sources.live.netdevice import index_of, is_up, name_of, printable
-from zbuf.producer.sources.live.opening import Engine, LiveOptions, Opened, common_linktype, open_all, open_one
+from zbuf.producer.sources.live.opening import Engine, LiveOptions, Opened, open_all, open_one
 from zbuf.producer.sources.live.scapy_live import ScapyInterface
 from zbuf.producer.sources.python import RawPacket
 from zbuf.shared.control.statistics import InterfaceState, InterfaceStatistics
@@ -102,7 +102,7 @@ class LiveSource:
         engine: "pcap" for libpcap, "scapy" for scapy's sockets, "auto" for scapy where libpcap can't open one of them.
 
     Raises:
-        InterfaceError: one of them can't be captured on, or their link types differ.
+        InterfaceError: one of them can't be captured on.
         FilterError: the filter does not compile.
     """
 
@@ -114,24 +114,28 @@ class LiveSource:
         self._scapy_bytes = [0] * len(opened)
         self._stopping = threading.Event()
         self._looked_s = 0.0
-        self._filters: LiveFilters | None = None
+        self._filters: dict[int, LiveFilters] = {}  # by link type
         try:
-            self.linktype = common_linktype(opened)
-            self._filters = self._open_filters()
+            self._open_filters()
             self.native = LiveCapture(opened, self._on_lost) if self.engine == "pcap" else None  # type: ignore[arg-type]
         except BaseException:
             self.close()
             raise
         self.interfaces = [Interface(printable(one.name), one.linktype) for one in opened]
 
-    def _open_filters(self) -> LiveFilters | None:
+    @property
+    def linktype(self) -> int:
+        """LINKTYPE_ value of the first interface."""
+        return self._places[0].linktype
+
+    def _open_filters(self) -> None:
         """Have filters of readers mean what a capture filter does, where packets come from the kernel's ring."""
-        ringed = [place.name for place in self._places if has_ring(place.name)]
-        if self.engine != "pcap" or not ringed:
-            return None
-        filters = LiveFilters(ringed[0], self.options.linktype)
-        compile_as(self.linktype, filters.compile)
-        return filters
+        if self.engine != "pcap":
+            return
+        ringed = {place.linktype: place.name for place in self._places if has_ring(place.name)}
+        for linktype, name in ringed.items():
+            filters = self._filters[linktype] = LiveFilters(name, self.options.linktype)
+            compile_as(linktype, filters.compile)
 
     def passes(self, count: int) -> Iterator[LiveCapture | Iterator[RawPacket | None]]:  # noqa: ARG002
         """One pass that does not end, whatever `count` is: see zbuf.producer.sources.source.Source."""
@@ -155,10 +159,10 @@ class LiveSource:
     def close(self) -> None:
         """Close all interfaces; their counts stay. Again does nothing."""
         self._stopping.set()
-        if self._filters is not None:
-            no_longer_compile_as(self.linktype, self._filters.compile)
-            self._filters.close()
-            self._filters = None
+        while self._filters:
+            linktype, filters = self._filters.popitem()
+            no_longer_compile_as(linktype, filters.compile)
+            filters.close()
         for place in self._places:
             place.opened.close()
 

@@ -87,22 +87,6 @@ def open_all(
         raise
 
 
-def common_linktype(opened: Sequence[Opened]) -> int:
-    """The link type of all of them.
-
-    Raises:
-        InterfaceError: theirs differ.
-    """
-    first = opened[0]
-    for one in opened:
-        if one.linktype != first.linktype:
-            raise InterfaceError(
-                f"{printable(one.name)}: link type {one.linktype}, where {printable(first.name)} has "
-                f"{first.linktype}: capture them with a zbufd each"
-            )
-    return first.linktype
-
-
 def _check_names(names: Sequence[str]) -> None:
     if not names:
         raise InterfaceError("no interface: name one with -i; zbufd interfaces lists what there is")

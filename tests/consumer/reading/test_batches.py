@@ -101,7 +101,8 @@ def test_copy_of_a_packet_outlives_its_buffer_and_can_be_pickled(lab: Lab, reade
     buffer.acknowledge()
     with pytest.raises(StaleBuffer):
         packet.copy()
-    assert copied == PacketCopy(numbered(7), 5, 1000, 0, 0, "in")
+    inbound = bytes([2, 0, 4, 0, 1, 0, 0, 0, 0, 0, 0, 0])  # epb_flags, opt_endofopt
+    assert copied == PacketCopy(numbered(7), 5, 1000, 0, 0, "in", inbound)
     assert pickle.loads(pickle.dumps(copied)) == copied  # noqa: S301
     assert (bytes(copied), len(copied), copied.caplen, number_of(copied.data)) == (numbered(7), 60, 60, 7)
 

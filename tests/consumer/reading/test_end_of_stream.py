@@ -10,7 +10,7 @@ import pytest
 from support.reading import LONG, MakeRig, collect_payloads, take, take_nothing
 from support.rig import HEADER_BYTES, PACKET, PER_BUFFER, wait_until
 
-from zbuf.shared.errors import CorruptBuffer
+from zbuf.shared.errors import CorruptBuffer, SegmentError
 
 
 @pytest.mark.parametrize("spin_ns", [-1, 0])
@@ -73,7 +73,7 @@ def test_a_dead_producers_store_is_found_in_whichever_buffer_it_was(make_rig: Ma
     reader = rig.reader()
     for _ in range(rotations):
         rig.append(3, b"assigned")
-        rig.descriptor.finish()
+        rig.assign()
         take(reader)
     rig.append(2, b"stored")
     rig.seats[1].hang_up()
@@ -111,7 +111,7 @@ def test_a_dead_producers_damaged_store_is_an_error_and_then_the_end(make_rig: M
     rig = make_rig()
     reader = rig.reader()
     rig.append(3)
-    rig.poke(0, HEADER_BYTES + 124, b"????")
+    rig.poke(0, HEADER_BYTES + 128, b"????")
     rig.seats[1].hang_up()
     with pytest.raises(CorruptBuffer, match="byte 124"):
         reader.next_buffer(timeout=LONG)
@@ -167,3 +167,48 @@ def test_a_producer_killed_by_the_kernel_leaves_everything_it_appended(make_rig:
     assert [int.from_bytes(bytes(packet), "little") for packet in rest] == list(range(PER_BUFFER, 50))
     assert reader.next_buffer(timeout=LONG) is None
     assert reader.finished
+
+
+# ---- an end that is told before it is waited for -------------------------------------------------------------------
+
+
+def test_the_end_does_not_wait_for_views_of_the_last_buffers(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    reader = rig.reader()
+    rig.append(PER_BUFFER + 3)
+    rig.descriptor.finish()
+    views = [take(reader).data, take(reader).data]
+    assert reader.next_buffer() is None  # for as long as it takes: not at all
+    assert reader.finished
+    assert rig.descriptor.ledger()["delivered"] == 0
+    for view in views:
+        view.release()
+    assert rig.descriptor.ledger()["delivered"] == PER_BUFFER + 3
+
+
+@pytest.mark.parametrize("spin_ns", [0, -1])
+def test_a_finish_ends_the_wait_that_goes_on(make_rig: MakeRig, spin_ns: int) -> None:
+    rig = make_rig()
+    reader = rig.reader(spin_ns=spin_ns)
+    rig.append(3)
+    rig.descriptor.rotate()
+    found: list[int] = []
+    waiting = threading.Thread(target=lambda: found.extend(len(buffer) for buffer in reader.buffers()))
+    waiting.start()
+    rig.append(2)
+    rig.descriptor.finish()
+    waiting.join(LONG)
+    assert found == [3, 2]
+
+
+def test_nothing_is_appended_and_nobody_joins_once_it_is_finished(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    reader = rig.reader()
+    rig.append(3)
+    rig.descriptor.finish()
+    rig.append(3)
+    rig.descriptor.finish()
+    with pytest.raises(SegmentError, match="finished: it lets no more readers in"):
+        rig.sit(2)
+    assert [len(buffer) for buffer in reader.buffers()] == [3]
+    assert rig.descriptor.ledger()["received"] == 3

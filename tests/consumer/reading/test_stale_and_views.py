@@ -30,6 +30,9 @@ PACKET_USES: dict[str, Callable[[Packet], object]] = {
     "direction": lambda packet: packet.direction,
     "data": lambda packet: packet.data,
     "copy": lambda packet: packet.copy(),
+    "options": lambda packet: packet.options,
+    "flags": lambda packet: packet.flags,
+    "comments": lambda packet: packet.comments,
     "bytes": bytes,
     "len": len,
     "bool": bool,
@@ -44,6 +47,7 @@ BUFFER_USES: dict[str, Callable[[Buffer], object]] = {
     "iter": iter,
     "index": lambda buffer: buffer.index(),
     "totals": lambda buffer: buffer.totals(),
+    "head_bytes": lambda buffer: buffer.head_bytes,
     "bytes": bytes,
     "memoryview": memoryview,
     "numpy": array_of,
@@ -73,7 +77,9 @@ def test_the_uses_of_a_packet_and_a_buffer_are_all_tested() -> None:
         return {name for name in vars(kind) if not name.startswith("_")}
 
     assert public(Packet) <= set(PACKET_USES)
-    assert public(Buffer) - set(BUFFER_USES) == {"acknowledge", "acknowledged", "packets", "sequence", "dropped_before"}
+    assert public(Buffer) - set(BUFFER_USES) == {
+        *("acknowledge", "acknowledged", "packets", "sequence", "dropped_before", "interfaces"),
+    }
 
 
 @pytest.mark.parametrize("use", BUFFER_USES)
@@ -128,7 +134,7 @@ def test_acknowledging_twice_never_gives_back_a_later_filling(make_rig: MakeRig)
     buffers = []
     for _ in range(3):
         rig.append()
-        rig.descriptor.finish()
+        rig.assign()
         buffers.append(take(reader))
     buffers[0].acknowledge()
     assert user_gens(rig) == (1, 1)  # the third, which is A again, is not given back
@@ -228,7 +234,7 @@ def test_waiting_for_the_buffer_that_ones_own_views_hold_is_an_error_at_once(mak
     rig = make_rig()
     reader = rig.reader()
     rig.append(2 * PER_BUFFER)
-    rig.descriptor.finish()
+    rig.assign()
     view = take(reader).data
     second = take(reader)
     for _ in range(2):

@@ -8,7 +8,7 @@ from zbuf.consumer import AsyncReader, Reader, ReconnectingReader
 
 KINDS = [Reader, ReconnectingReader, AsyncReader]
 COMMON = [
-    *("name", "descriptor", "snaplen", "linktype", "prologue", "interfaces", "offered_before"),
+    *("name", "descriptor", "snaplen", "linktype", "linktypes", "prologue", "interfaces", "offered_before", "warnings"),
     *("stats", "rotate", "flush"),
 ]
 

@@ -123,7 +123,8 @@ def test_a_page_without_readers_or_packets(producer_name: str, tmp_path: Path) -
     path, capture = tmp_path / "report.html", tmp_path / "empty.pcap"
     capture.write_bytes(pcap([]))
     done = run("zbufd", "replay", capture, "--name", producer_name, "--loop", "0", "--report", path)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1
+    assert done.stderr.endswith(f"zbufd: no packets in {capture}\n")
     assert done.stdout.startswith("0 packets offered")
     assert "no reader was connected" in "\n".join(Page(path.read_text()).words)
 

@@ -17,7 +17,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from support.rig import CAPACITY, ETHERNET, PlainReader, Rig, Taken, adds_up, read_ledger
-from support.two_buffer_model import Filling, Filter, TwoBufferModel
+from support.two_buffer_model import Filling, Filter, TwoBufferModel, wire_bytes
 
 from zbuf.producer.filters import compile_filter
 from zbuf.producer.ring.packets import DIRECTIONS
@@ -129,7 +129,7 @@ class DescriptorMachine(RuleBasedStateMachine):
 
     # ---- readers ------------------------------------------------------------------------------------------
 
-    @precondition(lambda self: len(self.readers) < READERS_MAX)
+    @precondition(lambda self: len(self.readers) < READERS_MAX and not self.model.finished)
     @rule()
     def reader_joins(self) -> None:
         number = min(set(range(READERS_MAX)) - set(self.readers))
@@ -263,6 +263,7 @@ def _compare_taken(taken: Taken, filling: Filling) -> None:
     assert header.packets == len(filling.packets)
     assert (header.first_ns, header.last_ns) == (filling.packets[0].time_ns, filling.packets[-1].time_ns)
     assert header.dropped_before == filling.packets[0].dropped
+    assert (header.wire_bytes, header.interfaces) == (wire_bytes(filling.packets), 1)
 
 
 @pytest.mark.slow

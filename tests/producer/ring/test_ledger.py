@@ -30,7 +30,8 @@ def test_the_ledger_adds_up_after_every_step_and_so_does_the_segments_copy(make_
         assert read_ledger(rig.memory) == rig.descriptor.ledger()
     assert all(rig.descriptor.ledger().values()) is False  # nobody left: nothing is abandoned
     assert rig.descriptor.ledger()["abandoned"] == 0
-    assert min(count for name, count in rig.descriptor.ledger().items() if name not in ("abandoned", "buffered")) > 0
+    counts = rig.descriptor.ledger()
+    assert min(counts[name] for name in counts if not name.startswith(("abandoned", "buffered"))) > 0
 
 
 def test_the_segments_ledger_is_exact_once_it_is_closed(make_rig: MakeRig) -> None:
@@ -54,7 +55,7 @@ def pretend_counters(rig: Rig, **counters: int) -> None:
     """Have a descriptor believe that it has counted so far."""
     known = tuple(rig.descriptor.ledger()[name] for name in LEDGER_FIELDS)
     words = descriptor_words(rig.descriptor)
-    places = [at for at in range(len(words) - 7) if tuple(words[at : at + 8]) == known]
+    places = [at for at in range(len(words) - len(known) + 1) if tuple(words[at : at + len(known)]) == known]
     assert len(places) == 1, "the counters are not where this test looks for them"
     for name, count in counters.items():
         words[places[0] + LEDGER_FIELDS.index(name)] = count
@@ -78,7 +79,7 @@ def test_counters_go_on_past_thirty_two_bits(make_rig: MakeRig) -> None:
     ledger = rig.descriptor.ledger()
     assert adds_up(ledger)
     assert ledger["received"] == 4 * edge + 3 + 301
-    assert min(ledger[name] for name in LEDGER_FIELDS if name not in ("buffered", "truncated")) >= 2**32
+    assert min(ledger[name] for name in LEDGER_FIELDS[:6]) >= 2**32
     assert read_ledger(rig.memory) == ledger
 
 

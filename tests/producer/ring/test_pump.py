@@ -224,7 +224,7 @@ def test_a_store_is_given_as_often_as_it_is_told_to(make_rig: MakeRig, count: in
     store = store_of(count, passes=passes)
     assert pump.run(store) is True
     assert pump.run(store) is True  # and is at its end
-    rig.descriptor.finish()
+    rig.descriptor.rotate()
     assert numbers(reader) == list(range(count)) * passes
     assert pump.offered == count * passes
     store.rewind(1)
@@ -369,7 +369,7 @@ def test_a_lossless_pump_goes_on_after_an_interrupt_with_nothing_lost_or_doubled
     assert interrupts >= 2 * (BATCH + 100) // (2 * PER_BUFFER) - 1
     assert pump.offered == 2 * (BATCH + 100)
     ledger = rig.descriptor.ledger()
-    assert {name: ledger[name] for name in LEDGER_FIELDS if ledger[name]} == dict.fromkeys(
+    assert {name: ledger[name] for name in LEDGER_FIELDS[:8] if ledger[name]} == dict.fromkeys(
         ("received", "accepted", "delivered"), 2 * (BATCH + 100)
     )
 

@@ -11,7 +11,7 @@ from support.rig import CAPACITY, HEADER_BYTES, PACKET, PAGE, PER_BUFFER, read_s
 from zbuf.producer.ring.descriptor import Descriptor
 from zbuf.shared.errors import SegmentError, ValueRefused
 
-CLOSED = 2
+CLOSED = 4
 
 
 # ---- the three slots ------------------------------------------------------------------------------------------------

@@ -29,6 +29,28 @@ def test_end_is_closed_when_the_producer_closes(lab: Lab, wait: Any) -> None:
         assert list(reader) == []
 
 
+LOOPS = {
+    "a packet's data": "for packet in reader:\n    kept = packet.data\n    count += 1",
+    "the packet itself": "for packet in reader:\n    kept = packet\n    count += 1",
+    "a part of a buffer": "for buffer in reader.buffers():\n    kept = buffer.data[:14]\n    count += len(buffer)",
+    "an array": "for batch in reader.index_batches():\n    kept = batch.data\n    count += len(batch)",
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS.values(), ids=LOOPS)
+@pytest.mark.parametrize("wait", ["sleep", "spin"])
+def test_stream_ends_while_the_loop_s_variable_holds_the_last_buffer(
+    remote: Callable[[], Remote], producer_name: str, loop: str, wait: str
+) -> None:
+    lab = Lab(remote(), producer_name, lossless=True, linger_s=0.05)
+    process = remote()
+    process.do("reader = connect(name, wait=wait, buffer_size=4096)\ncount = 0", name=lab.name, wait=wait)
+    lab.process.begin("for number in range(300): producer.append(numbered(number))\nproducer.close()")
+    process.do(loop)
+    lab.process.result()  # whatever the variable holds, for no longer than it lingers
+    assert process.ask("(count, reader.finished, reader.end_reason)") == (300, True, "closed")
+
+
 @WAITS
 def test_end_is_producer_died_when_it_is_killed_and_nothing_appended_is_missing(lab: Lab, wait: Any) -> None:
     with connect(lab.name, wait=wait, timeout_ms=0, buffer_size=PAGE) as reader:

@@ -90,7 +90,7 @@ def test_answer_with_too_many_descriptors_leaves_none_of_them_open(fake: FakePro
 
 def test_segment_of_another_abi_is_refused_with_both_numbers(fake: FakeProducer) -> None:
     fake.segment.map[8:12] = (99).to_bytes(4, "little")
-    with pytest.raises(SegmentError, match="segment of ABI 99, this is ABI 1: use the same version"):
+    with pytest.raises(SegmentError, match="segment of ABI 99, this is ABI 2: use the same version"):
         connect_to(fake)
 
 
@@ -101,8 +101,8 @@ def test_segment_that_is_foreign_is_refused(fake: FakeProducer) -> None:
 
 
 def test_segment_of_another_producer_is_refused(fake: FakeProducer) -> None:
-    fake.answer["linktype"] = 101
-    with pytest.raises(SegmentError, match=r"foreign segment: .* announced link type 101"):
+    fake.segment.map[256:264] = b"another\0"
+    with pytest.raises(SegmentError, match=r"foreign segment: it is 'another's, where '.*' answered"):
         connect_to(fake)
 
 

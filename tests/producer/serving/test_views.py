@@ -58,7 +58,7 @@ def test_waiting_for_a_buffer_that_ones_own_views_hold_raises_at_once(lab: Lab) 
             buffer = reader.next_buffer(LIMIT_S)
             assert buffer is not None
             views.append(np.frombuffer(buffer.data, np.uint8))
-        with pytest.raises(BufferError, match="1 of your own views still hold the buffer that comes next"):
+        with pytest.raises(BufferError, match="1 of your own views still hold buffer 0, whose memory buffer 2 needs"):
             reader.next_buffer()
         assert numbered(0) in views[0].tobytes()
         assert numbered(PER_PAGE) in views[1].tobytes()

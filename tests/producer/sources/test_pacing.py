@@ -109,14 +109,37 @@ def test_bits_per_second_count_what_was_on_the_wire() -> None:
 @pytest.mark.parametrize("multiplier", ["1", "2", "0.5", "3", "1000000"])
 def test_recorded_gaps_are_kept_and_time_that_goes_back_is_none(multiplier: str) -> None:
     speed = parse_rate(multiplier)
-    stamps = [50, 50 + SECOND, 49, 10, 10, SECOND, 0, 0, 2**63, 2**63 + 9, 0, 5, 2**64 - 1 - 10**17, 7]
-    gaps = [0, SECOND, 0, 0, 0, SECOND - 10, 0, 0, 0, 9, 0, 0, 2**61, 0]
+    stamps = [50, 50 + SECOND, 49, 10, 10, SECOND, 0, 0, 60 + SECOND, 69 + SECOND, 0, 5, 2**64 - 1 - 10**17, 7]
+    gaps = [0, SECOND, 0, 0, 0, 0, 0, 0, 10, 9, 0, 0, 2**61, 0]
     dues = ceilings(Fraction(min(sum(gaps[: number + 1]), 2**61)) / speed for number in range(len(gaps)))
     dues = [due for due in dues if due < 2**61]
     assert len(dues) >= len(gaps) - 2
     pace = Schedule(multiplier=speed, stamp="now").pace(Clock(one_before_each(dues)))
     assert pace is not None
     assert offered_at(pace, [(stamp, 60) for stamp in stamps[: len(dues)]]) == dues
+
+
+@pytest.mark.parametrize("steps", [1, 2, 50])
+def test_time_goes_on_from_the_latest_stamp_where_two_interfaces_take_turns(steps: int) -> None:
+    stamps = [SECOND * (1 + turn * 10 + at) for turn in range(steps) for _ in range(2) for at in range(10)]
+    dues = [max(stamps[: number + 1]) - SECOND for number in range(len(stamps))]
+    pace = Schedule(multiplier=Fraction(1), stamp="now").pace(Clock(one_before_each(dues)))
+    assert pace is not None
+    assert offered_at(pace, [(stamp, 60) for stamp in stamps]) == dues
+
+
+def test_between_two_files_no_time_passes(tmp_path: Path, producer_name: str, run_dir: Path) -> None:
+    paths = []
+    for name, start in (("a", 1_700_000_000), ("b", 1_700_100_000), ("c", 1_600_000_000)):
+        records = [Record(b"x", (start + second) * SECOND, 1) for second in range(3)]
+        paths.append(tmp_path / name)
+        paths[-1].write_bytes(pcap(records))
+    pace = Schedule(multiplier=Fraction(100)).pace()
+    source = FileSource([str(path) for path in paths])
+    with Producer(producer_name, run_dir=run_dir, interfaces=source.interfaces) as producer:
+        assert producer.publish(source, pace=pace) == 9
+    assert pace is not None
+    assert 0.05 < pace.seconds < 10
 
 
 def test_long_gaps_are_cut() -> None:

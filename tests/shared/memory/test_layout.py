@@ -44,7 +44,7 @@ def test_image_of_a_segment_is_accepted_as_it_is() -> None:
         assert (layout.buffer_offsets, layout.buffer_bytes) == ((2 * PAGE_BYTES, 3 * PAGE_BYTES), PAGE_BYTES)
 
 
-@pytest.mark.parametrize("size", [0, 1, 8, 12, 319, 320, PAGE_BYTES - 1])
+@pytest.mark.parametrize("size", [0, 1, 8, 12, 383, 384, PAGE_BYTES - 1])
 def test_segment_that_is_too_short_is_named(size: int) -> None:
     with file_of(image()[:size]) as fd, pytest.raises(SegmentError, match=rf"segment of {size} bytes: .* died"):
         map_segment(fd)
@@ -66,12 +66,14 @@ def test_segment_that_was_cut_short_is_named(size: int) -> None:
         ({"magic": b"\x7fELF\2\1\1\0"}, "foreign segment: it begins with .*ELF"),
         ({"magic": b"ZBUF\n\x1a\n\0"}, "foreign segment"),  # a copy in text mode
         ({"magic": b"ZBUF\r\n\x1a\r"}, "foreign segment"),
-        ({"abi": 0}, "segment of ABI 0, this is ABI 1: use the same version"),
-        ({"abi": ABI + 1}, "segment of ABI 2, this is ABI 1: use the same version"),
-        ({"abi": ABI << 24}, "segment of ABI 16777216, this is ABI 1"),  # as on a big-endian machine
+        ({"abi": 0}, "segment of ABI 0, this is ABI 2: use the same version"),
+        ({"abi": ABI + 1}, "segment of ABI 3, this is ABI 2: use the same version"),
+        ({"abi": ABI << 24}, "segment of ABI 33554432, this is ABI 2"),  # as on a big-endian machine
         ({"state": 0}, "segment not open yet: its producer is still making it, or died"),
         ({"state": 2}, "segment closed: its producer has ended"),
-        ({"state": 3}, "segment in unknown state 3"),
+        ({"state": 3}, "segment closed: its producer has ended"),
+        ({"state": 4}, "segment closed: its producer has ended"),
+        ({"state": 5}, "segment in unknown state 5"),
         ({"state": 2**32 - 1}, "segment in unknown state 4294967295"),
     ],
 )
@@ -92,7 +94,9 @@ def test_half_made_and_foreign_segments_are_named(changes: dict[str, object], me
         {"prologue_offset": SEGMENT_BYTES + 1, "prologue_bytes": 0},
         {"prologue_offset": 2**64 - 1, "prologue_bytes": 2},
         {"prologue_offset": 2**63},
-        {"prologue_bytes": SEGMENT_BYTES - PAGE_BYTES + 1},
+        {"prologue_bytes": PAGE_BYTES + 1},  # more than its room
+        {"prologue_room": SEGMENT_BYTES - PAGE_BYTES + 1},
+        {"prologue_room": 2**64 - PAGE_BYTES},
         {"prologue_bytes": 2**64 - 1},
         {"prologue_bytes": 2**64 - PAGE_BYTES},  # offset + length is 0
         {"buffer_bytes": 0},
@@ -179,7 +183,7 @@ def test_whatever_page_0_says_the_layout_is_inside_the_mapping(changes: dict[str
 
 def test_names_without_their_nul_end_where_their_fields_do() -> None:
     page = image()
-    page[192:256], page[256:320] = b"p" * 64, b"d" * 63 + b"\xff"
+    page[256:320], page[320:384] = b"p" * 64, b"d" * 63 + b"\xff"
     layout = read_layout(page)
     assert (layout.producer, layout.descriptor) == ("p" * 64, "d" * 63 + "\ufffd")
 
@@ -199,5 +203,5 @@ def test_closed_segment_is_mapped_by_those_who_ask_for_it(make: Make) -> None:
             map_segment(fd)
         memory, layout = map_segment(fd, closed_too=True)
     with memory:
-        assert layout.state == 2
+        assert layout.state == 4
         assert set(read_ledger(memory).values()) == {0}

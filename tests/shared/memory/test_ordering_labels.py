@@ -14,7 +14,7 @@ import pytest
 from support.project import ROOT
 
 HEADER = (ROOT / "shared" / "zbuf.h").read_text()
-LABELS = ["assign", "acknowledge", "store_len", "sleep", "state"]
+LABELS = ["assign", "acknowledge", "store_len", "sleep", "state", "prologue", "ledger"]
 
 _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 _END = re.compile(r"SYNC (\w+) \(([\w ]+); pairs with (\w+)\)")
@@ -26,8 +26,10 @@ _OPERATIONS = {
     "release": {("store", "RELEASE")},
     "acquire": {("load", "ACQUIRE")},
     "full fence": {("fence", "SEQ_CST")},
+    "sequence write": {("fence", "RELEASE"), ("store", "RELEASE")},
+    "sequence read": {("load", "ACQUIRE"), ("fence", "ACQUIRE")},
 }
-_SIDES = [["acquire", "release"], ["full fence", "full fence"]]
+_SIDES = [["acquire", "release"], ["full fence", "full fence"], ["sequence read", "sequence write"]]
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def test_checker_misses_a_label_that_the_essay_does_not_name(label: str) -> None
 
 
 def test_checker_objects_to_a_label_that_only_the_essay_names() -> None:
-    assert "SYNC drain is in the essay only" in problems(HEADER.replace("SYNC state.", "SYNC state, SYNC drain."))
+    assert "SYNC drain is in the essay only" in problems(HEADER.replace("SYNC ledger.", "SYNC ledger, SYNC drain."))
 
 
 def test_checker_objects_to_a_field_whose_label_does_not_exist() -> None:

@@ -28,10 +28,12 @@ PAGE = 4096
 PER_PAGE = 43
 """Packets of numbered() that a buffer of one page holds."""
 SHM = Path("/dev/shm")
-FIRST_BLOCK = 2 * PAGE + 128
+FIRST_BUFFER = 18 * PAGE
+"""Where A begins in a segment: page 0, the prologue's page, and what that may grow by."""
+FIRST_BLOCK = FIRST_BUFFER + 128
 """Where the first packet's block begins in a segment."""
 BLOCK_BYTES = 32 + 60
-KERNEL_LEN = 2 * PAGE + 4
+KERNEL_LEN = FIRST_BUFFER + 4
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 Done = subprocess.CompletedProcess[str]
@@ -308,7 +310,7 @@ def test_only_a_regular_file_is_overwritten(lab: Lab, killed: Callable[..., Path
 
 @pytest.mark.parametrize(
     ("offset", "value"),
-    [(0, 99), (20, 1 << 31), (4, 0), (8, 1), (88, 96)],
+    [(0, 3), (20, 1 << 31), (4, 0), (8, 1), (88, 96)],
     ids=["type", "captured", "length", "interface", "length again"],
 )
 def test_blocks_from_a_damaged_one_on_are_left_out_and_the_segment_is_kept(
@@ -337,7 +339,7 @@ def test_random_damage_is_an_error_or_a_whole_file_of_fewer_packets(
     image = bytearray(path.read_bytes())
     for _ in range(100):
         harmed = bytearray(image)
-        area = chance.choice([(0, 320), (PAGE, PAGE + 120), (2 * PAGE, 2 * PAGE + 128), (FIRST_BLOCK, len(image))])
+        area = chance.choice([(0, 384), (PAGE, PAGE + 120), (FIRST_BUFFER, FIRST_BLOCK), (FIRST_BLOCK, len(image))])
         for _ in range(chance.choice([1, 8, 200])):
             at = chance.randrange(*area)
             harmed[at] = chance.choice([0, 1, 0x7F, 0xFF, chance.randrange(256)])

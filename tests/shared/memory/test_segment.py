@@ -148,13 +148,13 @@ def test_segment_that_runs_out_of_file_descriptors_leaves_nothing(producer_name:
 @pytest.mark.parametrize("size", [0, -PAGE_BYTES, 1, PAGE_BYTES - 1, PAGE_BYTES + 4, MAX_BUFFER_BYTES + PAGE_BYTES])
 def test_buffer_sizes_that_break_the_rules_are_refused(size: int) -> None:
     with pytest.raises(ValueRefused, match=rf"buffer size {size}\b"):
-        Layout("lab", "0", EPOCH, size, 0, 1500, 1)
+        Layout("lab", "0", EPOCH, size, 0, 1500)
 
 
 @pytest.mark.parametrize("size", [PAGE_BYTES, 3 * PAGE_BYTES, MAX_BUFFER_BYTES])
 def test_buffer_sizes_within_the_rules_are_accepted(size: int) -> None:
     check_buffer_bytes(size)
-    assert Layout("lab", "0", EPOCH, size, 1, 1500, 1).segment_bytes == 2 * PAGE_BYTES + 2 * size
+    assert Layout("lab", "0", EPOCH, size, 1, 1500).segment_bytes == 2 * PAGE_BYTES + 2 * size
 
 
 def test_space_is_checked_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +179,7 @@ def test_reader_finds_the_layout_and_the_prologue_that_the_producer_wrote(make: 
         memory, found = map_segment(fd)
     with memory:
         assert (found.producer, found.descriptor, found.epoch) == (producer_name, "0", EPOCH)
-        assert (found.snaplen, found.linktype, found.state) == (1500, 1, 1)
+        assert (found.snaplen, found.state) == (1500, 1)
         assert found.buffer_offsets == (2 * PAGE_BYTES, 3 * PAGE_BYTES)
         assert (found.buffer_bytes, found.segment_bytes) == (PAGE_BYTES, 4 * PAGE_BYTES)
         assert memory[found.prologue_offset : found.prologue_offset + found.prologue_bytes] == PROLOGUE

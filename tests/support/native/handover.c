@@ -69,7 +69,7 @@ static struct zbuf_packet packet_of(uint64_t number)
     packet.caplen = (uint32_t)(number * 7 % (CAPLEN_MAX + 1));
     packet.wirelen = packet.caplen + (uint32_t)(number % 5);
     packet.interface_id = (uint32_t)(number % 4);
-    packet.direction = (uint32_t)(number % 3);
+    packet.direction = (uint8_t)(number % 3);
     packet.dropped = number % 11 ? 0 : number + 1;
     return packet;
 }
@@ -84,7 +84,7 @@ static uint8_t byte_of(uint64_t number, uint32_t at)
 static uint32_t append(uint8_t *at, uint64_t number)
 {
     struct zbuf_packet packet = packet_of(number);
-    uint8_t *data = zbuf_block_begin(at, &packet);
+    uint8_t *data = zbuf_block_begin(at, &packet, NULL);
     uint32_t i;
 
     for (i = 0; i < packet.caplen; i++)
@@ -137,6 +137,7 @@ static void form(void)
 
 static void *produce(void *unused)
 {
+    struct zbuf_ledger total = {0};
     uint32_t gen[2] = {0, 0};
     uint64_t filling, number = 0, looks;
 
@@ -151,8 +152,10 @@ static void *produce(void *unused)
         zbuf_assign(headers[which], gen[which]);
         wake();
     }
-    segment->ledger.received = number;
-    zbuf_set_state(segment, ZBUF_CLOSED);
+    segment->end_sequence = handovers;
+    total.received = number;
+    zbuf_write_ledger(segment, &total);
+    zbuf_set_state(segment, ZBUF_FINISHED);
     close(doorbell[1]);
     return unused;
 }
@@ -202,7 +205,7 @@ static void peek(struct zbuf_header *header, uint32_t next_gen, uint64_t filling
 
 static int ended(struct zbuf_header *header, uint32_t user_gen)
 {
-    return zbuf_state(segment) == ZBUF_CLOSED && zbuf_assigned(header) == user_gen;
+    return zbuf_state(segment) >= ZBUF_FINISHED && zbuf_assigned(header) == user_gen;
 }
 
 static void sleep_for(struct zbuf_header *header, uint32_t user_gen)

@@ -12,6 +12,7 @@
 
 static uint64_t random_state;
 static uint64_t read_well, refused;
+static int found; /* a packet, by the last look for one */
 static volatile uint8_t touched;
 
 static uint32_t random32(void) /* splitmix64 */
@@ -37,9 +38,12 @@ static void check_packet(const uint8_t *blocks, uint32_t length, uint32_t offset
     uint32_t at;
 
     promise(next > offset && next <= length, "the next block begins behind this one, and inside the buffer");
-    promise(packet->data == blocks + offset + ZBUF_EPB_DATA, "the data is in its place");
-    promise((uint64_t)offset + ZBUF_EPB_BYTES + packet->caplen <= next, "the data is inside its block");
-    for (at = 0; at < packet->caplen; at++)
+    promise(packet->data >= blocks + offset + ZBUF_EPB_DATA, "the data is in its place");
+    promise(packet->data + zbuf_pad(packet->caplen) + 4u * packet->options_words + 4 == blocks + next ||
+                (packet->options_words == UINT16_MAX &&
+                 packet->data + zbuf_pad(packet->caplen) + 4u * UINT16_MAX + 4 < blocks + next),
+            "the data and the options fill their block, or are as long as can be told");
+    for (at = 0; at < zbuf_pad(packet->caplen) + 4u * packet->options_words; at++)
         touched ^= packet->data[at];
 }
 
@@ -64,11 +68,21 @@ static void parse_options(const uint8_t *bytes, uint64_t at, uint64_t end, struc
         if (code == 0 || value + round_up(length) > end)
             return;
         if (code == 2 && length == 4)
-            packet->direction = (uint32_t)number_at(bytes, value, 4) % 4;
+            packet->direction = (uint8_t)(number_at(bytes, value, 4) % 4);
         if (code == 4 && length == 8)
             packet->dropped = number_at(bytes, value, 8);
         at = value + round_up(length);
     }
+}
+
+static int is_whole_block(const uint8_t *bytes, uint64_t length, uint64_t at)
+{
+    uint64_t total;
+
+    if (at + 12 > length)
+        return 0;
+    total = number_at(bytes, at + 4, 4);
+    return total >= 12 && total % 4 == 0 && at + total <= length && number_at(bytes, at + total - 4, 4) == total;
 }
 
 /* zbuf_next_packet() once more, in numbers that can't wrap. */
@@ -76,15 +90,22 @@ static uint64_t parse(const uint8_t *bytes, uint64_t length, uint64_t at, struct
 {
     uint64_t total, caplen, options;
 
-    if (at + 32 > length || number_at(bytes, at, 4) != 6)
+    memset(packet, 0, sizeof *packet);
+    while (is_whole_block(bytes, length, at) && number_at(bytes, at, 4) != 6) {
+        at += number_at(bytes, at + 4, 4);
+        if (at == length)
+            return length;
+    }
+    if (!is_whole_block(bytes, length, at) || number_at(bytes, at + 4, 4) < 32)
         return 0;
     total = number_at(bytes, at + 4, 4);
     caplen = number_at(bytes, at + 20, 4);
     options = at + 28 + round_up(caplen);
-    if (total % 4 != 0 || at + total > length || caplen > 262144 || options + 4 > at + total ||
-        number_at(bytes, at + total - 4, 4) != total)
+    if (caplen > 262144 || options + 4 > at + total)
         return 0;
-    memset(packet, 0, sizeof *packet);
+    packet->data = bytes + at + 28;
+    packet->options_words =
+        (uint16_t)((at + total - 4 - options) / 4 < UINT16_MAX ? (at + total - 4 - options) / 4 : UINT16_MAX);
     packet->interface_id = (uint32_t)number_at(bytes, at + 8, 4);
     packet->time_ns = number_at(bytes, at + 12, 4) * 4294967296 + number_at(bytes, at + 16, 4);
     packet->caplen = (uint32_t)caplen;
@@ -95,7 +116,10 @@ static uint64_t parse(const uint8_t *bytes, uint64_t length, uint64_t at, struct
 
 static int same(const struct zbuf_packet *one, const struct zbuf_packet *other)
 {
-    return one->interface_id == other->interface_id && one->time_ns == other->time_ns && one->caplen == other->caplen &&
+    if (one->data == NULL || other->data == NULL)
+        return one->data == other->data;
+    return one->data == other->data && one->options_words == other->options_words &&
+           one->interface_id == other->interface_id && one->time_ns == other->time_ns && one->caplen == other->caplen &&
            one->wirelen == other->wirelen && one->direction == other->direction && one->dropped == other->dropped;
 }
 
@@ -105,11 +129,12 @@ static uint32_t try_at(const uint8_t *blocks, uint32_t length, uint32_t offset)
     uint32_t next = zbuf_next_packet(blocks, length, offset, &packet);
 
     promise(next == parse(blocks, length, offset, &parsed), "both parsers find the same next block");
-    if (next) {
-        check_packet(blocks, length, offset, next, &packet);
+    found = next && packet.data != NULL;
+    if (next)
         promise(same(&packet, &parsed), "both parsers read the same packet");
-    }
-    read_well += next != 0;
+    if (found)
+        check_packet(blocks, length, offset, next, &packet);
+    read_well += found;
     refused += next == 0;
     return next;
 }
@@ -120,7 +145,7 @@ static uint32_t walk(const uint8_t *blocks, uint32_t length)
     uint32_t offset = 0, packets = 0;
 
     while (offset < length && (offset = try_at(blocks, length, offset)) != 0)
-        packets++;
+        packets += found;
     return packets;
 }
 
@@ -145,7 +170,7 @@ static void try_everywhere(const uint8_t *bytes, uint32_t length)
     free(copy);
 }
 
-static uint32_t append(uint8_t *at, uint32_t caplen, uint32_t direction, uint64_t dropped)
+static uint32_t append(uint8_t *at, uint32_t caplen, uint16_t direction, uint64_t dropped)
 {
     struct zbuf_packet packet;
 
@@ -155,20 +180,35 @@ static uint32_t append(uint8_t *at, uint32_t caplen, uint32_t direction, uint64_
     packet.wirelen = caplen;
     packet.direction = direction;
     packet.dropped = dropped;
-    memset(zbuf_block_begin(at, &packet), 0x5a, caplen);
+    memset(zbuf_block_begin(at, &packet, NULL), 0x5a, caplen);
     return zbuf_block_bytes(&packet);
 }
 
-/* One to four valid blocks; ends[] tells where each ends.  Returns how many. */
+/* A block of another type, which a reader passes over. */
+static uint32_t append_other(uint8_t *at)
+{
+    static const uint32_t types[] = {ZBUF_IDB_TYPE, 4, 10, 0x0bad, 0x80000001};
+    uint32_t length = ZBUF_BLOCK_BYTES + 4 * (random32() % 8);
+
+    memset(at, 0x33, length);
+    zbuf_put32(at, types[random32() % (sizeof types / sizeof types[0])]);
+    zbuf_put32(at + 4, length);
+    zbuf_put32(at + length - 4, length);
+    return length;
+}
+
+/* One to four packets, each behind as many other blocks; ends[] tells where each packet ends.  Returns how many. */
 static uint32_t valid_blocks(uint8_t *at, uint32_t *ends)
 {
-    uint32_t blocks = 1 + random32() % 4, i, length = 0;
+    uint32_t packets = 1 + random32() % 4, i, length = 0;
 
-    for (i = 0; i < blocks; i++) {
+    for (i = 0; i < packets; i++) {
+        while (random32() % 4 == 0 && length < 900)
+            length += append_other(at + length);
         length += append(at + length, random32() % 40, random32() % 3, random32() % 2 ? random32() : 0);
         ends[i] = length;
     }
-    return blocks;
+    return packets;
 }
 
 /* A number that checks of lengths get wrong, if any does. */
@@ -210,7 +250,7 @@ static void repeat_length(uint8_t *bytes, uint32_t length)
 
 static void mutated_blocks(void)
 {
-    uint8_t bytes[512];
+    uint8_t bytes[2048];
     uint32_t ends[4], length = ends[valid_blocks(bytes, ends) - 1];
 
     mutate(bytes, length);
@@ -253,7 +293,7 @@ static void wild_options(void)
 /* Valid blocks, cut at every byte: those that are whole are read, the one that is cut is not. */
 static void every_truncation(void)
 {
-    uint8_t bytes[512], *cut;
+    uint8_t bytes[2048], *cut;
     uint32_t ends[4], blocks = valid_blocks(bytes, ends), length, whole = 0;
 
     for (length = 0; length <= ends[blocks - 1]; length++) {
@@ -261,6 +301,23 @@ static void every_truncation(void)
         whole += length == ends[whole];
         promise(walk(cut, length) == whole, "all whole blocks of a buffer that is cut are read, and no others");
         free(cut);
+    }
+}
+
+/* A packet's block that ends before its own fixed fields do, and the buffer with it. */
+static void shortest_blocks(void)
+{
+    uint8_t bytes[ZBUF_EPB_BYTES], *copy;
+    uint32_t length;
+
+    for (length = ZBUF_BLOCK_BYTES; length < ZBUF_EPB_BYTES; length += 4) {
+        memset(bytes, 0, sizeof bytes);
+        zbuf_put32(bytes, ZBUF_EPB_TYPE);
+        zbuf_put32(bytes + 4, length);
+        zbuf_put32(bytes + length - 4, length);
+        copy = exactly(bytes, length);
+        promise(walk(copy, length) == 0, "a block without room for a packet's fields is not read");
+        free(copy);
     }
 }
 
@@ -284,6 +341,7 @@ int main(int argc, char **argv)
 
     random_state = argc == 3 ? strtoul(argv[1], NULL, 10) : 0;
     longest_packet();
+    shortest_blocks();
     while (rounds--) {
         mutated_blocks();
         random_words();

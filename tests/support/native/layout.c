@@ -18,6 +18,13 @@ static void ledger(void)
     FIELD(zbuf_ledger, abandoned);
     FIELD(zbuf_ledger, buffered);
     FIELD(zbuf_ledger, truncated);
+    FIELD(zbuf_ledger, received_bytes);
+    FIELD(zbuf_ledger, filtered_bytes);
+    FIELD(zbuf_ledger, accepted_bytes);
+    FIELD(zbuf_ledger, delivered_bytes);
+    FIELD(zbuf_ledger, dropped_bytes);
+    FIELD(zbuf_ledger, abandoned_bytes);
+    FIELD(zbuf_ledger, buffered_bytes);
 }
 
 static void segment(void)
@@ -32,8 +39,10 @@ static void segment(void)
     FIELD(zbuf_segment, prologue_bytes);
     FIELD(zbuf_segment, zbuf_offset);
     FIELD(zbuf_segment, zbuf_bytes);
+    FIELD(zbuf_segment, prologue_room);
+    FIELD(zbuf_segment, end_sequence);
     FIELD(zbuf_segment, snaplen);
-    FIELD(zbuf_segment, linktype);
+    FIELD(zbuf_segment, ledger_sequence);
     FIELD(zbuf_segment, reserved);
     FIELD(zbuf_segment, ledger);
     FIELD(zbuf_segment, producer);
@@ -47,7 +56,8 @@ static void header(void)
     FIELD(zbuf_header, kernel_len);
     FIELD(zbuf_header, user_gen);
     FIELD(zbuf_header, packets);
-    FIELD(zbuf_header, reserved);
+    FIELD(zbuf_header, interfaces);
+    FIELD(zbuf_header, wire_bytes);
     FIELD(zbuf_header, sequence);
     FIELD(zbuf_header, first_ns);
     FIELD(zbuf_header, last_ns);

@@ -10,7 +10,7 @@
 
 #define UNTOUCHED 0xa5
 #define MARGIN 64u
-#define OPTION_CHOICES 6u
+#define OPTION_CHOICES 8u
 
 static const uint32_t odd_sizes[] = {127, 128, 129, 1499, 1500, 1501, 1514, 9001, 65535, 65536, 262143, 262144};
 #define ODD_SIZES (sizeof odd_sizes / sizeof odd_sizes[0])
@@ -32,9 +32,10 @@ static uint8_t byte_of(uint32_t number, uint32_t at)
 
 static struct zbuf_packet packet_of(uint32_t number)
 {
-    static const uint64_t dropped[OPTION_CHOICES] = {0, 0, 1, UINT64_C(0x100000002), 7, UINT64_MAX};
-    static const uint32_t direction[OPTION_CHOICES] = {ZBUF_UNKNOWN,  ZBUF_INBOUND, ZBUF_UNKNOWN,
-                                                       ZBUF_OUTBOUND, ZBUF_INBOUND, ZBUF_UNKNOWN};
+    static const uint64_t dropped[OPTION_CHOICES] = {0, 0, 1, UINT64_C(0x100000002), 7, UINT64_MAX, 0, 3};
+    static const uint16_t direction[OPTION_CHOICES] = {ZBUF_UNKNOWN, ZBUF_INBOUND, ZBUF_UNKNOWN, ZBUF_OUTBOUND,
+                                                       ZBUF_INBOUND, ZBUF_UNKNOWN, ZBUF_INBOUND, ZBUF_OUTBOUND};
+    static const uint16_t options_words[OPTION_CHOICES] = {0, 0, 0, 0, 0, 0, 3, 5};
     uint32_t size = number / OPTION_CHOICES;
     struct zbuf_packet packet;
 
@@ -42,10 +43,25 @@ static struct zbuf_packet packet_of(uint32_t number)
     packet.time_ns = UINT64_C(1700000000123456789) + number * UINT64_C(1000000007);
     packet.dropped = dropped[number % OPTION_CHOICES];
     packet.direction = direction[number % OPTION_CHOICES];
+    packet.options_words = options_words[number % OPTION_CHOICES];
     packet.caplen = size < SMALL_SIZES ? size : odd_sizes[size - SMALL_SIZES];
     packet.wirelen = packet.caplen + number % 3;
     packet.interface_id = number % 2;
     return packet;
+}
+
+/* Give a packet room for its data, and the options behind it: all flags, where there is room for them, and a comment. */
+static uint8_t *with_options(struct zbuf_packet *packet)
+{
+    uint32_t padded = zbuf_pad(packet->caplen);
+    uint8_t *source = (uint8_t *)calloc(1, padded + 4u * packet->options_words + 1), *at = source + padded;
+
+    packet->data = source;
+    if (packet->options_words == 5)
+        at = zbuf_put32(zbuf_put32(at, ZBUF_EPB_FLAGS), 0x01000000u | packet->direction);
+    if (packet->options_words)
+        memcpy(zbuf_put32(at, 6u << 16 | 1u), "remark", 6); /* opt_comment */
+    return source;
 }
 
 static void check_read(const uint8_t *block, uint32_t length, uint32_t number)
@@ -81,11 +97,16 @@ static void check_block(const uint8_t *block, uint32_t length, uint32_t caplen, 
 static void round_trip(uint32_t number)
 {
     struct zbuf_packet packet = packet_of(number);
-    uint32_t length = zbuf_block_bytes(&packet), at;
-    uint8_t *memory = (uint8_t *)malloc(MARGIN + length + MARGIN), *block = memory + MARGIN, *data;
+    uint32_t length, at;
+    uint8_t *memory, *block, *data, *source = with_options(&packet);
 
+    if (packet.options_words && zbuf_has_flags(&packet))
+        packet.direction = ZBUF_UNKNOWN; /* as the producer does: the options tell it */
+    length = zbuf_block_bytes(&packet);
+    memory = (uint8_t *)malloc(MARGIN + length + MARGIN);
+    block = memory + MARGIN;
     memset(memory, UNTOUCHED, MARGIN + length + MARGIN);
-    data = zbuf_block_begin(block, &packet);
+    data = zbuf_block_begin(block, &packet, zbuf_options(&packet));
     for (at = 0; at < packet.caplen; at++)
         data[at] = byte_of(number, at);
     for (at = 0; at < MARGIN; at++)
@@ -94,6 +115,7 @@ static void round_trip(uint32_t number)
     check_read(block, length, number);
     check(fwrite(block, 1, length, stdout) == length, "standard output", number);
     free(memory);
+    free(source);
 }
 
 int main(void)

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import gzip
 import heapq
+import json
 import os
 import signal
 import struct
@@ -82,11 +83,13 @@ def wait_threads(process: "subprocess.Popen[str]", count: int) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("length", [0, 1, 2, 10, 24, 30, 120], ids=lambda length: f"{length}-bytes")
-def test_replay_of_a_silent_pipe_ends_at_once(commands: Commands, number: signal.Signals, length: int) -> None:
+@pytest.mark.parametrize("length", [0, 1, 2, 10, 23], ids=lambda length: f"{length}-bytes")
+def test_replay_of_a_pipe_that_does_not_say_what_it_is_ends_at_once(
+    commands: Commands, number: signal.Signals, length: int
+) -> None:
     with silent_pipe(pcap(sample(1000, [60, 60]))[:length]) as reading:
         process = commands.start("zbufd", "replay", "-", stdin=reading)
-        wait_threads(process, 3)
+        wait_threads(process, 2)
         wait_empty(reading)
         process.send_signal(number)
         _, said = process.communicate(timeout=SOON_S)
@@ -95,16 +98,51 @@ def test_replay_of_a_silent_pipe_ends_at_once(commands: Commands, number: signal
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("length", [24, 30, 120], ids=lambda length: f"{length}-bytes")
+def test_replay_of_a_pipe_that_falls_silent_ends_in_good_order(
+    commands: Commands, producer_name: str, number: signal.Signals, length: int
+) -> None:
+    with silent_pipe(pcap(sample(1000, [60, 60]))[:length]) as reading:
+        process = commands.start("zbufd", "replay", "-", "--name", producer_name, stdin=reading)
+        wait_line(process.stderr, "ready in")
+        wait_empty(reading)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=SOON_S)
+        assert (process.returncode, said) == (0, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_replay_of_a_fifo_that_nobody_opens_ends_at_once(
     commands: Commands, tmp_path: Path, number: signal.Signals
 ) -> None:
     os.mkfifo(tmp_path / "fifo")
     process = commands.start("zbufd", "replay", tmp_path / "fifo")
-    wait_threads(process, 3)
+    wait_threads(process, 2)
     process.send_signal(number)
     _, said = process.communicate(timeout=SOON_S)
     assert process.returncode in (130, -number)
     assert "Traceback" not in said
+
+
+def test_packets_of_a_pipe_come_while_it_goes_on(commands: Commands, run_dir: Path, producer_name: str) -> None:
+    records = sample(1000, [60, 1514, 61])
+    image = pcap(records)
+    cuts = [24, 24 + 16 + 60, 24 + 16 + 60 + 16 + 1514, len(image)]
+    options = ("--name", producer_name, "--run-dir", str(run_dir), "--wait-readers", "1", "--lossless")
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as pipe:
+        os.write(writing, image[: cuts[0]])
+        process = commands.start("zbufd", "replay", "-", *options, stdin=pipe)
+    wait_line(process.stderr, "ready in")
+    with connect(producer_name, run_dir=run_dir, immediate=True) as reader:
+        for number, record in enumerate(records):
+            os.write(writing, image[cuts[number] : cuts[number + 1]])
+            buffer = reader.next_buffer(timeout=LIMIT_S)
+            assert buffer is not None
+            assert [bytes(one) for one in buffer] == [record.data]
+        os.close(writing)
+        assert list(reader) == []
+    assert process.wait(LIMIT_S) == 0
 
 
 def test_interrupted_work_is_waited_for_and_its_stop_is_set() -> None:
@@ -149,7 +187,7 @@ def test_pipe_that_is_larger_than_the_limit_is_refused_by_its_name(tmp_path: Pat
     path = tmp_path / "fifo"
     os.mkfifo(path)
     with contextlib.closing(Writer(path, pcap(sample(1000, [60, 60])))), pytest.raises(CaptureFileError) as error:
-        FileSource([str(path)], 100)
+        FileSource([str(path)], 100, once=False)
     assert str(error.value) == f"{path}: it is a pipe, and has more than 100 bytes: raise --preload-limit"
 
 
@@ -188,16 +226,17 @@ def test_damage_that_is_known_is_told_before_the_replay(
     wait_line(process.stderr, f"{path}: damaged after")
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=SOON_S)
-    assert (process.returncode, said) == (0, "")
+    assert (process.returncode, said) == (1, "")
 
 
 @pytest.mark.parametrize("merge", [(), ("--merge",)], ids=["in-turn", "merged"])
-def test_files_of_different_link_types_are_refused_by_name(save: Callable[..., str], merge: tuple[str, ...]) -> None:
-    first, second = save(pcap([]), "first"), save(pcap([], linktype=DBUS), "second")
-    done = run("zbufd", "replay", first, second, *merge)
-    assert done.returncode == 1
-    said = f"zbufd: {second}: link type {DBUS}, where {first} has {ETHERNET}: replay them separately\n"
-    assert done.stderr == said
+def test_files_of_different_link_types_are_replayed_together(save: Callable[..., str], merge: tuple[str, ...]) -> None:
+    records = sample(1000, [60])
+    first, second = save(pcap(records), "first"), save(pcap(records, linktype=DBUS), "second")
+    done = run("zbufd", "replay", first, second, "--json", *merge)
+    assert done.returncode == 0
+    assert done.stderr.endswith(f"link-type {ETHERNET}, {DBUS}\n")
+    assert json.loads(done.stdout)["packets"] == 2 * len(records)
 
 
 @pytest.mark.parametrize("merge", [(), ("--merge",)], ids=["in-turn", "merged"])

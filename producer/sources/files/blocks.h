@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The byte order of pcapng blocks: numbers of either order are read, and blocks of a big-endian section are made
+ * little-endian ones, as far as their structure is known (draft-ietf-opsawg-pcapng, sections 3.5 and 4).
+ *
+ * Everything here is given a block with lengths that were checked, and reads and writes nothing outside of it, whatever
+ * the lengths inside of it say.
+ */
+#ifndef ZBUF_BLOCKS_H
+#define ZBUF_BLOCKS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+enum {
+    BLOCK_INTERFACE = 1,
+    BLOCK_OLD_PACKET = 2,
+    BLOCK_SIMPLE_PACKET = 3,
+    BLOCK_NAMES = 4,
+    BLOCK_STATISTICS = 5,
+    BLOCK_PACKET = 6,
+    BLOCK_JOURNAL = 9,
+    BLOCK_SECRETS = 10,
+    BLOCK_CUSTOM = 0x0BAD,
+    BLOCK_CUSTOM_NOT_COPIED = 0x40000BAD,
+    BLOCK_SECTION = 0x0A0D0D0A, /* the same in both byte orders */
+};
+
+enum {
+    OPTION_END = 0,
+    OPTION_CUSTOM = 2988, /* and three more, which begin with a Private Enterprise Number as it does */
+    OPTION_CUSTOM_BINARY = 2989,
+    OPTION_CUSTOM_NOT_COPIED = 19372,
+    OPTION_CUSTOM_BINARY_NOT_COPIED = 19373,
+    PACKET_FLAGS = 2,
+    PACKET_DROPCOUNT = 4,
+    INTERFACE_SPEED = 8,
+    INTERFACE_TSRESOL = 9,
+    INTERFACE_TSOFFSET = 14,
+};
+
+static inline uint16_t load16(const uint8_t *at, bool swapped)
+{
+    uint16_t value;
+    memcpy(&value, at, sizeof value);
+    return swapped ? __builtin_bswap16(value) : value;
+}
+
+static inline uint32_t load32(const uint8_t *at, bool swapped)
+{
+    uint32_t value;
+    memcpy(&value, at, sizeof value);
+    return swapped ? __builtin_bswap32(value) : value;
+}
+
+static inline uint64_t load64(const uint8_t *at, bool swapped)
+{
+    uint64_t value;
+    memcpy(&value, at, sizeof value);
+    return swapped ? __builtin_bswap64(value) : value;
+}
+
+static inline void store32(uint8_t *at, uint32_t value)
+{
+    memcpy(at, &value, sizeof value);
+}
+
+static inline uint32_t padded(uint32_t length_bytes)
+{
+    return (length_bytes + 3u) & ~3u;
+}
+
+static inline void swap16_at(uint8_t *at)
+{
+    uint16_t value = load16(at, true);
+    memcpy(at, &value, sizeof value);
+}
+
+static inline void swap32_at(uint8_t *at)
+{
+    store32(at, load32(at, true));
+}
+
+static inline void swap64_at(uint8_t *at)
+{
+    uint64_t value = load64(at, true);
+    memcpy(at, &value, sizeof value);
+}
+
+/* ---- options -------------------------------------------------------------------------------------------------------- */
+
+/* One option of a list: returns the next one, or NULL at the end of the list, and where an option does not fit in it. */
+static inline const uint8_t *next_option(const uint8_t *option, const uint8_t *end, bool swapped, uint16_t *code,
+                                         uint16_t *length)
+{
+    if (end - option < 4)
+        return NULL;
+    *code = load16(option, swapped);
+    *length = load16(option + 2, swapped);
+    if (*code == OPTION_END || *length > end - option - 4)
+        return NULL;
+    /* the last one's padding may be missing: it is not read */
+    return (uint32_t)(end - option) - 4 < padded(*length) ? end : option + 4 + padded(*length);
+}
+
+static inline bool is_custom_option(uint16_t code)
+{
+    return code == OPTION_CUSTOM || code == OPTION_CUSTOM_BINARY || code == OPTION_CUSTOM_NOT_COPIED ||
+           code == OPTION_CUSTOM_BINARY_NOT_COPIED;
+}
+
+/* The value of an option, 'l' a list of 32-bit numbers, 'q' of 64-bit ones, 'b' bytes, which have no order. */
+static inline char option_form(uint32_t kind, uint16_t code)
+{
+    if (is_custom_option(code))
+        return 'c';
+    if (kind == BLOCK_INTERFACE)
+        return code == INTERFACE_SPEED || code == INTERFACE_TSOFFSET || code == 16 || code == 17 ? 'q'
+               : code == 10 ? 'l'
+                            : 'b'; /* if_tzone; 16 and 17 are the speeds of either direction */
+    if (kind == BLOCK_PACKET)
+        return code == PACKET_FLAGS || code == 6 ? 'l' : code == PACKET_DROPCOUNT || code == 5 ? 'q' : 'b';
+    if (kind == BLOCK_OLD_PACKET)
+        return code == PACKET_FLAGS ? 'l' : 'b';
+    if (kind == BLOCK_STATISTICS)
+        return code == 2 || code == 3 ? 'l' : code >= 4 && code <= 8 ? 'q' : 'b';
+    return 'b';
+}
+
+static inline void swap_value(uint8_t *value, uint16_t length, char form)
+{
+    if (form == 'c' && length >= 4)
+        swap32_at(value);
+    for (uint16_t at = 0; form == 'l' && at + 4 <= length; at += 4)
+        swap32_at(value + at);
+    for (uint16_t at = 0; form == 'q' && at + 8 <= length; at += 8)
+        swap64_at(value + at);
+}
+
+/* Make a list of options little-endian.  What comes behind an option that does not fit is given up: zeros. */
+static inline void swap_options(uint8_t *option, uint8_t *end, uint32_t kind)
+{
+    uint16_t code, length;
+    const uint8_t *next;
+
+    while ((next = next_option(option, end, true, &code, &length)) != NULL) {
+        swap_value(option + 4, length, option_form(kind, code));
+        swap16_at(option);
+        swap16_at(option + 2);
+        option += next - option;
+    }
+    memset(option, 0, (size_t)(end - option));
+}
+
+/* ---- blocks ---------------------------------------------------------------------------------------------------------- */
+
+/* The records of a Name Resolution Block: each has a type and a length; the addresses in it have no byte order. */
+static inline uint8_t *swap_names(uint8_t *at, uint8_t *end)
+{
+    uint16_t code, length;
+    const uint8_t *next;
+
+    while ((next = next_option(at, end, true, &code, &length)) != NULL) {
+        swap16_at(at);
+        swap16_at(at + 2);
+        at += next - at;
+    }
+    return end - at >= 4 ? at + 4 : end; /* nrb_record_end is zeros */
+}
+
+static inline uint8_t *swap_secrets(uint8_t *at, uint8_t *end)
+{
+    uint32_t length = load32(at + 4, true);
+    swap32_at(at);
+    swap32_at(at + 4);
+    return length <= (uint32_t)(end - at) - 8 && padded(length) <= (uint32_t)(end - at) - 8 ? at + 8 + padded(length)
+                                                                                            : end;
+}
+
+/* The bytes that a block of this kind has at least, its lengths included; 0 where its structure is not known. */
+static inline uint32_t block_least(uint32_t kind)
+{
+    switch (kind) {
+    case BLOCK_SECTION:
+        return 28;
+    case BLOCK_INTERFACE:
+        return 20;
+    case BLOCK_PACKET:
+    case BLOCK_OLD_PACKET:
+        return 32;
+    case BLOCK_SIMPLE_PACKET:
+    case BLOCK_CUSTOM:
+    case BLOCK_CUSTOM_NOT_COPIED:
+        return 16;
+    case BLOCK_STATISTICS:
+        return 24;
+    case BLOCK_SECRETS:
+        return 20;
+    case BLOCK_NAMES:
+    case BLOCK_JOURNAL:
+        return 12;
+    default:
+        return 0;
+    }
+}
+
+/* Make a block little-endian, packets excepted; false where its structure is not known, and its body stays as it is.
+ * The block has block_least() bytes, and its length at both of its ends is total_bytes, a multiple of 4. */
+static inline bool swap_block(uint8_t *block, uint32_t total_bytes)
+{
+    uint8_t *body = block + 8, *end = block + total_bytes - 4, *options = end;
+    uint32_t kind = load32(block, true);
+
+    swap32_at(block);
+    store32(block + 4, total_bytes);
+    store32(end, total_bytes);
+    switch (kind) {
+    case BLOCK_SECTION:
+        swap32_at(body);
+        swap16_at(body + 4);
+        swap16_at(body + 6);
+        swap64_at(body + 8);
+        options = body + 16;
+        break;
+    case BLOCK_INTERFACE:
+        swap16_at(body);
+        swap16_at(body + 2);
+        swap32_at(body + 4);
+        options = body + 8;
+        break;
+    case BLOCK_STATISTICS:
+        for (int at = 0; at < 12; at += 4)
+            swap32_at(body + at);
+        options = body + 12;
+        break;
+    case BLOCK_NAMES:
+        options = swap_names(body, end);
+        break;
+    case BLOCK_SECRETS:
+        options = swap_secrets(body, end);
+        break;
+    case BLOCK_CUSTOM:
+    case BLOCK_CUSTOM_NOT_COPIED:
+        swap32_at(body);
+        break;
+    case BLOCK_JOURNAL:
+        break;
+    default:
+        return false;
+    }
+    swap_options(options, end, kind);
+    return true;
+}
+
+#endif /* ZBUF_BLOCKS_H */

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * A file in memory, which somebody may cut meanwhile.
+ *
+ * A page of a mapping that its file no longer has is a SIGBUS for whoever touches it.  Here it becomes a page of zeros.
+ * Who has read something asks mapping_left() whether it was there.  Any other SIGBUS goes where it would have gone.
+ */
+#ifndef ZBUF_MAPPING_H
+#define ZBUF_MAPPING_H
+
+#include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#define MAPPING_PAGE_BYTES UINT64_C(4096)
+
+/* One of a list that only grows, since the handler of a signal may be in the middle of it: it is used again. */
+struct mapping {
+    struct mapping *next;
+    uint8_t *at; /* NULL: nobody's */
+    size_t bytes;
+};
+
+static struct mapping *mappings;
+static struct sigaction mapping_previous;
+
+static inline bool mapping_mend(struct mapping *one, uintptr_t address)
+{
+    uintptr_t start = (uintptr_t)__atomic_load_n(&one->at, __ATOMIC_ACQUIRE),
+              page = address & ~(MAPPING_PAGE_BYTES - 1);
+
+    if (start == 0 || address < start || address - start >= one->bytes)
+        return false;
+    return mmap((void *)page, MAPPING_PAGE_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) !=
+           MAP_FAILED;
+}
+
+static inline void mapping_on_sigbus(int number, siginfo_t *info, void *context)
+{
+    for (struct mapping *one = __atomic_load_n(&mappings, __ATOMIC_ACQUIRE); one != NULL; one = one->next)
+        if (mapping_mend(one, (uintptr_t)info->si_addr))
+            return;
+    if (mapping_previous.sa_flags & SA_SIGINFO)
+        mapping_previous.sa_sigaction(number, info, context);
+    else if (mapping_previous.sa_handler != SIG_DFL && mapping_previous.sa_handler != SIG_IGN)
+        mapping_previous.sa_handler(number);
+    else
+        sigaction(SIGBUS, &mapping_previous, NULL); /* and it comes again */
+}
+
+static inline void mapping_watch(void)
+{
+    struct sigaction action = {.sa_sigaction = mapping_on_sigbus, .sa_flags = SA_SIGINFO | SA_NODEFER}, current;
+
+    sigaction(SIGBUS, NULL, &current);
+    if ((current.sa_flags & SA_SIGINFO) && current.sa_sigaction == mapping_on_sigbus)
+        return;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGBUS, &action, &mapping_previous);
+}
+
+/* Map the first `bytes` of a file to be read; NULL where that can't be.  One thread at a time maps and unmaps. */
+static inline struct mapping *mapping_make(int fd, size_t bytes)
+{
+    void *at = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, fd, 0);
+    struct mapping *one = mappings;
+
+    if (at == MAP_FAILED)
+        return NULL;
+    mapping_watch();
+    madvise(at, bytes, MADV_SEQUENTIAL);
+    while (one != NULL && one->at != NULL)
+        one = one->next;
+    if (one == NULL) {
+        if ((one = calloc(1, sizeof *one)) == NULL) {
+            munmap(at, bytes);
+            return NULL;
+        }
+        one->next = mappings;
+        __atomic_store_n(&mappings, one, __ATOMIC_RELEASE);
+    }
+    one->bytes = bytes;
+    __atomic_store_n(&one->at, (uint8_t *)at, __ATOMIC_RELEASE);
+    return one;
+}
+
+static inline void mapping_end(struct mapping *one)
+{
+    uint8_t *at = one->at;
+    __atomic_store_n(&one->at, NULL, __ATOMIC_RELEASE);
+    munmap(at, one->bytes);
+}
+
+/* How many of so many bytes the file has still. */
+static inline size_t mapping_left(int fd, size_t bytes)
+{
+    struct stat now;
+    return fstat(fd, &now) == 0 && (uint64_t)now.st_size < bytes ? (size_t)now.st_size : bytes;
+}
+
+#endif /* ZBUF_MAPPING_H */

@@ -1,0 +1,546 @@
+/* SPDX-License-Identifier: BSD-2-Clause
+ *
+ * A reader of pcap and pcapng files: from memory, by steps, without system calls.
+ *
+ * The caller has a window, the bytes of the file from some place on, and asks for the next event in it.  An event uses up
+ * the bytes that it is about; packets stay in the window, nothing is copied.  Where an event has more bytes than the
+ * window, the caller is told how many it needs: so a file can come from a mapping, from read(2), or from a pipe, in
+ * pieces of any size.  What is needed is bounded: by SAVEFILE_LONGEST_BLOCK, and for link types with larger packets by
+ * those.
+ *
+ * A record or block is checked as a whole before anything of it is told.  Where one is not well-formed the file is over,
+ * and what came before it is good.
+ *
+ * Sources: draft-ietf-opsawg-pcap, draft-ietf-opsawg-pcapng; for what is older than these, libpcap's sf-pcap.c and the
+ * description of magic numbers in Wireshark's wiretap/libpcap.h.
+ */
+#ifndef ZBUF_SAVEFILE_H
+#define ZBUF_SAVEFILE_H
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "zbuf/producer/sources/files/blocks.h"
+#include "zbuf/producer/sources/files/ticks.h"
+#include "zbuf/shared/zbuf.h"
+
+#define SAVEFILE_LONGEST_BLOCK (16u << 20)  /* as libpcap has it */
+#define SAVEFILE_LONGEST_PACKET (128u << 20) /* of the link types that have the largest */
+#define SAVEFILE_INTERFACES 65536u          /* of a file, all its sections together */
+#define SAVEFILE_LONGEST_OPTIONS 65536u     /* of a packet: as much as one option can have */
+
+enum savefile_event {
+    SAVEFILE_MORE,      /* the window ends before the next event: `need` bytes of it are wanted */
+    SAVEFILE_PACKET,
+    SAVEFILE_INTERFACE, /* the last one of `interfaces`; `block` is its description, NULL in a pcap file */
+    SAVEFILE_BLOCK,     /* some other block: `block` */
+    SAVEFILE_UNASKED,   /* a packet is next whose interface has not been admitted: see savefile_interface */
+    SAVEFILE_DAMAGED,   /* `reason` says why the file can't be read from here on */
+    SAVEFILE_END,
+};
+
+enum savefile_format { SAVEFILE_UNKNOWN, SAVEFILE_PCAP, SAVEFILE_PCAPNG };
+
+/* The order of the two lengths of a pcap record.  Before version 2.3 the length on the wire came first, and some files
+ * of 2.3 are so, too: there, the larger one is that. */
+enum savefile_lengths { LENGTHS_CAPTURED_FIRST, LENGTHS_WIRE_FIRST, LENGTHS_LARGER_IS_WIRE };
+
+struct savefile_interface {
+    struct ticks ticks;
+    uint32_t snaplen;  /* 0: not limited */
+    uint32_t number;   /* packets get this one: the caller's, who sets it at SAVEFILE_INTERFACE */
+    uint16_t linktype;
+    bool admitted;     /* the caller sets it at SAVEFILE_UNASKED, or reads no further */
+};
+
+/* What zbuf_packet has no place for. */
+struct savefile_extra {
+    const uint8_t *options; /* the packet's own, in the file's byte order, the end of the list left out */
+    uint32_t options_bytes;
+    uint32_t flags;         /* epb_flags: all of them */
+};
+
+struct savefile {
+    enum savefile_format format;
+    bool swapped;                /* the section, or the file, is big-endian */
+    uint64_t offset;             /* of the window's first byte in the file */
+    uint64_t packets;            /* told so far */
+    uint64_t saturated;          /* of them, those whose time is not what the file says, see ticks.h */
+    uint64_t foreign;            /* blocks of unknown structure in big-endian sections: they can't be told */
+    struct savefile_interface *interfaces; /* of the section */
+    uint32_t count, room;
+    uint32_t all_interfaces;     /* of all sections */
+    uint32_t longest;            /* bytes of a block or record at most */
+    bool far;                    /* the caller's: the window is not in the processor's cache, but a mapping */
+    /* of a pcap file */
+    uint32_t record_bytes;       /* of what is before a packet's data */
+    enum savefile_lengths lengths;
+    uint8_t fcs_bits;            /* of the frame check sequence, in units of 16; 0xff: not said */
+    /* of the last event */
+    size_t used, need;
+    const uint8_t *block;
+    uint32_t block_bytes, kind;
+    char reason[160];
+};
+
+static inline void savefile_free(struct savefile *file)
+{
+    free(file->interfaces);
+    file->interfaces = NULL;
+}
+
+/* ---- what becomes of an event ---------------------------------------------------------------------------------------- */
+
+static inline __attribute__((format(printf, 2, 3))) int savefile_damaged(struct savefile *file, const char *form, ...)
+{
+    va_list values;
+    va_start(values, form);
+    vsnprintf(file->reason, sizeof file->reason, form, values);
+    va_end(values);
+    file->used = 0;
+    return SAVEFILE_DAMAGED;
+}
+
+/* The window has `length` bytes, and the next event `wanted`. */
+static inline int savefile_lacks(struct savefile *file, size_t wanted, size_t length, bool last)
+{
+    file->need = wanted;
+    file->used = 0;
+    return last ? savefile_damaged(file, "cut short: %zu bytes of %zu are there", length, wanted) : SAVEFILE_MORE;
+}
+
+static inline int savefile_used(struct savefile *file, size_t used, int event)
+{
+    file->used = used;
+    file->packets += event == SAVEFILE_PACKET;
+    return event;
+}
+
+static inline int savefile_block(struct savefile *file, const uint8_t *block, uint32_t bytes, int event)
+{
+    file->block = block;
+    file->block_bytes = bytes;
+    file->kind = load32(block, file->swapped);
+    return savefile_used(file, bytes, event);
+}
+
+/* ---- interfaces ------------------------------------------------------------------------------------------------------ */
+
+static inline uint32_t savefile_longest_packet(uint16_t linktype)
+{
+    switch (linktype) {
+    case 189:
+    case 220:
+    case 249: /* USB: URBs */
+    case 231:                     /* D-Bus messages */
+    case 279:
+        return SAVEFILE_LONGEST_PACKET; /* EBHSCR */
+    default:
+        return ZBUF_MAX_CAPLEN;
+    }
+}
+
+/* An interface more in this section; NULL where there are too many, or no memory. */
+static inline struct savefile_interface *savefile_add_interface(struct savefile *file, uint16_t linktype,
+                                                                uint32_t snaplen)
+{
+    uint32_t room = file->room ? 2 * file->room : 4, longest = savefile_longest_packet(linktype);
+    struct savefile_interface *grown = file->interfaces, *added;
+
+    if (file->all_interfaces == SAVEFILE_INTERFACES)
+        return NULL;
+    if (file->count == file->room) {
+        if ((grown = realloc(grown, room * sizeof *grown)) == NULL)
+            return NULL;
+        file->interfaces = grown;
+        file->room = room;
+    }
+    added = &grown[file->count++];
+    *added = (struct savefile_interface){.linktype = linktype, .snaplen = snaplen};
+    if (longest > ZBUF_MAX_CAPLEN)
+        file->longest = longest + SAVEFILE_LONGEST_BLOCK;
+    file->all_interfaces++;
+    return added;
+}
+
+/* ---- pcap ------------------------------------------------------------------------------------------------------------ */
+
+#define PCAP_HEADER_BYTES 24u
+
+struct pcap_magic {
+    uint32_t magic;
+    uint8_t resolution; /* of times, as in if_tsresol */
+    uint8_t more_header; /* bytes that the file's header has beyond the usual ones */
+    uint8_t record_bytes;
+};
+
+/* The magic number's variant of the format, in either byte order; NULL where it is none. */
+static inline const struct pcap_magic *pcap_magic(const uint8_t *at, bool *swapped)
+{
+    static const struct pcap_magic known[] = {
+        {0xa1b2c3d4, 6, 0, 16}, {0xa1b23c4d, 9, 0, 16},
+        {0xa1b2cd34, 6, 0, 24}, /* Kuznetzov's: an interface, a protocol and a packet type with each packet */
+        {0x1c0001ac, 9, 4, 16}, /* Ixia's of hardware: the size of all records is behind the header */
+        {0x1c0001ab, 6, 4, 16}, /* and of software */
+    };
+    for (size_t each = 0; each < sizeof known / sizeof *known; each++)
+        for (int order = 0; order < 2; order++)
+            if (load32(at, order) == known[each].magic) {
+                *swapped = order;
+                return &known[each];
+            }
+    return NULL;
+}
+
+static inline bool pcap_version(struct savefile *file, uint16_t major, uint16_t minor)
+{
+    file->lengths = LENGTHS_CAPTURED_FIRST;
+    if (major == 543 || (major == 2 && minor < 3)) /* 543.0 is DG/UX's */
+        file->lengths = LENGTHS_WIRE_FIRST;
+    else if (major == 2 && minor == 3)
+        file->lengths = LENGTHS_LARGER_IS_WIRE;
+    return major == 2 || major == 543;
+}
+
+/* The file's header, which stands for the description of one interface. */
+static inline int pcap_begin(struct savefile *file, const uint8_t *at, size_t length, bool last)
+{
+    const struct pcap_magic *magic = pcap_magic(at, &file->swapped);
+    uint32_t linktype, header = PCAP_HEADER_BYTES + magic->more_header;
+    struct savefile_interface *interface;
+
+    if (length < header)
+        return savefile_lacks(file, header, length, last);
+    if (!pcap_version(file, load16(at + 4, file->swapped), load16(at + 6, file->swapped)))
+        return savefile_damaged(file, "pcap version %u.%u, where versions 2.0 to 2.4 are known",
+                                load16(at + 4, file->swapped), load16(at + 6, file->swapped));
+    linktype = load32(at + 20, file->swapped);
+    interface = savefile_add_interface(file, (uint16_t)linktype, load32(at + 16, file->swapped));
+    if (interface == NULL)
+        return savefile_damaged(file, "out of memory");
+    interface->ticks = ticks_of(magic->resolution, 0);
+    file->fcs_bits = linktype & 1u << 26 ? linktype >> 28 : 0xff;
+    file->record_bytes = magic->record_bytes;
+    file->format = SAVEFILE_PCAP;
+    file->block = NULL;
+    return savefile_used(file, header, SAVEFILE_INTERFACE);
+}
+
+static inline int pcap_next(struct savefile *file, const uint8_t *at, size_t length, bool last,
+                            struct zbuf_packet *packet, struct savefile_extra *extra)
+{
+    const bool swapped = file->swapped;
+    const struct savefile_interface *interface = file->interfaces;
+    uint32_t caplen, wirelen;
+
+    if (length < file->record_bytes)
+        return length == 0 && last ? SAVEFILE_END : savefile_lacks(file, file->record_bytes, length, last);
+    if (!interface->admitted)
+        return savefile_used(file, 0, SAVEFILE_UNASKED);
+    caplen = load32(at + 8, swapped);
+    wirelen = load32(at + 12, swapped);
+    if (file->lengths == LENGTHS_WIRE_FIRST || (file->lengths == LENGTHS_LARGER_IS_WIRE && caplen > wirelen)) {
+        uint32_t first = caplen;
+        caplen = wirelen;
+        wirelen = first;
+    }
+    if (caplen > ZBUF_MAX_CAPLEN && caplen > savefile_longest_packet(interface->linktype))
+        return savefile_damaged(file, "a packet of %u bytes, where %u is the most", caplen,
+                                savefile_longest_packet(interface->linktype));
+    if (length - file->record_bytes < caplen)
+        return savefile_lacks(file, (size_t)file->record_bytes + caplen, length, last);
+    packet->time_ns = load32(at, swapped) * NS_PER_S + load32(at + 4, swapped) * interface->ticks.factor;
+    packet->dropped = 0;
+    packet->caplen = caplen <= ZBUF_MAX_CAPLEN ? caplen : ZBUF_MAX_CAPLEN + 1; /* so that the cut is counted */
+    packet->wirelen = wirelen;
+    packet->interface_id = interface->number;
+    packet->direction = 0;
+    packet->data = at + file->record_bytes;
+    *extra = (struct savefile_extra){0};
+    return savefile_used(file, file->record_bytes + caplen, SAVEFILE_PACKET);
+}
+
+/* ---- pcapng ---------------------------------------------------------------------------------------------------------- */
+
+/* What a packet's block says beside its data: flags, losses, and options that are valid up to where they end. */
+static inline void pcapng_packet_options(struct zbuf_packet *packet, struct savefile_extra *extra, uint32_t kind,
+                                         const uint8_t *options, const uint8_t *end, bool swapped)
+{
+    const uint8_t *option = options, *next;
+    uint16_t code, length;
+
+    extra->options = options;
+    while ((next = next_option(option, end, swapped, &code, &length)) != NULL) {
+        if (code == PACKET_FLAGS && length == 4) {
+            extra->flags = load32(option + 4, swapped);
+            packet->direction = extra->flags & 3u;
+        } else if (code == PACKET_DROPCOUNT && length == 8 && kind == BLOCK_PACKET) {
+            packet->dropped = load64(option + 4, swapped);
+        }
+        if ((size_t)(next - options) > SAVEFILE_LONGEST_OPTIONS)
+            break;
+        option = next;
+    }
+    extra->options_bytes = (uint32_t)(option - options);
+}
+
+/* An Enhanced Packet Block, or the obsolete Packet Block, which has a count of losses beside a shorter interface. */
+static inline int pcapng_packet(struct savefile *file, const uint8_t *at, uint32_t total, struct zbuf_packet *packet,
+                                struct savefile_extra *extra)
+{
+    const bool swapped = file->swapped;
+    const uint32_t kind = load32(at, swapped);
+    const uint32_t number = kind == BLOCK_PACKET ? load32(at + 8, swapped) : load16(at + 8, swapped);
+    const uint32_t caplen = load32(at + 20, swapped);
+    const struct savefile_interface *interface;
+    const uint8_t *options;
+
+    if (number >= file->count)
+        return savefile_damaged(file, "a packet of interface %u, where the section has %u", number, file->count);
+    interface = &file->interfaces[number];
+    if (caplen > total - 32)
+        return savefile_damaged(file, "a packet of %u bytes in a block of %u", caplen, total);
+    if (!interface->admitted)
+        return savefile_used(file, 0, SAVEFILE_UNASKED);
+    packet->time_ns = ticks_ns(&interface->ticks, (uint64_t)load32(at + 12, swapped) << 32 | load32(at + 16, swapped),
+                               &file->saturated);
+    packet->dropped = kind == BLOCK_OLD_PACKET ? load16(at + 10, swapped) : 0;
+    if (packet->dropped == 0xffff) /* not known */
+        packet->dropped = 0;
+    packet->caplen = caplen <= ZBUF_MAX_CAPLEN ? caplen : ZBUF_MAX_CAPLEN + 1;
+    packet->wirelen = load32(at + 24, swapped);
+    packet->interface_id = interface->number;
+    packet->direction = 0;
+    packet->data = at + 28;
+    *extra = (struct savefile_extra){0};
+    options = at + 28 + padded(caplen);
+    if (options < at + total - 4)
+        pcapng_packet_options(packet, extra, kind, options, at + total - 4, swapped);
+    return savefile_used(file, total, SAVEFILE_PACKET);
+}
+
+/* A Simple Packet Block: of the section's first interface, without a time. */
+static inline int pcapng_simple_packet(struct savefile *file, const uint8_t *at, uint32_t total,
+                                       struct zbuf_packet *packet, struct savefile_extra *extra)
+{
+    const struct savefile_interface *interface = file->interfaces;
+    uint32_t wirelen = load32(at + 8, file->swapped), caplen = wirelen;
+
+    if (file->count == 0)
+        return savefile_damaged(file, "a packet of interface 0, where the section has none");
+    if (interface->snaplen && caplen > interface->snaplen)
+        caplen = interface->snaplen;
+    if (caplen > total - 16)
+        return savefile_damaged(file, "a packet of %u bytes in a block of %u", caplen, total);
+    if (!interface->admitted)
+        return savefile_used(file, 0, SAVEFILE_UNASKED);
+    *packet = (struct zbuf_packet){.wirelen = wirelen, .interface_id = interface->number, .data = at + 12};
+    packet->caplen = caplen <= ZBUF_MAX_CAPLEN ? caplen : ZBUF_MAX_CAPLEN + 1;
+    *extra = (struct savefile_extra){0};
+    return savefile_used(file, total, SAVEFILE_PACKET);
+}
+
+static inline int pcapng_interface(struct savefile *file, const uint8_t *at, uint32_t total)
+{
+    const uint8_t *option = at + 16, *next, *end = at + total - 4;
+    uint16_t code, length;
+    uint8_t resolution = 6;
+    int64_t offset_s = 0;
+    struct savefile_interface *added =
+        savefile_add_interface(file, load16(at + 8, file->swapped), load32(at + 12, file->swapped));
+
+    if (added == NULL)
+        return savefile_damaged(file, "more than %u interfaces", SAVEFILE_INTERFACES);
+    while ((next = next_option(option, end, file->swapped, &code, &length)) != NULL) {
+        if (code == INTERFACE_TSRESOL && length == 1)
+            resolution = option[4];
+        else if (code == INTERFACE_TSOFFSET && length == 8)
+            offset_s = (int64_t)load64(option + 4, file->swapped);
+        option = next;
+    }
+    added->ticks = ticks_of(resolution, offset_s);
+    return savefile_block(file, at, total, SAVEFILE_INTERFACE);
+}
+
+/* A Section Header: all that was said of interfaces ends here. */
+static inline int pcapng_section(struct savefile *file, const uint8_t *at, uint32_t total, bool swapped)
+{
+    uint16_t major = load16(at + 12, swapped), minor = load16(at + 14, swapped);
+
+    if (major != 1)
+        return savefile_damaged(file, "pcapng version %u.%u, where 1.0 is known", major, minor);
+    file->swapped = swapped;
+    file->count = 0;
+    file->format = SAVEFILE_PCAPNG;
+    return savefile_block(file, at, total, SAVEFILE_BLOCK);
+}
+
+/* The byte order that a Section Header says it has; its magic is behind its length. */
+static inline bool pcapng_order(const uint8_t *at, bool *swapped)
+{
+    *swapped = load32(at + 8, true) == 0x1a2b3c4d;
+    return *swapped || load32(at + 8, false) == 0x1a2b3c4d;
+}
+
+static inline int pcapng_next(struct savefile *file, const uint8_t *at, size_t length, bool last,
+                              struct zbuf_packet *packet, struct savefile_extra *extra)
+{
+    bool swapped = file->swapped;
+    uint32_t kind, total, whole, trailer;
+
+    if (length < 12)
+        return length == 0 && last ? SAVEFILE_END : savefile_lacks(file, 12, length, last);
+    kind = load32(at, swapped);
+    if (kind == BLOCK_SECTION && !pcapng_order(at, &swapped))
+        return savefile_damaged(file, "a section header without a byte order");
+    total = load32(at + 4, swapped);
+    if (total < 12 || total < block_least(kind))
+        return savefile_damaged(file, "a block of type %#x and %u bytes", kind, total);
+    if (total > file->longest)
+        return savefile_damaged(file, "a block of %u bytes, where %u are the most", total, file->longest);
+    whole = padded(total); /* some writers leave the padding out of the length */
+    if (length < whole)
+        return savefile_lacks(file, whole, length, last);
+    trailer = load32(at + whole - 4, swapped);
+    if (trailer != total && trailer != whole)
+        return savefile_damaged(file, "a block begins with a length of %u bytes, and ends with one of %u", total,
+                                trailer);
+    switch (kind) {
+    case BLOCK_PACKET:
+    case BLOCK_OLD_PACKET:
+        return pcapng_packet(file, at, whole, packet, extra);
+    case BLOCK_SIMPLE_PACKET:
+        return pcapng_simple_packet(file, at, whole, packet, extra);
+    case BLOCK_INTERFACE:
+        return pcapng_interface(file, at, whole);
+    case BLOCK_SECTION:
+        return pcapng_section(file, at, whole, swapped);
+    default:
+        return savefile_block(file, at, whole, SAVEFILE_BLOCK);
+    }
+}
+
+/* ---- the reader ------------------------------------------------------------------------------------------------------ */
+
+/* Begin a file. */
+static inline void savefile_begin(struct savefile *file)
+{
+    *file = (struct savefile){.longest = SAVEFILE_LONGEST_BLOCK, .fcs_bits = 0xff};
+}
+
+static inline int savefile_first(struct savefile *file, const uint8_t *at, size_t length, bool last)
+{
+    bool swapped;
+    struct zbuf_packet packet;
+    struct savefile_extra extra;
+
+    if (length < 4)
+        return savefile_lacks(file, 4, length, last);
+    if (pcap_magic(at, &swapped) != NULL)
+        return pcap_begin(file, at, length, last);
+    if (load32(at, false) == BLOCK_SECTION) /* no packet comes of it */
+        return pcapng_next(file, at, length, last, &packet, &extra);
+    return savefile_damaged(file, "it begins with %02x %02x %02x %02x, as neither pcap nor pcapng does", at[0], at[1],
+                            at[2], at[3]);
+}
+
+/* The next event.
+ *
+ * at, length   the window
+ * last         whether the file ends with it
+ *
+ * Returns an enum savefile_event.  file->used bytes of the window are used up then; the caller adds them to
+ * file->offset once it is done with what they hold. */
+static inline int savefile_next(struct savefile *file, const uint8_t *at, size_t length, bool last,
+                                struct zbuf_packet *packet, struct savefile_extra *extra)
+{
+    file->used = 0;
+    switch (file->format) {
+    case SAVEFILE_PCAP:
+        return pcap_next(file, at, length, last, packet, extra);
+    case SAVEFILE_PCAPNG:
+        return pcapng_next(file, at, length, last, packet, extra);
+    default:
+        return savefile_first(file, at, length, last);
+    }
+}
+
+/* Whether nothing but a packet, or too few bytes to tell, is next: so that a batch ends before anything else. */
+static inline bool savefile_goes_on(const struct savefile *file, const uint8_t *at, size_t length)
+{
+    uint32_t kind;
+    if (file->format != SAVEFILE_PCAPNG || length < 4)
+        return true;
+    kind = load32(at, file->swapped);
+    return kind == BLOCK_PACKET || kind == BLOCK_SIMPLE_PACKET || kind == BLOCK_OLD_PACKET;
+}
+
+#define SAVEFILE_AHEAD_BYTES 2048u
+#define CACHE_LINE_BYTES 64u
+
+/* Have the processor fetch the bytes that come next.  Where a packet begins follows from the one before: without this, each
+ * is waited for, one after the other, and that takes several times as long as all that is done with them. */
+static inline size_t savefile_fetch(const uint8_t *at, size_t fetched, size_t done, size_t length)
+{
+    size_t until = length - done < SAVEFILE_AHEAD_BYTES ? length : done + SAVEFILE_AHEAD_BYTES;
+
+    for (fetched = fetched < done ? done : fetched; fetched < until; fetched += CACHE_LINE_BYTES)
+        __builtin_prefetch(at + fetched);
+    return fetched;
+}
+
+/* As many packets as there are in the window, up to `most`.
+ *
+ * Returns how many; *event is what came after the last of them, SAVEFILE_PACKET where that has yet to be found out.  An
+ * event other than a packet comes alone.  *used bytes of the window are used up. */
+static inline int savefile_batch(struct savefile *file, const uint8_t *at, size_t length, bool last,
+                                 struct zbuf_packet *packets, struct savefile_extra *extras, int most, int *event,
+                                 size_t *used)
+{
+    int count = 0;
+    size_t done = 0, fetched = 0;
+
+    do {
+        if (file->far)
+            fetched = savefile_fetch(at, fetched, done, length);
+        *event = savefile_next(file, at + done, length - done, last, &packets[count], &extras[count]);
+        if (*event != SAVEFILE_PACKET)
+            break;
+        done += file->used;
+        file->offset += file->used;
+        count++;
+    } while (count < most && savefile_goes_on(file, at + done, length - done));
+    *used = done;
+    return count;
+}
+
+/* Give a little-endian Interface Statistics Block the caller's number of its interface, and times in nanoseconds; false
+ * where the section has no such interface. */
+static inline bool savefile_rewrite_statistics(struct savefile *file, uint8_t *block, uint32_t block_bytes)
+{
+    uint32_t number = load32(block + 8, false);
+    uint8_t *option = block + 20, *end = block + block_bytes - 4;
+    const struct savefile_interface *interface;
+    const uint8_t *next;
+    uint16_t code, length;
+    uint64_t time_ns, saturated = 0;
+
+    if (number >= file->count)
+        return false;
+    interface = &file->interfaces[number];
+    store32(block + 8, interface->number);
+    for (uint8_t *time = block + 12; time != NULL;) {
+        time_ns =
+            ticks_ns(&interface->ticks, (uint64_t)load32(time, false) << 32 | load32(time + 4, false), &saturated);
+        store32(time, (uint32_t)(time_ns >> 32));
+        store32(time + 4, (uint32_t)time_ns);
+        for (time = NULL; time == NULL && (next = next_option(option, end, false, &code, &length));
+             option += next - option)
+            if ((code == 2 || code == 3) && length == 8) /* isb_starttime, isb_endtime */
+                time = option + 4;
+    }
+    return true;
+}
+
+#endif /* ZBUF_SAVEFILE_H */

@@ -1,0 +1,543 @@
+"""A capture file that zbuf reads itself: pcap or pcapng, from a disk or from a pipe; savefile.h has the formats.
+
+A window of the file is in memory, and packets are given where they lie in it.  Of a file on a disk it is a mapping of
+the whole.  Of a pipe it is as large as one read, grows for a block that is larger, and is moved on once its packets
+have been used.
+"""
+
+import os
+import stat
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy, memmove, memset, strerror
+from posix.types cimport off_t
+
+cimport cython
+
+from zbuf.producer.ring.contract cimport NativeSource, SOURCE_ENDED, SOURCE_FAILED, SOURCE_WOKEN
+from zbuf.shared.memory.abi cimport zbuf_packet
+
+from zbuf.shared.errors import CaptureFileError
+
+cdef extern from "<unistd.h>" nogil:
+    ssize_t read(int fd, void *to, size_t count)
+    ssize_t pread(int fd, void *to, size_t count, off_t offset)
+
+cdef extern from "<poll.h>" nogil:
+    enum:
+        POLLIN
+    cdef struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd *fds, unsigned long count, int timeout_ms)
+
+cdef extern from "zbuf/producer/sources/files/mapping.h" nogil:
+    cdef struct mapping:
+        uint8_t *at
+        size_t bytes
+    mapping *mapping_make(int fd, size_t bytes)
+    void mapping_end(mapping *one)
+    size_t mapping_left(int fd, size_t bytes)
+
+cdef extern from "<stdbool.h>" nogil:
+    ctypedef bint c_bool "bool"
+
+cdef extern from "zbuf/producer/sources/files/savefile.h" nogil:
+    enum:
+        SAVEFILE_MORE
+        SAVEFILE_PACKET
+        SAVEFILE_INTERFACE
+        SAVEFILE_BLOCK
+        SAVEFILE_UNASKED
+        SAVEFILE_DAMAGED
+        SAVEFILE_END
+        BLOCK_PACKET
+        BLOCK_STATISTICS
+        BLOCK_SECTION
+    cdef struct pcap_magic_number "pcap_magic":
+        uint32_t magic
+    const pcap_magic_number *pcap_magic(const uint8_t *at, c_bool *swapped)
+    uint32_t load32(const uint8_t *at, bint swapped)
+    cdef struct ticks:
+        int64_t offset_s
+        uint8_t resolution
+    cdef struct savefile_interface:
+        ticks ticks
+        uint32_t snaplen
+        uint32_t number
+        uint16_t linktype
+        bint admitted
+    cdef struct savefile_extra:
+        const uint8_t *options
+        uint32_t options_bytes
+        uint32_t flags
+    cdef struct savefile:
+        int format
+        bint swapped
+        uint64_t offset
+        uint64_t packets
+        uint64_t saturated
+        uint64_t foreign
+        savefile_interface *interfaces
+        uint32_t count
+        uint32_t all_interfaces
+        bint far
+        uint8_t fcs_bits
+        size_t used
+        size_t need
+        const uint8_t *block
+        uint32_t block_bytes
+        uint32_t kind
+        char *reason
+    void savefile_begin(savefile *file)
+    void savefile_free(savefile *file)
+    int savefile_next(savefile *file, const uint8_t *at, size_t length, bint last, zbuf_packet *packet,
+                      savefile_extra *extra)
+    int savefile_batch(savefile *file, const uint8_t *at, size_t length, bint last, zbuf_packet *packets,
+                       savefile_extra *extras, int most, int *event, size_t *used)
+    bint savefile_rewrite_statistics(savefile *file, uint8_t *block, uint32_t block_bytes)
+    bint swap_block(uint8_t *block, uint32_t total_bytes)
+    void swap_options(uint8_t *option, uint8_t *end, uint32_t kind)
+
+cdef enum:
+    BATCH_PACKETS = 256
+    DRY = 0                         # what refill() says where a pipe has nothing at the moment
+    FILLED = 1
+    OVER = 2
+
+cdef size_t READ_BYTES = 256 << 10  # stays in a second-level cache until its packets are used
+
+
+@cython.final
+cdef class Mapping:
+    """A file in memory: the packets in it stay where they are as long as this object is there.
+
+    Args:
+        fd: a file descriptor of it, which may be closed afterwards.
+
+    Raises:
+        OSError: it can't be mapped, for one since it is empty.
+    """
+
+    cdef mapping *_mapping
+
+    def __cinit__(self, int fd):
+        cdef size_t size = os.fstat(fd).st_size
+        self._mapping = mapping_make(fd, size)
+        if self._mapping == NULL:
+            raise OSError(errno, "the file can't be mapped")
+
+    def __dealloc__(self):
+        if self._mapping != NULL:
+            mapping_end(self._mapping)
+
+
+@cython.final
+cdef class Savefile(NativeSource):
+    """A pcap or pcapng file, read once from its beginning to its end; a native source.
+
+    A batch ends before anything that is no packet.  Of a pipe, a batch has what is there: next() says SOURCE_WOKEN
+    once where that is nothing, so that what was read can be passed on, and waits when it is called again.
+
+    Of a pipe, the first interface is waited for here.
+
+    Args:
+        fd: a file descriptor of it, which is closed with this object.
+        name: what messages call it.
+        interfaces: who knows the interfaces of the whole source: its add() is called with each one that appears, and
+            returns the number that its packets get; its admit() with that number before the first of them is given,
+            and with that packet's place in the file, from 1 on. Both may raise: check() passes it on.
+        head: bytes that were read from `fd` already.
+        stop_fd: once this file descriptor is readable, a pipe is over.
+        keep_blocks: whether take_blocks() is going to be called.
+
+    Raises:
+        CaptureFileError: it is neither pcap nor pcapng, or of a version that is not known, or describes no interface.
+    """
+
+    cdef int _fd, _stop_fd
+    cdef bint _seekable, _over, _ended, _ran_dry, _keep_blocks
+    cdef off_t _position            # of what is read next, where it is seekable
+    cdef str _name
+    cdef object _interfaces, _error
+    cdef list _blocks
+    cdef savefile _file
+    cdef readonly Mapping lasting
+    """What keeps the packets that were given in their place; None where they are good until the next call only."""
+    cdef uint8_t *_window
+    cdef uint8_t *_owned            # the same, unless it is a mapping
+    cdef size_t _size, _begin, _end  # of the window; what is in it and not used yet
+    cdef zbuf_packet _batch[BATCH_PACKETS]
+    cdef savefile_extra _extras[BATCH_PACKETS]
+    cdef int _batch_packets
+    cdef uint8_t *_options          # of a batch, in this machine's byte order, where the file has the other one
+    cdef size_t _options_size
+    cdef readonly str damage
+    """Why reading stopped before the end, or None; what is read by then is whole."""
+
+    def __cinit__(
+        self, int fd, str name not None, interfaces, *, bytes head=b"", int stop_fd=-1, bint keep_blocks=False
+    ):
+        self._fd, self._stop_fd = fd, stop_fd
+        self._name = name
+        self._interfaces = interfaces
+        self._keep_blocks = keep_blocks
+        self._blocks = []
+        savefile_begin(&self._file)
+        self._seekable = is_seekable(fd)
+        if self._seekable:
+            self._position = os.lseek(fd, 0, os.SEEK_CUR)
+            self._map()
+        if self.lasting is None:
+            self._size = max(READ_BYTES, <size_t>len(head))
+            self._window = self._owned = <uint8_t *>malloc(self._size)
+            if self._window == NULL:
+                raise MemoryError
+            memcpy(self._window, PyBytes_AS_STRING(head), len(head))
+            self._end = len(head)
+
+    cdef _map(self):
+        """Have the file mapped, where that can be."""
+        try:
+            self.lasting = Mapping(self._fd)
+        except OSError:
+            return
+        self._window, self._size = self.lasting._mapping.at, self.lasting._mapping.bytes
+        self._begin, self._end = min(<size_t>self._position, self._size), self._size
+        self._over = True
+        self._file.far = True
+
+    def __init__(self, *_args, **_options):
+        """Read up to the first interface."""
+        cdef int status = SOURCE_WOKEN
+        with nogil:
+            while status == SOURCE_WOKEN and self._file.all_interfaces == 0:
+                status = self.go_on()
+        self.check()
+        if self._file.all_interfaces == 0:
+            self.close()
+            why = self.reason or "it describes no interface"
+            raise CaptureFileError(f"{self._name}: not a capture file: {why}")
+
+    def __dealloc__(self):
+        self.close()
+        savefile_free(&self._file)
+        free(self._owned)           # not by asking `lasting`, which the garbage collector has cleared by now
+        free(self._options)
+
+    def close(self):
+        """Close the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        self._ended = True
+
+    @property
+    def packets(self):
+        """Read so far."""
+        return self._file.packets
+
+    @property
+    def offset(self):
+        """Bytes of the file, unpacked if it is compressed, that were read and made sense."""
+        return self._file.offset
+
+    @property
+    def saturated(self):
+        """Packets so far whose time is before 1970 or after 2554, and was given as the nearest that there is."""
+        return self._file.saturated
+
+    @property
+    def left_out(self):
+        """Blocks so far that can't be taken out of their section, see swap_block()."""
+        return self._file.foreign
+
+    @property
+    def reason(self):
+        """Why reading stopped, in words, without the file's name."""
+        return self._file.reason.decode("utf-8", "replace")
+
+    def check(self):
+        """Raise what `interfaces` refused."""
+        if self._error is not None:
+            raise self._error
+
+    def take_blocks(self):
+        """The blocks that came since the last call, in the order of the file, as far as they are no packets.
+
+        They are section headers, names, secrets, statistics and custom blocks, little-endian; interfaces are not among
+        them. They belong before the packets that next() gives next.
+        """
+        blocks, self._blocks = self._blocks, []
+        return blocks
+
+    def read(self):
+        """A batch, for Python: (data, time_ns, wirelen, interface, flags, dropped, options) of each packet.
+
+        At the end of the file it is empty.
+
+        Options are as in a little-endian pcapng file, the end of the list left out.
+        """
+        cdef const zbuf_packet *batch
+        cdef int count = SOURCE_WOKEN, at
+        with nogil:
+            while count == SOURCE_WOKEN:
+                count = self.next(&batch)
+        if count == SOURCE_FAILED:
+            self.check()
+        return [
+            (
+                batch[at].data[:batch[at].caplen], batch[at].time_ns, batch[at].wirelen, batch[at].interface_id,
+                self._extras[at].flags, batch[at].dropped, self._extras[at].options[:self._extras[at].options_bytes],
+            )
+            for at in range(max(count, 0))
+        ]
+
+    cdef const savefile_extra *extras(self) noexcept nogil:
+        """What the packets of the last batch have beside themselves, good as long as these are."""
+        return self._extras
+
+    cdef int next(self, const zbuf_packet **batch) noexcept nogil:
+        cdef int event, status
+        while not self._ended:
+            event = self.parse()
+            if self._batch_packets:
+                batch[0] = self._batch
+                return self._batch_packets if self.turn_options() else SOURCE_FAILED
+            status = self.handle(event)
+            if status <= 0:
+                return status
+        return SOURCE_ENDED
+
+    cdef int parse(self) noexcept nogil:
+        """Have the packets that are next in the batch, or none; returns the event that comes then."""
+        cdef int event
+        cdef size_t used
+        cdef uint64_t offset = self._file.offset, packets = self._file.packets, saturated = self._file.saturated
+        while True:
+            self._batch_packets = savefile_batch(
+                &self._file, self._window + self._begin, self._end - self._begin, self._over, self._batch,
+                self._extras, BATCH_PACKETS, &event, &used)
+            if not self.was_cut():
+                self._begin += used
+                return event
+            self._file.offset, self._file.packets, self._file.saturated = offset, packets, saturated
+
+    cdef bint was_cut(self) noexcept nogil:
+        """Whether the file has become shorter meanwhile, so that some of what was read may never have been in it."""
+        cdef size_t left
+        if not self._file.far or self._end == self._begin:
+            return False
+        left = mapping_left(self._fd, self._end)
+        if left == self._end:
+            return False
+        self._end = max(left, self._begin)
+        return True
+
+    cdef int go_on(self) noexcept nogil:
+        """Deal with what comes before packets; SOURCE_WOKEN where there may be more of it."""
+        cdef int event, status
+        if self._ended:
+            return SOURCE_ENDED
+        event = savefile_next(
+            &self._file, self._window + self._begin, self._end - self._begin, self._over, self._batch, self._extras)
+        if event == SAVEFILE_PACKET:  # only where it has been asked for, which nobody has yet
+            return SOURCE_ENDED
+        status = self.handle(event)
+        return SOURCE_WOKEN if status > 0 else status
+
+    cdef int handle(self, int event) noexcept nogil:
+        """Deal with what is no packet; 1, or what next() is to return."""
+        if event == SAVEFILE_MORE:
+            return self.refill()
+        if event == SAVEFILE_DAMAGED or event == SAVEFILE_END:
+            with gil:
+                self.end(event == SAVEFILE_DAMAGED)
+            return SOURCE_ENDED
+        with gil:
+            try:
+                self.tell(event)
+            except BaseException as error:
+                self._error = error
+                self.close()
+                return SOURCE_FAILED
+        self._begin += self._file.used
+        self._file.offset += self._file.used
+        return 1
+
+    cdef end(self, bint damaged):
+        """The file is over; a pipe that was stopped in the middle of something is not damaged."""
+        if damaged and not (self._over and is_readable(self._stop_fd)):
+            where = f"after {self._file.packets} whole packets, at byte {self._file.offset}"
+            self.damage = f"{self._name}: damaged {where}: {self.reason}"
+        self.close()
+
+    # ---- what is no packet ------------------------------------------------------------------------------------------
+
+    cdef tell(self, int event):
+        cdef uint32_t at
+        if event == SAVEFILE_INTERFACE:
+            at = self._file.count - 1
+            self._file.interfaces[at].number = self.tell_interface(&self._file.interfaces[at])
+        elif event == SAVEFILE_BLOCK:
+            self.tell_block()
+        else:
+            self.admit()
+
+    cdef tell_interface(self, const savefile_interface *one):
+        block = b"" if self._file.block == NULL else self.little_endian(self._file.block, self._file.block_bytes)
+        fcs_bits = None if self._file.fcs_bits == 0xFF else self._file.fcs_bits * 16
+        return self._interfaces.add(
+            self._file.all_interfaces - 1, linktype=one.linktype, snaplen=one.snaplen, block=block, fcs_bits=fcs_bits)
+
+    cdef admit(self):
+        """Ask whether the interface is wanted whose first packet is next."""
+        cdef uint32_t at = self.asked_for()
+        self._interfaces.admit(self._file.interfaces[at].number, self._file.packets + 1)
+        self._file.interfaces[at].admitted = True
+
+    cdef uint32_t asked_for(self):
+        """The interface, in its section, of the packet that is next."""
+        cdef const uint8_t *at = self._window + self._begin
+        if self._file.block == NULL or at[0 if not self._file.swapped else 3] == 3:  # pcap, or a Simple Packet Block
+            return 0
+        kind, number = at[:4], at[8:12]
+        order = "big" if self._file.swapped else "little"
+        if int.from_bytes(kind, order) != BLOCK_PACKET:
+            number = number[:2]
+        return <uint32_t>int.from_bytes(number, order)
+
+    cdef tell_block(self):
+        cdef bytes block
+        if not self._keep_blocks:
+            return
+        block = self.little_endian(self._file.block, self._file.block_bytes)
+        if block is None:
+            self._file.foreign += 1
+            return
+        if self._file.kind == BLOCK_STATISTICS and not savefile_rewrite_statistics(
+                &self._file, <uint8_t *>PyBytes_AS_STRING(block), <uint32_t>len(block)):
+            self._file.foreign += 1
+            return
+        self._blocks.append(block)
+
+    cdef bytes little_endian(self, const uint8_t *block, uint32_t block_bytes):
+        """A copy of a block, in little-endian order; None where that can't be made."""
+        cdef bytes copy = PyBytes_FromStringAndSize(<const char *>block, block_bytes)
+        cdef uint8_t *place = <uint8_t *>PyBytes_AS_STRING(copy)
+        if self._file.swapped and not swap_block(place, block_bytes):
+            return None
+        return copy
+
+    cdef bint turn_options(self) noexcept nogil:
+        """Have the options of a big-endian file in little-endian order; False where there is no memory for that."""
+        cdef size_t wanted = 0
+        cdef int at
+        if not self._file.swapped:
+            return True
+        for at in range(self._batch_packets):
+            wanted += self._extras[at].options_bytes
+        if wanted > self._options_size:
+            free(self._options)
+            self._options = <uint8_t *>malloc(wanted)
+            self._options_size = wanted if self._options != NULL else 0
+            if self._options == NULL:
+                return False
+        wanted = 0
+        for at in range(self._batch_packets):
+            if self._extras[at].options_bytes:
+                memcpy(self._options + wanted, self._extras[at].options, self._extras[at].options_bytes)
+                self._extras[at].options = self._options + wanted
+                wanted += self._extras[at].options_bytes
+                swap_options(
+                    <uint8_t *>self._extras[at].options, self._options + wanted, BLOCK_PACKET)
+        return True
+
+    # ---- the window -------------------------------------------------------------------------------------------------
+
+    cdef int refill(self) noexcept nogil:
+        """Have more of the file in the window; 1, or what next() is to return."""
+        cdef int got
+        if not self.make_room():
+            with gil:
+                self._error = MemoryError()
+            return SOURCE_FAILED
+        got = self.read_some()
+        if got == DRY:
+            return SOURCE_WOKEN
+        if got < 0:
+            with gil:
+                self._error = CaptureFileError(f"{self._name}: {strerror(errno).decode('utf-8', 'replace')}")
+                self.close()
+            return SOURCE_FAILED
+        self._over = got == OVER
+        return 1
+
+    cdef bint make_room(self) noexcept nogil:
+        """Move what is left to the window's beginning, and have room behind it.
+
+        It is twice as much as there is, so that a length which lies costs no more than what has come.
+        """
+        cdef size_t left = self._end - self._begin
+        cdef size_t wanted = max(READ_BYTES, min(self._file.need, 2 * left))
+        cdef uint8_t *grown
+        if left and self._begin:
+            memmove(self._window, self._window + self._begin, left)
+        self._begin, self._end = 0, left
+        if wanted <= self._size and not (self._size > READ_BYTES and wanted == READ_BYTES and left < READ_BYTES):
+            return True
+        grown = <uint8_t *>realloc(self._window, wanted)
+        if grown == NULL:
+            return False
+        self._window = self._owned = grown
+        self._size = wanted
+        return True
+
+    cdef int read_some(self) noexcept nogil:
+        """Read what there is, up to the window's end; FILLED, OVER or DRY, or -1 for an error."""
+        cdef ssize_t got
+        if not self._seekable and not self.wait_for_input():
+            return OVER if is_readable(self._stop_fd) else DRY
+        if self._seekable:
+            got = pread(self._fd, self._window + self._end, self._size - self._end, self._position)
+        else:
+            got = read(self._fd, self._window + self._end, self._size - self._end)
+        if got < 0:
+            return DRY if errno == EAGAIN or errno == EINTR else -1
+        self._position += got
+        self._end += <size_t>got
+        self._ran_dry = False
+        return FILLED if got else OVER
+
+    cdef bint wait_for_input(self) noexcept nogil:
+        """Whether there is something to read: at once the first time, and for as long as it takes when asked again."""
+        cdef pollfd polled[2]
+        cdef bint patient = self._ran_dry
+        memset(polled, 0, sizeof(polled))
+        polled[0].fd, polled[1].fd = self._fd, self._stop_fd  # a negative one is passed over
+        polled[0].events = polled[1].events = POLLIN
+        self._ran_dry = True
+        return poll(polled, 2, -1 if patient else 0) > 0 and not polled[1].revents
+
+
+cdef bint is_readable(int fd) noexcept nogil:
+    cdef pollfd polled
+    polled.fd, polled.events, polled.revents = fd, POLLIN, 0
+    return fd >= 0 and poll(&polled, 1, 0) > 0
+
+
+def is_seekable(int fd):
+    """Whether it can be read from any place, more than once: a regular file, or a disk."""
+    mode = os.fstat(fd).st_mode
+    return stat.S_ISREG(mode) or stat.S_ISBLK(mode)
+
+
+def is_savefile(bytes head not None):
+    """Whether a file that begins with these bytes, 4 or all that it has, is pcap or pcapng, as far as they tell."""
+    cdef c_bool swapped
+    cdef const uint8_t *at = <const uint8_t *>PyBytes_AS_STRING(head)
+    return len(head) < 4 or pcap_magic(at, &swapped) != NULL or load32(at, False) == BLOCK_SECTION
