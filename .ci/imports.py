@@ -32,7 +32,7 @@ def sources() -> Iterator[Path]:
 
 
 def imports_of(text: str) -> str:
-    """The imports of a Cython file, as Python; those of C's headers (cdef extern from) are none."""
+    """The imports of a Cython file, as Python; a C header (cdef extern from) is not an import."""
     statements = (match[0].strip() for match in _IMPORT.finditer(text))
     return "".join(re.sub(r"\bcimport\b", "import", statement) + "\n" for statement in statements)
 

@@ -142,18 +142,14 @@ def _tcpdump(source: Path, packets: int, path: Path) -> Written:
 
 def _row(name: str, counted: Sequence[Round[Written]], rounds: Sequence[Round[Written]]) -> Row:
     ratios = [one.outcomes["zbuf"].rate / one.outcomes["tcpdump"].rate for one in counted]
-    ratio = statistics.median(ratios)
-    return Row(
+    row = Row(
         name,
         _in_words(counted, "zbuf"),
         f"tcpdump -r -w {_in_words(counted, 'tcpdump')}",
-        f"{ratio:.2f}",
-        f"{min(ratios):.2f}..{max(ratios):.2f}",
-        f"≥ {_TARGET:g}",
-        ratio >= _TARGET,
-        conditions(counted),
-        {"ratio": ratio, "ratios": ratios, "target": _TARGET, "rounds": list(map(dataclasses.asdict, rounds))},
+        conditions=conditions(counted),
+        data={"rounds": list(map(dataclasses.asdict, rounds))},
     )
+    return row.compared(ratios, _TARGET)
 
 
 def _in_words(rounds: Sequence[Round[Written]], who: str) -> str:

@@ -118,14 +118,7 @@ def _row(zbuf: str, peer: str, percentile: str, counted: Rounds, rounds: Rounds)
     if WAYS[peer].missing:
         return row
     ratios = [one.outcomes[peer][percentile] / one.outcomes[zbuf][percentile] for one in counted]
-    ratio = statistics.median(ratios)
-    return dataclasses.replace(
-        row,
-        ratio=f"{ratio:.2f}",
-        spread=f"{min(ratios):.2f}..{max(ratios):.2f}",
-        met=None if target is None else ratio >= target,
-        data={**row.data, "ratio": ratio, "ratios": ratios},
-    )
+    return row.compared(ratios, target)
 
 
 def _in_words(rounds: Rounds, way: str, percentile: str) -> str:

@@ -13,7 +13,7 @@ import dataclasses
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 from bench.captures import Capture
 from bench.machine import CacheLine, Crowd
@@ -75,6 +75,18 @@ class Row:
     """The conditions of the rounds that count."""
     data: Mapping[str, object] = field(default_factory=dict)
     """Everything that was measured."""
+
+    def compared(self, ratios: Sequence[float], target: float | None) -> Self:
+        """This row with the ratios of its rounds: their median, which should reach the target, and their spread."""
+        ratio = statistics.median(ratios)
+        return dataclasses.replace(
+            self,
+            ratio=f"{ratio:.2f}",
+            spread=f"{min(ratios):.2f}..{max(ratios):.2f}",
+            target="" if target is None else f"≥ {target:g}",
+            met=None if target is None else ratio >= target,
+            data={**self.data, "ratio": ratio, "ratios": list(ratios), "target": target},
+        )
 
 
 @dataclass(frozen=True)
@@ -172,15 +184,8 @@ def conditions(rounds: Sequence[Round[Outcome]]) -> str:
 
 def _compared(row: Row, rounds: Sequence[Round[float]], peer: Peer) -> Row:
     ratios = [one.outcomes["zbuf"] / one.outcomes[peer.name] for one in rounds]
-    ratio = statistics.median(ratios)
-    return dataclasses.replace(
-        row,
-        peer=f"{peer.name} {_median_in_words(rounds, peer.name, peer.packet_bytes)}",
-        ratio=f"{ratio:.2f}",
-        spread=f"{min(ratios):.2f}..{max(ratios):.2f}",
-        met=None if peer.target is None else ratio >= peer.target,
-        data={**row.data, "ratio": ratio, "ratios": ratios},
-    )
+    words = f"{peer.name} {_median_in_words(rounds, peer.name, peer.packet_bytes)}"
+    return dataclasses.replace(row, peer=words).compared(ratios, peer.target)
 
 
 def _median_in_words(rounds: Sequence[Round[float]], contestant: str, packet_bytes: int) -> str:

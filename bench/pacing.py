@@ -248,15 +248,4 @@ def _median(rounds: Sequence[Round[Errors]], who: str, what: str) -> float:
 def _row(
     name: str, zbuf: str, peer_words: str, ratios: Sequence[float], target: float | None, ran: str, **data: object
 ) -> Row:
-    ratio = statistics.median(ratios)
-    return Row(
-        name,
-        zbuf,
-        peer_words,
-        f"{ratio:.2f}",
-        f"{min(ratios):.2f}..{max(ratios):.2f}",
-        "" if target is None else f"≥ {target:g}",
-        None if target is None else ratio >= target,
-        ran,
-        {"ratio": ratio, "ratios": ratios, "target": target, **data},
-    )
+    return Row(name, zbuf, peer_words, conditions=ran, data=data).compared(ratios, target)

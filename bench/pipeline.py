@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 
 from bench.captures import Capture
 from bench.stage import BenchError, Stage
+from zbuf.consumer.reading.connection import wait_for_producer
 from zbuf.consumer.reading.opening import connect
 from zbuf.consumer.reading.reader import Reader
 from zbuf.producer.producer import Producer
 from zbuf.producer.sources.files.file_source import FileSource
-from zbuf.shared.errors import ProducerNotFound
 from zbuf.shared.memory.layout import DEFAULT_BUFFER_BYTES
 
 _PATIENCE_S = 60.0
@@ -69,21 +69,10 @@ def read(name: str, run_dir: str, take_all: Callable[[Reader], int], join: str |
 
 def read_counts(name: str, run_dir: str, take_all: Callable[[Reader], Times], join: str | None = None) -> Times:
     """Be such a reader, whose `take_all` counts more than packets."""
-    with _connect(name, run_dir, join) as reader:
+    with wait_for_producer(lambda: connect(name, run_dir=run_dir, join=join), _PATIENCE_S) as reader:
         usage = Usage()
         counts = take_all(reader)
         return counts | {"ended": time.monotonic(), **usage.taken()}
-
-
-def _connect(name: str, run_dir: str, join: str | None) -> Reader:
-    deadline = time.monotonic() + _PATIENCE_S
-    while True:
-        try:
-            return connect(name, run_dir=run_dir, join=join)
-        except ProducerNotFound:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
 
 
 def run(

@@ -177,14 +177,7 @@ def _row(zbuf: str, peer: str, size: int, counted: Rounds, rounds: Rounds, prefi
     if missing:
         return row
     ratios = [one.outcomes[zbuf] / one.outcomes[peer] for one in counted]
-    ratio = statistics.median(ratios)
-    return dataclasses.replace(
-        row,
-        ratio=f"{ratio:.2f}",
-        spread=f"{min(ratios):.2f}..{max(ratios):.2f}",
-        met=None if target is None else ratio >= target,
-        data={**row.data, "ratio": ratio, "ratios": ratios},
-    )
+    return row.compared(ratios, target)
 
 
 def _median(rounds: Rounds, name: str) -> float:

@@ -10,8 +10,7 @@ import socket
 import sys
 from collections import Counter
 
-from zbuf.consumer import connect_async
-from zbuf.shared.errors import ZbufError
+from zbuf import ZbufError, connect_async
 
 SYN = "ip and tcp[tcpflags] & (tcp-syn|tcp-ack) == tcp-syn"
 SOURCE = slice(26, 30)  # of an Ethernet frame with IPv4

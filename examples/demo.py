@@ -23,7 +23,7 @@ import numpy
 from rich.console import Console
 from rich.table import Table
 
-from zbuf.consumer import connect
+from zbuf import connect
 
 NAME = "demo"
 PASSES = 4000

@@ -12,9 +12,8 @@ from typing import Any
 from scapy.all import Packet, sniff
 from scapy.layers.dns import DNS
 
-from zbuf.consumer import connect
+from zbuf import ZbufError, connect
 from zbuf.consumer.scapy import ScapySocket
-from zbuf.shared.errors import ZbufError
 
 
 def text(value: Any) -> str:

@@ -12,8 +12,7 @@ import threading
 import zlib
 from multiprocessing.connection import Connection
 
-from zbuf.consumer import Packet, Reader, connect
-from zbuf.shared.errors import ZbufError
+from zbuf import Packet, Reader, ZbufError, connect
 
 SOURCE, DESTINATION = slice(26, 30), slice(30, 34)  # the addresses of IPv4 in an Ethernet frame
 

@@ -14,8 +14,7 @@ from collections import Counter
 import numpy
 from numpy.typing import NDArray
 
-from zbuf.consumer import Batch, connect
-from zbuf.shared.errors import ZbufError
+from zbuf import Batch, ZbufError, connect
 
 ETHERNET, TCP, UDP = 1, 6, 17
 TYPE, IP, FRAGMENT, PROTOCOL, ADDRESSES = 12, 14, 20, 23, 26  # their places in an Ethernet frame

@@ -2,7 +2,7 @@
 
 import sys
 
-from zbuf.consumer import connect
+from zbuf import connect
 
 with connect(sys.argv[1], filter=" ".join(sys.argv[2:])) as reader:
     packets = octets = 0

@@ -2,7 +2,7 @@
 
 import sys
 
-from zbuf.producer import Producer
+from zbuf import Producer
 
 with Producer(sys.argv[1], lossless=True) as producer:
     producer.wait_readers(1)

@@ -4,8 +4,7 @@ import signal
 import sys
 import time
 
-from zbuf.consumer import Reader, connect
-from zbuf.shared.errors import ZbufError
+from zbuf import Reader, ZbufError, connect
 
 
 def count(reader: Reader, until: float) -> tuple[int, int, int]:

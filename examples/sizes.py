@@ -4,7 +4,7 @@ import sys
 
 import numpy
 
-from zbuf.consumer import connect
+from zbuf import connect
 
 edges = numpy.array([0, 64, 128, 256, 512, 1024, 1519, 1 << 32])
 counts = numpy.zeros(len(edges) - 1, int)

@@ -1,4 +1,4 @@
-"""Fixtures that several test files use: names, processes, and the removal of what they leave behind."""
+"""Fixtures that several test files use. They make names and processes, and remove what tests leave behind."""
 
 import contextlib
 import itertools
@@ -28,17 +28,17 @@ from support.rig import Rig
 from zbuf.consumer import Reader, connect
 
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-    # nohup(1) has it ignored, and what is ignored is inherited. A handler that does nothing is not: what the tests
-    # start has the default, and the tests still outlive their terminal.
+    # nohup(1) has SIGHUP ignored, and processes inherit that. They don't inherit a handler: with one that does nothing,
+    # processes that tests start have the default, and the tests still outlive their terminal.
     signal.signal(signal.SIGHUP, lambda *_: None)
 
-_READY_WITHIN_SECONDS = 30  # a limit for broken code only: what works says so at once
+_READY_WITHIN_SECONDS = 30  # a limit for broken code only: working code is ready at once
 _numbers = itertools.count()
 
 
 @pytest.fixture
 def producer_name() -> Iterator[str]:
-    """A producer name of this test's own, dots included; every segment whose name begins with it is removed."""
+    """A producer name of this test's own, with dots in it; every segment whose name begins with it is removed."""
     name = f"t{os.getpid()}.{next(_numbers)}x"
     yield name
     for segment in Path("/dev/shm").glob(f"zbuf.{name}*"):
@@ -47,9 +47,9 @@ def producer_name() -> Iterator[str]:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """start(program, *arguments): run a Python program as a process of its own, and come back once it says "ready".
+    """start(program, *arguments): run a Python program in another process, and return when it prints "ready".
 
-    Its standard input ends when the test does, so that one that waits there never outlives it; it is killed anyhow.
+    Its standard input ends with the test, so that a program that waits there ends, too; it is killed anyhow.
     """
     with contextlib.ExitStack() as cleaning:
 
@@ -75,7 +75,7 @@ def make_rig() -> Iterator[Callable[..., Rig]]:
 
 @pytest.fixture
 def run_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A run directory of this test's own, which ZBUF_RUN_DIR names; its path is short, as a socket's must be."""
+    """A run directory of this test's own, named by ZBUF_RUN_DIR; its path is short, because a socket's must be."""
     directory = Path(tempfile.mkdtemp(prefix="zb"))
     monkeypatch.setenv("ZBUF_RUN_DIR", str(directory))
     yield directory
@@ -84,14 +84,14 @@ def run_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def nursery() -> Iterator[Nursery]:
-    """What forks the processes that `remote` makes."""
+    """The process that forks the processes of `remote`."""
     with contextlib.closing(Nursery()) as nursery:
         yield nursery
 
 
 @pytest.fixture
 def remote(nursery: Nursery, run_dir: Path, producer_name: str) -> Iterator[Callable[[], Remote]]:
-    """remote(): a Python process that does as it is told, killed at the end of the test, before its remains go."""
+    """remote(): a Python process that does as it is told. It is killed at the end, before its remains are removed."""
     del run_dir, producer_name
     with contextlib.ExitStack() as cleaning:
         yield lambda: cleaning.enter_context(contextlib.closing(nursery.fork()))
@@ -105,7 +105,7 @@ def lab(remote: Callable[[], Remote], producer_name: str) -> Lab:
 
 @pytest.fixture
 def commands(run_dir: Path, producer_name: str) -> Iterator[Commands]:
-    """commands.start("zbufd", ...): one of the two commands as a process, killed at the end of the test."""
+    """commands.start("zbufd", ...): runs one of the two commands, and kills it at the end of the test."""
     del run_dir, producer_name
     with contextlib.closing(Commands()) as commands:
         yield commands
@@ -135,7 +135,7 @@ def feed(lab: Lab) -> None:
 
 @pytest.fixture
 def busy_lab(lab: Lab) -> Iterator[Reader]:
-    """A reader that reads nothing, of a producer that appends without an end."""
+    """A reader that reads nothing from a producer that appends for ever."""
     with connect(lab.name, filter="len > 100\r or len < 1", buffer_size=4096) as reading:
         feed(lab)
         yield reading

@@ -101,7 +101,7 @@ def _readers(found: Statistics) -> list[list[str | int]]:
 
 
 def _plain(statistics: Statistics) -> dict[str, object]:
-    """The message without its tag."""
+    """The statistics as a dict, without the message's type."""
     plain: dict[str, object] = msgspec.to_builtins(statistics)
     del plain["type"]
     return plain

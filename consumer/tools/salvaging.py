@@ -44,7 +44,7 @@ def salvage(
 
 
 def list_remains(*, json: bool) -> None:
-    """Print what can be salvaged, of all producers."""
+    """Print what can be salvaged of all producers."""
     found = list(find_segments())
     left = [one for one in found if one.state == "left"]
     if json:
@@ -65,8 +65,8 @@ def salvage_to_files(name: str, path: str, *, descriptor: int | None, remove: bo
     """Write what is left of the producer `name`, each descriptor to a file of its own, and say what was written.
 
     Raises:
-        ZbufError: nothing is there to be written, or a file can't be.
-        typer.Exit: a segment could not be read, and that was said; the others were written.
+        ZbufError: there is nothing to write, or a file can't be written.
+        typer.Exit: a segment could not be read, which was said; the others were written.
     """
     found = list(find_segments(check_name(name)))
     wanted = _choose(name, found, descriptor)
@@ -74,7 +74,7 @@ def salvage_to_files(name: str, path: str, *, descriptor: int | None, remove: bo
     try:
         for one, file in zip(wanted, _files(path, wanted), strict=True):
             written += _salvage_one(one, file, remove=remove, told=not json)
-    finally:  # a disk that fills up takes nothing from what was written before
+    finally:  # also if the disk is full: what was written before is told
         if json:
             _print_json(_report_to(path), [_plain(one) for one in written])
     _tell_foreign(found)
@@ -99,7 +99,7 @@ def _salvage_one(found: Found, path: str, *, remove: bool, told: bool) -> list[S
 
 
 def _choose(name: str, found: Sequence[Found], descriptor: int | None) -> list[Found]:
-    """The segments that have packets to write, and those that can't be read, which the user has to hear of."""
+    """The segments that have packets to write, and those that are damaged, of which the user must hear."""
     left = [one for one in found if one.state == "left"]
     wanted = [one for one in left if descriptor in (None, one.descriptor) and (one.packets > 0 or one.damage)]
     if wanted:
@@ -107,7 +107,7 @@ def _choose(name: str, found: Sequence[Found], descriptor: int | None) -> list[F
     if descriptor is not None and left:
         raise ZbufError(f"descriptor {descriptor} of {name!r} left nothing: zbuf salvage lists what there is")
     if left:
-        raise ZbufError(f"producer {name!r} left no packet that was not acknowledged")
+        raise ZbufError(f"producer {name!r} left no packets: its readers had acknowledged all")
     if any(one.state == "alive" for one in found):
         raise ZbufError(f"producer {name!r} is alive: read its packets with zbuf dump {name}")
     for one in found:
@@ -116,7 +116,7 @@ def _choose(name: str, found: Sequence[Found], descriptor: int | None) -> list[F
 
 
 def _files(path: str, wanted: Sequence[Found]) -> list[str]:
-    """A file for each segment; none is written for one that can't be read."""
+    """A file name for each segment; several segments with packets have numbered names."""
     numbers = [str(one.descriptor) for one in wanted if one.packets]
     if len(numbers) <= 1:
         return [path] * len(wanted)
@@ -138,7 +138,7 @@ def _tell_foreign(found: Sequence[Found]) -> None:
 
 
 def _print_written(one: Salvaged) -> None:
-    """A line for a file; its packets may be on stdout."""
+    """Print a line about a file: on stderr if its packets are on stdout."""
     span = "" if one.first_ns is None or one.last_ns is None else f", {_time(one.first_ns)} to {_time(one.last_ns)} UTC"
     where = "standard output" if one.path == "-" else printable(one.path)
     packets = f"{one.packets:,} packet{'' if one.packets == 1 else 's'}"

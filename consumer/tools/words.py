@@ -1,10 +1,14 @@
-"""How the tools write a duration and a process for people."""
+"""What several tools tell people in the same words: a duration, a process, and how a reader came to its end."""
 
 from pathlib import Path
 
+from zbuf.shared.errors import ZbufError
+
+PRODUCER_DIED = "the producer died; everything that it had appended is here"
+
 
 def duration(seconds: float) -> str:
-    """As long as something has run, as ps(1) writes it."""
+    """How long something has run, as ps(1) writes it."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
@@ -12,8 +16,13 @@ def duration(seconds: float) -> str:
 
 
 def process_name(pid: int) -> str:
-    """What a process is called, where that can be read."""
+    """What a process is called; "-" if that can't be read."""
     try:
         return Path(f"/proc/{pid}/comm").read_text(errors="backslashreplace").rstrip("\n")
     except OSError:
         return "-"
+
+
+def evicted(name: str) -> ZbufError:
+    """The error of a tool whose reader the producer `name` has evicted."""
+    return ZbufError(f"{name} took this reader off: it was too slow for others, or is not allowed any more")

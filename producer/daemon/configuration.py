@@ -28,7 +28,7 @@ from zbuf.shared.errors import ConfigurationError, FilterError, ValueRefused
 from zbuf.shared.memory.layout import MAX_CAPLEN, check_buffer_bytes
 from zbuf.shared.names import check_name
 
-_LINKTYPES = (1, 276, 101, 127)  # Ethernet, cooked, raw IP, Wi-Fi: a filter that fits none of them is wrong
+_LINKTYPES = (1, 276, 101, 127)  # Ethernet, cooked, raw IP, Wi-Fi: a filter must compile for one of these
 
 _Seconds = Annotated[float, Meta(ge=0, le=1e9, description="a number of seconds, 0 or more")]
 _Count = Annotated[int, Meta(ge=1, le=65536, description="a whole number from 1 to 65536")]
@@ -43,12 +43,12 @@ def _complete_interface(incomplete: str) -> list[str]:
 
 
 def _option(*names: str, help: str, **more: Any) -> Any:  # noqa: A002  (typer's word)
-    """The flag of a key; its help tells the default in brackets, since a flag that is not given leaves the file's."""
+    """The flag of a key. Its help tells the default in brackets: typer's default would override the file's value."""
     return typer.Option(*names, help=help, show_default=False, **more)
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """Everything about a capture: the keys of the file, and, with an option, the flags of `zbufd capture`."""
+    """All settings of a capture: the keys of the file. Those with an option are flags of `zbufd capture`, too."""
 
     interface: Annotated[
         _Names,
@@ -169,12 +169,12 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     @property
     def buffer_bytes(self) -> int:
-        """The size of a buffer, for readers that give none."""
+        """The size of a buffer in bytes, for readers that give none."""
         return size_in_bytes(self.buffer_size) or 0
 
     @property
     def socket_mode(self) -> int:
-        """The permissions of the control socket: the mode if it is given, else the group's or the owner's."""
+        """The permissions of the control socket: `mode` if it is given, else 0660 with a group, and 0600 without."""
         return int(self.mode, 8) if self.mode else 0o660 if self.group else 0o600
 
     @property
@@ -184,12 +184,12 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     @property
     def uid(self) -> int | None:
-        """The user to become."""
+        """The number of the user to become; None to stay the same user."""
         return None if self.user is None else user_id(self.user)
 
     @property
     def gid(self) -> int | None:
-        """The group of the socket."""
+        """The number of the socket's group; None for this process's own."""
         return None if self.group is None else group_id(self.group)
 
     @property
@@ -243,18 +243,18 @@ CHANGEABLE = frozenset(
         "slow-readers",
     }
 )
-"""The keys that a reload applies; the others need a new start."""
+"""The keys that a reload applies; the others need a restart."""
 
 
 def load(path: str | None, flags: dict[str, Any] | None = None) -> Configuration:
-    """The configuration of a file and of flags.
+    """Read the configuration from a file and from flags, and check it.
 
     Args:
-        path: of a TOML file; None for no file.
+        path: the path of a TOML file; None for no file.
         flags: the values of the flags that were given, by key.
 
     Raises:
-        ConfigurationError: one line with the file, the line in it, the key, and what is allowed.
+        ConfigurationError: a value is wrong; the message names the file, the line, the key, and what is allowed.
     """
     text = "" if path is None else _read(path)
     from_file = _parse(path, text)
@@ -272,13 +272,13 @@ def load(path: str | None, flags: dict[str, Any] | None = None) -> Configuration
 
 
 def differences(old: Configuration, new: Configuration) -> set[str]:
-    """The keys that have other values in `new`."""
+    """The keys whose values in `new` differ from those in `old`."""
     before, after = (msgspec.to_builtins(one) for one in (old, new))
     return {key for key in before if before[key] != after[key]}
 
 
 class _Wrong(Exception):
-    """A value that has the right type and can't be used: its path, as msgspec writes it, and why."""
+    """A value has the right type, but can't be used: its path, as msgspec writes it, and why."""
 
     def __init__(self, path: str, why: object) -> None:
         super().__init__(f"{why} - at `$.{path}`")
@@ -353,7 +353,7 @@ def check_filter(expression: str) -> None:
 def _size(text: str) -> int:
     size = size_in_bytes(text)
     if size is None:
-        raise ValueRefused(f"{text!r} is no size")
+        raise ValueRefused(f"{text!r} is not a size")
     return size
 
 
@@ -380,7 +380,7 @@ _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`")
 
 
 def _message(where: str, text: str, error: Exception, dashes: str) -> str:
-    """One line: file, line, key, what is wrong, what is allowed."""
+    """Write one line: the file, the line, the key, what is wrong, what is allowed."""
     match = _AT.fullmatch(str(error))
     what, path = (match[1], match[2]) if match else (str(error), "")
     unknown = _UNKNOWN.fullmatch(what)

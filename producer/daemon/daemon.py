@@ -1,4 +1,4 @@
-"""zbufd capture: a live capture as a service, from the opening of its interfaces to its last report."""
+"""zbufd capture: a live capture as a service, from opening the interfaces to the last report."""
 
 import contextlib
 import logging
@@ -40,9 +40,9 @@ class Daemon:
 
     Args:
         configuration: what to capture, and for whom.
-        reload: reads the configuration anew; None where it came without a file.
+        reload: reads the configuration again; None if there is no configuration file.
 
-    Making it opens everything that takes privileges, and gives those up.
+    The constructor opens everything that takes privileges, and then gives the privileges up.
 
     Raises:
         ZbufError: an interface, directory, address or name can't be used.
@@ -97,8 +97,8 @@ class Daemon:
         )
 
     def run(self) -> None:
-        """Capture until a signal says stop; then flush, wait for the readers as long as they may linger, and report."""
-        assert self._producer is not None  # noqa: S101  (it is there once this object is)
+        """Capture until a signal says stop; then flush, wait for the readers up to `linger` seconds, and report."""
+        assert self._producer is not None  # noqa: S101  (the constructor makes it)
         producer = self._producer
         with self._attended(producer), producer:
             if self._stopping:
@@ -137,7 +137,7 @@ class Daemon:
             self._producer.stop()
 
     def _ask(self, number: int, _frame: object) -> None:
-        """Leave it to the attendant: a signal handler runs in the middle of anything, and must do little."""
+        """Leave the signal to the attendant: a handler runs in the middle of anything, so it must do little."""
         self._asked.put(number)
 
     # ---- the attendant: what is done beside the capture -----------------------------------------------------------
@@ -155,7 +155,7 @@ class Daemon:
                 self._metrics.close()
 
     def _attend(self, producer: Producer) -> None:
-        """Answer signals, tell systemd how it goes, and prove to its watchdog that the capture answers."""
+        """Answer signals, report to systemd, and show its watchdog that the capture answers."""
         watchdog_s = self._notifier.watchdog_s
         pause_s = min(_STATUS_S, watchdog_s / 3 if watchdog_s else _STATUS_S)
         while True:
@@ -189,7 +189,7 @@ class Daemon:
         return None
 
     def _sickness(self) -> str | None:
-        """What is wrong, for the health check."""
+        """What is wrong, for the health check; None if the capture is well."""
         now = self._answer()
         if now is None:
             return f"the capture has not answered within {_ANSWER_S:g} s"
@@ -218,14 +218,14 @@ class Daemon:
 
 
 def _with_changeable(old: Configuration, new: Configuration) -> Configuration:
-    """What is in force after a reload."""
+    """The configuration in force after a reload."""
     changed = {key.replace("-", "_"): getattr(new, key.replace("-", "_")) for key in CHANGEABLE}
     return msgspec.structs.replace(old, **changed)
 
 
 @contextlib.contextmanager
 def _logged() -> Iterator[None]:
-    """Log what goes wrong beside the capture, which goes on."""
+    """Log any exception of the block: whatever goes wrong here, the capture goes on."""
     try:
         yield
     except Exception:
@@ -256,7 +256,7 @@ def _summary(now: Statistics) -> str:
 
 
 def _numbers(now: Statistics) -> dict[str, object]:
-    """The same for programs."""
+    """The same numbers for programs."""
     return {
         "producer": now.producer,
         "captured": now.offered,

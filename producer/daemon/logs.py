@@ -1,4 +1,4 @@
-"""The daemon's log: a line for people on a terminal, a JSON object a line otherwise; always on standard error."""
+"""The daemon's log on standard error: lines for people on a terminal, lines of JSON elsewhere."""
 
 import datetime
 import json
@@ -13,7 +13,7 @@ class JsonLines(logging.Formatter):
     """One JSON object for each record: time (RFC 3339), level, message, and the call's extra={"data": ...}."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of a record."""
+        """Write a record as one line."""
         time = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
         line: dict[str, object] = {
             "time": time.isoformat(timespec="microseconds").replace("+00:00", "Z"),
@@ -30,9 +30,9 @@ def set_up(name: str, log_format: LogFormat, level: str) -> None:
     """Log to standard error from here on.
 
     Args:
-        name: of the program, which begins each line for people.
-        log_format: "auto" is text where standard error is a terminal, and JSON elsewhere.
-        level: the least that is logged: debug, info, warning or error.
+        name: the program's name, with which each line for people begins.
+        log_format: "auto" is text if standard error is a terminal, and JSON otherwise.
+        level: the lowest level that is logged: debug, info, warning or error.
     """
     handler = logging.StreamHandler()
     is_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
@@ -42,5 +42,5 @@ def set_up(name: str, log_format: LogFormat, level: str) -> None:
 
 
 def set_level(level: str) -> None:
-    """Change the least that is logged."""
+    """Change the lowest level that is logged."""
     logging.getLogger().setLevel(level.upper())

@@ -1,7 +1,7 @@
 """Metrics for Prometheus, and a health check, over HTTP.
 
-Names are those of https://prometheus.io/docs/practices/naming/: base units, `_total` for what only grows. All numbers
-of one answer are of one instant, as the ledger is.
+Metrics are named by the rules of https://prometheus.io/docs/practices/naming/: base units, and `_total` for counters.
+All numbers of one answer belong to one instant, as those of a ledger do.
 """
 
 import socket
@@ -21,11 +21,11 @@ from zbuf.shared.errors import ConfigurationError
 
 _LEDGER_HELP = {
     "received": "Packets given to a descriptor.",
-    "filtered": "Packets refused by a descriptor's filter.",
-    "accepted": "Packets passed by a descriptor's filter.",
+    "filtered": "Packets that a descriptor's filter refused.",
+    "accepted": "Packets that a descriptor's filter let pass.",
     "delivered": "Packets acknowledged by a descriptor's readers.",
-    "dropped": "Packets lost, since no buffer of the descriptor was free.",
-    "abandoned": "Packets assigned to readers that left without acknowledging.",
+    "dropped": "Packets lost because no buffer of the descriptor was free.",
+    "abandoned": "Packets assigned to readers that left without acknowledging them.",
     "truncated": "Packets cut short to the snaplen or to the size of a buffer.",
 }
 _DESCRIPTOR = ["descriptor", "join"]
@@ -33,13 +33,13 @@ _READER = [*_DESCRIPTOR, "reader", "user"]
 
 
 class StatisticsCollector(Collector):
-    """Turns a producer's statistics into metrics, whenever they are asked for."""
+    """Turns a producer's statistics into metrics, each time that Prometheus asks."""
 
     def __init__(self, statistics: Callable[[], Statistics]) -> None:
         self._statistics = statistics
 
     def collect(self) -> Iterator[Metric]:
-        """All metrics, as of one instant."""
+        """All metrics, of one instant."""
         now = self._statistics()
         yield from _of_producer(now)
         yield from _of_interfaces(now)
@@ -50,9 +50,9 @@ class StatisticsCollector(Collector):
 def _of_producer(now: Statistics) -> Iterator[Metric]:
     yield InfoMetricFamily("zbuf_build", "Version.", {"version": __version__})
     yield InfoMetricFamily("zbuf_producer", "Name.", {"name": now.producer})
-    yield GaugeMetricFamily("zbuf_uptime_seconds", "Since the producer started.", now.uptime_s)
-    yield CounterMetricFamily("zbuf_offered_packets", "Packets that came from the source.", now.offered)
-    yield CounterMetricFamily("zbuf_evicted_readers", "Readers taken off, since they held up others.", now.evicted)
+    yield GaugeMetricFamily("zbuf_uptime_seconds", "Seconds since the producer started.", now.uptime_s)
+    yield CounterMetricFamily("zbuf_offered_packets", "Packets that the source gave.", now.offered)
+    yield CounterMetricFamily("zbuf_evicted_readers", "Readers evicted for holding up others.", now.evicted)
     yield CounterMetricFamily("zbuf_refused_connections", "Connections refused.", now.refused)
     yield GaugeMetricFamily("zbuf_descriptors", "Descriptors that are open.", len(now.descriptors))
     readers = sum(len(one.readers) for one in now.descriptors)
@@ -62,7 +62,7 @@ def _of_producer(now: Statistics) -> Iterator[Metric]:
 def _of_interfaces(now: Statistics) -> Iterator[Metric]:
     label = ["interface"]
     counters = {
-        "received_packets": "Packets that passed the capture's filter, dropped ones included.",
+        "received_packets": "Packets that passed the capture's filter, with those dropped later.",
         "taken_packets": "Packets read from the kernel.",
         "losses": "Times that the interface failed or went away.",
     }
@@ -73,7 +73,7 @@ def _of_interfaces(now: Statistics) -> Iterator[Metric]:
             family.add_metric([one.interface], getattr(one, values[name]))
         yield family
     dropped = CounterMetricFamily("zbuf_interface_dropped_packets", "Packets lost before zbuf.", labels=[*label, "by"])
-    up = GaugeMetricFamily("zbuf_interface_up", "1 where the interface is there and up.", labels=label)
+    up = GaugeMetricFamily("zbuf_interface_up", "1 if the interface exists and is up, else 0.", labels=label)
     for one in now.live:
         dropped.add_metric([one.interface, "kernel"], one.dropped_by_kernel)
         dropped.add_metric([one.interface, "interface"], one.dropped_by_interface)
@@ -83,7 +83,7 @@ def _of_interfaces(now: Statistics) -> Iterator[Metric]:
 
 
 def _of_descriptors(now: Statistics) -> Iterator[Metric]:
-    """The ledgers: of each open descriptor, and under the number "closed" the sum of those whose readers have left."""
+    """A ledger for each open descriptor; under the number "closed", the sum for descriptors that are closed."""
     ledgers: list[tuple[list[str], Ledger]] = [([str(one.descriptor), one.join or ""], one) for one in now.descriptors]
     for count, text in _LEDGER_HELP.items():
         family = CounterMetricFamily(f"zbuf_descriptor_{count}_packets", text, labels=_DESCRIPTOR)
@@ -100,7 +100,7 @@ def _of_descriptors(now: Statistics) -> Iterator[Metric]:
                 octets.add_metric(labels, getattr(ledger, f"{count}_bytes"))
             yield octets
     buffered = GaugeMetricFamily(
-        "zbuf_descriptor_buffered_packets", "Packets not acknowledged yet.", labels=_DESCRIPTOR
+        "zbuf_descriptor_buffered_packets", "Packets in buffers, which are not acknowledged yet.", labels=_DESCRIPTOR
     )
     for labels, ledger in ledgers:
         buffered.add_metric(labels, ledger.buffered)
@@ -108,11 +108,15 @@ def _of_descriptors(now: Statistics) -> Iterator[Metric]:
 
 
 def _of_readers(now: Statistics) -> Iterator[Metric]:
-    delivered = CounterMetricFamily("zbuf_reader_delivered_packets", "Packets acknowledged.", labels=_READER)
-    stalls = CounterMetricFamily(
-        "zbuf_reader_stalls", "Times that it kept its descriptor from writing.", labels=_READER
+    delivered = CounterMetricFamily(
+        "zbuf_reader_delivered_packets", "Packets that this reader has acknowledged.", labels=_READER
     )
-    holding = GaugeMetricFamily("zbuf_reader_held_buffers", "Buffers not given back.", labels=_READER)
+    stalls = CounterMetricFamily(
+        "zbuf_reader_stalls", "Times that this reader kept its descriptor from writing.", labels=_READER
+    )
+    holding = GaugeMetricFamily(
+        "zbuf_reader_held_buffers", "Buffers that this reader has not given back.", labels=_READER
+    )
     for descriptor in now.descriptors:
         for one in descriptor.readers:
             labels = [str(descriptor.descriptor), descriptor.join or "", str(one.reader), str(one.user)]
@@ -126,13 +130,13 @@ def _of_readers(now: Statistics) -> Iterator[Metric]:
 
 
 class _Server(socketserver.ThreadingMixIn, WSGIServer):
-    """A thread for each request, so that a client that takes its time keeps nobody else waiting."""
+    """Has a thread for each request, so that a slow client keeps nobody else waiting."""
 
     daemon_threads = True
     request_queue_size = 16
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hung up is no error of ours."""
+        """Ignore errors of a connection: a client that hangs up does no harm."""
 
 
 class _Server6(_Server):
@@ -140,20 +144,21 @@ class _Server6(_Server):
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = 10  # for a request to come
+    timeout = 10  # seconds for a request to arrive
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (its name in the library)
-        """Requests are not logged."""
+        """Log nothing."""
 
 
 class MetricsServer:
     """Serves /metrics and /healthz from start() to close().
 
     Args:
-        host, port: where; 0 for any free port.
+        host: the name or address to listen on.
+        port: the port to listen on; 0 for any free port.
 
     Raises:
-        ConfigurationError: that address can't be used.
+        ConfigurationError: this address can't be used.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -171,11 +176,11 @@ class MetricsServer:
         self._metrics: Any = None
 
     def start(self, statistics: Callable[[], Statistics], sick: Callable[[], str | None]) -> None:
-        """Serve, from here on.
+        """Serve from now on.
 
         Args:
-            statistics: called for each /metrics.
-            sick: called for each /healthz; says what is wrong, or None.
+            statistics: called for each request of /metrics; returns the producer's statistics.
+            sick: called for each request of /healthz; returns what is wrong, or None.
         """
         registry = CollectorRegistry(auto_describe=False)
         registry.register(StatisticsCollector(statistics))
@@ -185,7 +190,7 @@ class MetricsServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Serve no more."""
+        """Stop serving, and give the port back."""
         if self._thread is not None:
             self._server.shutdown()
             self._thread.join()
@@ -200,6 +205,6 @@ class MetricsServer:
             why = self._sick()
             status, text = ("503 Service Unavailable", why) if why else ("200 OK", "ok")
         else:
-            status, text = "404 Not Found", "there are /metrics and /healthz"
+            status, text = "404 Not Found", "only /metrics and /healthz are here"
         start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
         return [f"{text}\n".encode()]

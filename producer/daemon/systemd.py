@@ -6,14 +6,14 @@ import socket
 
 
 class Notifier:
-    """Tells systemd how this service does; tells nobody if it was started by hand."""
+    """Tells systemd the state of this service; does nothing if the service was started by hand."""
 
     def __init__(self) -> None:
         address = os.environ.get("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
 
     def send(self, **states: str | int) -> None:
-        """Send variables such as READY=1 and STATUS="..."; it is not an error if nobody listens."""
+        """Send variables such as READY=1 and STATUS="..."; that nobody listens is not an error."""
         if not self._address:
             return
         message = "\n".join(f"{name}={str(value).replace(chr(10), ' ')}" for name, value in states.items())

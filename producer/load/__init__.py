@@ -1,1 +1,1 @@
-"""Load testing: packets at a rate, and how it was kept."""
+"""Load testing: packets offered at a rate, and a report on how well the rate was kept."""

@@ -1,4 +1,4 @@
-"""The latency of what a replay or a sweep offers, measured by zbuf measure, which runs beside it."""
+"""The latency of a replay or a sweep: zbuf measure runs beside it as one more reader."""
 
 import contextlib
 import json
@@ -15,13 +15,13 @@ _PATIENCE_S = 20.0
 
 @contextlib.contextmanager
 def measured_latency(producer: Producer) -> Iterator[dict[str, float]]:
-    """Have a reader measure latency in the block: it has a descriptor of its own, and takes its share of the machine.
+    """Have a reader measure latency during the block; it has a descriptor of its own, and takes processor time.
 
     Yields:
-        A dict that is filled at the block's end if packets came: p50, p90, p99, p99.9, max, mean, in microseconds.
+        A dict, which the end of the block fills if packets came: p50, p90, p99, p99.9, max, mean, in microseconds.
 
     Raises:
-        ZbufError: it does not connect.
+        ZbufError: the reader does not connect.
     """
     found: dict[str, float] = {}
     with _reader(producer) as process:
@@ -34,17 +34,17 @@ def measured_latency(producer: Producer) -> Iterator[dict[str, float]]:
 
 @contextlib.contextmanager
 def _reader(producer: Producer) -> Iterator["subprocess.Popen[bytes]"]:
-    """Zbuf measure, connected and measuring."""
+    """A process of zbuf measure, which is connected and measures."""
     arguments = ["measure", producer.name, "--json", "--duration", "1000000", "--run-dir", str(producer.run_dir)]
-    process = subprocess.Popen(  # noqa: S603  (it is our own)
+    process = subprocess.Popen(  # noqa: S603  (the command is our own)
         sibling("zbuf", *arguments),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        process_group=0,  # Ctrl-C is for the producer, which ends it
+        process_group=0,  # Ctrl-C is for the producer, which then ends this process
     )
     with process:
         try:
-            assert process.stderr is not None  # noqa: S101  (it is a pipe)
+            assert process.stderr is not None  # noqa: S101  (a pipe was asked for)
             line = process.stderr.readline().decode(errors="replace").strip()
             if ": measuring " not in line:
                 raise ZbufError(f"the reader that measures latency has failed: {line}")

@@ -1,4 +1,4 @@
-"""How fast a replay goes: tcpreplay's words for it, checked, and made into a Pace."""
+"""How fast a replay goes: tcpreplay's options, checked and made into a Pace."""
 
 import math
 import re
@@ -23,14 +23,14 @@ _FOR_EVER_S = 1e11
 
 
 def parse_rate(text: str, *, least: Fraction = SLOWEST, most: int = FASTEST["pps"]) -> Fraction:
-    """A number like 200000, 0.5, 2e5, 200k or 1.5M.
+    """Read a number such as 200000, 0.5, 2e5, 200k or 1.5M.
 
     Raises:
-        ValueRefused: it is not a number, less than `least`, or more than `most`.
+        ValueRefused: the text is not a number, or the number is less than `least` or more than `most`.
     """
     match = _NUMBER.fullmatch(text.strip())
     if match is None:
-        raise ValueRefused(f"{text!r:.60} is no rate: write a number, such as 200000, 0.5 or 1.5M")
+        raise ValueRefused(f"{text!r:.60} is not a rate: write a number, such as 200000, 0.5 or 1.5M")
     rate = Fraction(match[1]) * _FACTORS[match[2].lower()]
     if not least <= rate <= most:
         bounds = "0" if not least else f"{float(least):g}"
@@ -40,7 +40,7 @@ def parse_rate(text: str, *, least: Fraction = SLOWEST, most: int = FASTEST["pps
 
 @dataclass(frozen=True)
 class Ramp:
-    """A rate that goes from one to another, and stays there."""
+    """A rate that goes from one value to another in some seconds, and stays there."""
 
     first: Fraction
     """Packets per second."""
@@ -49,27 +49,27 @@ class Ramp:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """FROM:TO:SECONDS.
+        """Read FROM:TO:SECONDS.
 
         Raises:
-            ValueRefused: it is not a ramp, or nothing would ever be due.
+            ValueRefused: the text is not a ramp, or both rates are 0, so that no packet would ever be due.
         """
         parts = text.split(":")
         if len(parts) != 3:
-            raise ValueRefused(f"{text!r:.60} is no ramp: write FROM:TO:SECONDS, such as 1k:100k:30")
+            raise ValueRefused(f"{text!r:.60} is not a ramp: write FROM:TO:SECONDS, such as 1k:100k:30")
         first, last = (parse_rate(part, least=Fraction(0)) for part in parts[:2])
         seconds = float(parse_rate(parts[2], most=_LONGEST_RAMP_S))
         if not first and not last:
-            raise ValueRefused(f"{text!r:.60} goes from 0 to 0: give one rate at least")
+            raise ValueRefused(f"{text!r:.60} goes from 0 to 0: give a rate above 0")
         return cls(first, last, seconds)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """When packets are due. Without any of the four rates they are due at once: at top speed.
+    """When packets are due: at once, which is top speed, unless one of the four rates is given.
 
     Raises:
-        ValueRefused: two rates, a rate out of its range, or bursts of nothing.
+        ValueRefused: two rates are given, or a value is out of its range.
     """
 
     pps: Fraction | None = None
@@ -77,14 +77,14 @@ class Schedule:
     mbps: Fraction | None = None
     """Megabits (10**6) per second, of the packets' lengths on the wire."""
     multiplier: Fraction | None = None
-    """How many times as fast as the packets' time stamps; a step back in time counts as no time."""
+    """How many times as fast as the packets were recorded; a step back in time counts as no time."""
     ramp: Ramp | None = None
     one_at_a_time: bool = False
-    """Packets wait for Pace.allow()."""
+    """Each packet waits for Pace.allow()."""
     burst: int = 1
-    """Packets that are due together, at a rate that stays the same."""
+    """How many packets are due together; the mean rate stays the same."""
     duration_s: float | None = None
-    """The end, in seconds after the first packet."""
+    """When to end, in seconds after the first packet."""
     max_gap_s: float | None = None
     """With `multiplier`: the longest wait between two packets."""
     stamp: Stamp = "file"
@@ -110,14 +110,14 @@ class Schedule:
 
     @classmethod
     def at(cls, packets_per_second: float, **options: Any) -> Self:
-        """A schedule of so many packets per second; see the class for the options."""
+        """A schedule of so many packets per second; `options` are the other fields."""
         return cls(pps=Fraction(packets_per_second).limit_denominator(10**6), **options)
 
     def pace(self, clock: Callable[[], int] | None = None) -> Pace | None:
-        """The pace that has each packet wait until it is due; None if no packet has to. Each run needs a new one.
+        """A new pace for one run, which has each packet wait until it is due; None if no packet has to wait.
 
         Args:
-            clock: what tells the time in nanoseconds; the machine's by default.
+            clock: returns the time in nanoseconds; None for the machine's clock.
         """
         kind, ns_per = self._counted()
         if kind is None and not self.one_at_a_time and self.duration_s is None and self.stamp == "file":
@@ -165,5 +165,5 @@ def _nanoseconds(seconds: float | None) -> int | None:
 
 
 def _fitting(ns_per: Fraction) -> Fraction:
-    """Exact where numerator and denominator have 62 bits, as for every rate that a person writes."""
+    """The same fraction if it fits into 62 bits, as that of every rate that a person writes; else one close to it."""
     return ns_per if max(ns_per.numerator, ns_per.denominator) < 2**62 else ns_per.limit_denominator(10**15)

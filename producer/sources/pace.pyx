@@ -19,24 +19,17 @@ cimport cython
 from zbuf.producer.ring.contract cimport NativeSource, SOURCE_ENDED, SOURCE_WOKEN
 from zbuf.shared.histogram cimport Histogram
 from zbuf.shared.memory.abi cimport zbuf_packet
+from zbuf.shared.memory.linux cimport (
+    EFD_CLOEXEC,
+    EFD_NONBLOCK,
+    POLLIN,
+    eventfd,
+    eventfd_read,
+    eventfd_write,
+    pollfd,
+    ppoll,
+)
 from zbuf.shared.memory.spin cimport is_raised, lower_flag, now_ns, raise_flag, spin_pause
-
-cdef extern from "<poll.h>" nogil:
-    cdef enum:
-        POLLIN
-    cdef struct pollfd:
-        int fd
-        short events
-        short revents
-    int ppoll(pollfd *fds, unsigned long count, const timespec *timeout, const void *signals)
-
-cdef extern from "<sys/eventfd.h>" nogil:
-    cdef enum:
-        EFD_CLOEXEC
-        EFD_NONBLOCK
-    int eventfd(unsigned value, int flags)
-    int eventfd_read(int fd, uint64_t *value)
-    int eventfd_write(int fd, uint64_t value)
 
 cdef extern from "<sys/prctl.h>" nogil:
     cdef enum:

@@ -1,1 +1,1 @@
-"""What the commands of both sides share: command lines, tables, progress, plots, privileges."""
+"""What the commands of both sides share: command lines, tables, progress, plots, privileges, processes."""

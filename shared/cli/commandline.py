@@ -1,4 +1,4 @@
-"""The two commands: their sub-commands, each imported only when it is run, their help, and how errors leave them."""
+"""What the two commands have in common: sub-commands that are imported when they run, help, and how errors are told."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ from zbuf.shared.errors import ZbufError
 
 @dataclass(frozen=True)
 class Entry:
-    """A sub-command: where it is, and what it does in a line."""
+    """A sub-command: the function that it runs, and a line on what it does."""
 
     function: str
     """As "package.module:function"."""
@@ -57,7 +57,7 @@ def _make_command(name: str, entry: Entry) -> Any:
 
 
 class _Group(TyperGroup):
-    """A command that lists its sub-commands without importing them."""
+    """A command with sub-commands, which lists them without importing them."""
 
     commands: Any
 
@@ -68,17 +68,17 @@ class _Group(TyperGroup):
 
 
 class _Command(TyperCommand):
-    """A command whose --help shows arguments as other tools do: NAME [FILTER...], without Python's types.
+    """A sub-command whose --help shows arguments as other tools do: NAME [FILTER...], without Python's types.
 
-    typer has no setting for that: it would show them as {NAME} [[FILTER...]]..., and with <list[str]>.
+    typer has no setting for this: it would show {NAME} [[FILTER...]]..., and <list[str]> beside it.
     """
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:  # noqa: ARG002
-        """What follows the command's name in the usage line."""
+        """The words after the command's name in the usage line."""
         return [self.options_metavar or "", *(_usage(one) for one in self.params if one.param_type_name == "argument")]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the sections below the description."""
+        """Write the sections "Arguments" and "Options" of --help."""
         sections: dict[str, list[tuple[str, str]]] = {"argument": [], "option": []}
         for one in self.get_params(ctx):
             if (record := one.get_help_record(ctx)) is not None:
@@ -103,7 +103,7 @@ def _usage(argument: Any) -> str:
 
 
 def make_app(name: str, purpose: str, entries: Mapping[str, Entry]) -> typer.Typer:
-    """The command `name`, with its sub-commands, and --version."""
+    """Make the command `name`, with its sub-commands and --version."""
 
     class Group(_Group):
         def __init__(self, **settings: Any) -> None:
@@ -157,7 +157,9 @@ def run(app: typer.Typer, name: str) -> NoReturn:
     except MemoryError:
         _fail(name, "out of memory", 1)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter tries again at exit
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # or the interpreter would write again at its exit
         sys.exit(1)
     except OSError as error:
         _fail(name, f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
@@ -166,13 +168,13 @@ def run(app: typer.Typer, name: str) -> NoReturn:
 
 
 def _whose_help(app: typer.Typer, name: str) -> str:
-    """The command whose --help explains what was given, as in "zbuf dump"."""
+    """The command whose --help explains the usage, such as "zbuf dump"."""
     known = getattr(typer.main.get_command(app), "commands", {})
     return " ".join([name, *(word for word in sys.argv[1:2] if word in known)])
 
 
 def _fill_standard_streams() -> None:
-    """Open /dev/null for each standard stream that is closed, or the next file would get its number, and its text."""
+    """Open /dev/null for each standard stream that is closed: the next file to be opened would take its place."""
     names = ("stdin", "stdout", "stderr")
     while (fd := os.open(os.devnull, os.O_RDWR)) < len(names):
         os.set_inheritable(fd, True)

@@ -1,4 +1,4 @@
-"""What a machine is, for whoever compares numbers that were measured on it."""
+"""A description of this machine, for comparing numbers that were measured on it."""
 
 import os
 import platform
@@ -12,15 +12,15 @@ class Facts(TypedDict):
     processor: str
     processors: int
     processors_allowed: int
-    """That this process may run on."""
+    """How many processors this process may run on."""
     memory_bytes: int
     system: str
     load_average: tuple[float, float, float]
-    """Processes that ran or wanted to, over 1, 5 and 15 minutes."""
+    """Processes that ran, or wanted to, on average over 1, 5 and 15 minutes: see getloadavg(3)."""
 
 
 def facts() -> Facts:
-    """This one, now."""
+    """Describe this machine as it is now."""
     return Facts(
         processor=_processor(),
         processors=os.cpu_count() or 1,

@@ -1,4 +1,4 @@
-"""Options: those that several commands have, the parsers of values, and options from the fields of a msgspec struct."""
+"""Options: parsers of values, options that several commands have, and options made from the fields of a struct."""
 
 import copy
 import inspect
@@ -11,14 +11,14 @@ import typer
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _MOST_SECONDS = 1e9
-"""Thirty years: longer waits do not fit into what the system counts them in."""
+"""Thirty years: the system's counters do not hold longer waits."""
 _SIZE = re.compile(r"([0-9]+)\s*([kmg]?)(?:i?b)?", re.IGNORECASE)
 
 # ---- values ---------------------------------------------------------------------------------------------------------
 
 
 def whole_number(least: int, most: int | None = None) -> Callable[[str | int], int]:
-    """A parser of whole numbers, whose complaint names what was given."""
+    """Make a parser of whole numbers from `least` to `most`; its error names the text."""
 
     def parse(text: str | int) -> int:
         try:
@@ -34,7 +34,7 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str | int], i
 
 
 def seconds(text: str | float) -> float:
-    """A parser of durations, whose complaint names what was given."""
+    """Parse a duration in seconds; the error names the text."""
     try:
         duration = float(text)
     except ValueError:
@@ -45,7 +45,7 @@ def seconds(text: str | float) -> float:
 
 
 def some_seconds(text: str | float) -> float:
-    """A parser of durations of more than 0 seconds."""
+    """Parse a duration of more than 0 seconds."""
     duration = seconds(text)
     if not duration:
         raise typer.BadParameter(f"{text!r}: it must be more than 0 seconds")
@@ -59,10 +59,10 @@ def size_in_bytes(text: str) -> int | None:
 
 
 def parse_size(option: str, text: str) -> int:
-    """The bytes of the size that an option was given; raises a usage error if it is not a size."""
+    """The bytes of an option's size; raises a usage error if the text is not a size."""
     size = size_in_bytes(text)
     if size is None:
-        raise typer.BadParameter(f"{option} {text!r} is no size: write bytes, or a number with k, M or G")
+        raise typer.BadParameter(f"{option} {text!r} is not a size: write bytes, or a number with k, M or G")
     return size
 
 
@@ -84,8 +84,8 @@ Latency = Annotated[bool, typer.Option("--latency", help="Have one more reader m
 def takes(struct: type[msgspec.Struct]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for each field of a struct that is annotated with a typer.Option.
 
-    So a field's name, type, bounds, default and help are declared in the struct alone. The command is called with the
-    options that were given as its first argument, a dict by the names of the fields.
+    So a field's name, type, bounds, default and help are declared in the struct alone. The command's first argument is
+    a dict of the options that were given, by the names of their fields.
     """
     parameters = [one for field in msgspec.structs.fields(struct) if (one := _parameter(struct, field)) is not None]
 
@@ -121,13 +121,13 @@ def _parameter(struct: type[msgspec.Struct], field: msgspec.structs.FieldInfo) -
 
 
 def annotations(hint: Any) -> list[Any]:
-    """All that annotates a type, or one of a union's types."""
+    """All annotations of a type, and of the types in it."""
     inner = [one for each in getattr(hint, "__args__", ()) for one in annotations(each)]
     return [*getattr(hint, "__metadata__", ()), *inner]
 
 
 def _plain(hint: Any) -> Any:
-    """A type without annotations and without None."""
+    """The type without annotations and without None."""
     while hasattr(hint, "__metadata__"):
         hint = hint.__origin__
     found = [one for one in getattr(hint, "__args__", ()) if one is not type(None)]

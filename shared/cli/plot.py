@@ -1,4 +1,4 @@
-"""Plots as PNG files, or as SVG for a page, by matplotlib, which is imported only for one."""
+"""Plots as PNG files, or as SVG for a page. matplotlib is imported only when something is plotted."""
 
 import io
 import logging
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 def check_plot(path: str, option: str = "--plot") -> None:
-    """See that a plot can be made and written there, which leaves no trace.
+    """Check that a plot can be made and written to a file; nothing is left behind.
 
     Args:
         path: the file.
-        option: what named it, for messages.
+        option: the option that named the file, for messages.
 
     Raises:
-        ZbufError: it can't, and why.
+        ZbufError: matplotlib is not there, or the file can't be written.
     """
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # that it has looked for fonts is no news
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells that it has looked for fonts
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
@@ -45,7 +45,7 @@ def new_figure() -> "Figure":
 
 
 def svg(figure: "Figure") -> str:
-    """A figure as an element of an HTML page; its text is text, so that it can be searched and read aloud."""
+    """A figure as an element of an HTML page; its text stays text, which can be searched and read aloud."""
     from matplotlib import rc_context
 
     picture = io.StringIO()
@@ -58,7 +58,7 @@ def save_plot(figure: "Figure", path: str) -> None:
     """Write a figure to a PNG file.
 
     Raises:
-        ZbufError: it can't be written.
+        ZbufError: the file can't be written.
     """
     try:
         figure.savefig(path, format="png")

@@ -1,10 +1,10 @@
-"""How a command gives up root, capabilities, and the right to gain any, once all that needs them is open.
+"""Giving up root, capabilities, and the right to gain any, once everything that needs them is open.
 
-A live capture keeps CAP_NET_RAW where it was there, since an interface that returns has to be opened again. Nothing
-else is kept: not CAP_NET_ADMIN, which promiscuous mode of packet(7) does not ask for.
+A live capture keeps CAP_NET_RAW if it has it, because an interface that returns has to be opened again. It keeps
+nothing else; packet(7)'s promiscuous mode does not need CAP_NET_ADMIN.
 
-All of this is a thread's own (capabilities(7)), and is inherited by the threads that it starts: so it comes before
-them.
+Privileges belong to a thread (capabilities(7)), and threads that it starts inherit them. So give them up before you
+start threads.
 """
 
 import ctypes
@@ -30,14 +30,14 @@ def drop(user: str | None, group: int | None = None, keep: int | None = None) ->
     """Become `user`, keep no capability but one, and never gain any again.
 
     Args:
-        user: name or number; None to stay who we are, with that user's own files and nothing else.
-        group: one more group to be in, since the control socket is given to it.
-        keep: the number of a capability to keep, where it is there.
+        user: name or number; None to stay the same user.
+        group: the number of one more group to be in: the one that the control socket is given to.
+        keep: the number of a capability to keep if this process has it.
 
     Raises:
-        ConfigurationError: we may not become that user.
+        ConfigurationError: there is no such user, or this process may not become it.
     """
-    importlib.import_module("zoneinfo")  # which msgspec imports later, from where the user may not be able to read
+    importlib.import_module("zoneinfo")  # msgspec imports it later, and the user may not be able to read it
     kept = 0 if keep is None else 1 << keep
     _drop_bounding_set(kept)
     prctl(_PR_SET_NO_NEW_PRIVS, 1)
@@ -72,7 +72,7 @@ def _may_not_become(user: str, error: OSError) -> ConfigurationError:
 
 
 def _ids_of(user: str) -> tuple[int, int]:
-    """The numbers of a user and of its group; a number without a name stands for both."""
+    """The numbers of a user and of its group; a number that has no name is taken for both."""
     try:
         entry = pwd.getpwnam(user)
     except KeyError:
@@ -83,7 +83,7 @@ def _ids_of(user: str) -> tuple[int, int]:
 
 
 def _drop_bounding_set(kept: int) -> None:
-    """Take what is not kept from the bounding set, if that is allowed, so that no program run later can gain it."""
+    """Take all but the kept capabilities from the bounding set, if allowed, so that no program run later gains them."""
     if not _effective() >> _CAP_SETPCAP & 1:
         return
     for capability in range(int(_LAST_CAP.read_text()) + 1):
@@ -112,7 +112,7 @@ def _permitted() -> int:
 
 
 def _capset(effective: int, permitted: int) -> None:
-    """capset(2); nothing is left inheritable."""
+    """Call capset(2), with no inheritable capabilities."""
     header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0))
     low, high = 0xFFFFFFFF, 32
     sets = [effective & low, permitted & low, 0, effective >> high, permitted >> high, 0]

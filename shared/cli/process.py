@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import FrameType
 
 _MODULES = {"zbuf": "zbuf", "zbufd": "zbuf.producer"}
-"""What `python -m` runs as each of the two commands; no other place names one side to the other."""
+"""The module that `python -m` runs for each command; only here does one side know the name of the other."""
 
 _PR_SET_PDEATHSIG = 1
 _DESCRIPTORS_IF_UNLIMITED = 65536
@@ -24,7 +24,7 @@ def on_end(stop: Callable[[], object], *more: signal.Signals, again: bool = True
     """Call `stop` when SIGINT, SIGTERM, or one of `more` comes for the first time.
 
     Args:
-        stop: called in the main thread, in the middle of anything; it must only leave word that the end is near.
+        stop: called in the main thread, in the middle of anything, so it must do little: set a flag, end a wait.
         more: more signals that end this process. SIGHUP stays ignored if nohup(1) had it ignored.
         again: whether the same signal ends the process at once when it comes a second time.
     """
@@ -59,7 +59,7 @@ def sibling(command: str, *arguments: str) -> list[str]:
 
     Args:
         command: "zbuf" or "zbufd".
-        arguments: those of the command.
+        arguments: the arguments of the command.
     """
     return [sys.executable, "-P", "-m", _MODULES[command], *arguments]
 
@@ -67,7 +67,7 @@ def sibling(command: str, *arguments: str) -> list[str]:
 def end_with(parent: int) -> None:
     """Have the kernel send SIGTERM to this process when the one that started it ends (PR_SET_PDEATHSIG).
 
-    To become another user undoes it, so that has to come first. Exits if the parent has ended already.
+    Becoming another user undoes this, so call it afterwards. Exits if the parent has ended already.
     """
     prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
@@ -84,13 +84,13 @@ def prctl(option: int, value: int) -> None:
 
 
 def raise_errno(call: str) -> None:
-    """Raise OSError for a call of ctypes that has failed just now."""
+    """Raise OSError for a call by ctypes that has just failed."""
     number = ctypes.get_errno()
     raise OSError(number, f"{call}: {os.strerror(number)}")
 
 
 def raise_descriptor_limit() -> None:
-    """Allow this process as many file descriptors as it may have: each reader costs its producer four."""
+    """Raise the limit of file descriptors as far as it may go: each reader takes four of its producer's."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     soft = hard if hard != resource.RLIM_INFINITY else _DESCRIPTORS_IF_UNLIMITED
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -1,4 +1,4 @@
-"""The progress of long work as a line on a terminal; nothing if standard error is not a terminal."""
+"""A line on the terminal that shows the progress of long work; nothing if standard error is not a terminal."""
 
 import contextlib
 import sys
@@ -10,7 +10,7 @@ def progress(describe: Callable[[], str], *, shown: bool = True) -> Iterator[Non
     """Rewrite a line on the terminal until the end of the `with` block, which removes it.
 
     Args:
-        describe: called for the line, in another thread.
+        describe: returns the text of the line; it is called in another thread.
         shown: False for no line at all.
     """
     if not (shown and sys.stderr.isatty()):

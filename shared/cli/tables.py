@@ -11,7 +11,7 @@ from zbuf.shared.names import printable
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a table on stdout; numbers are on the right, with their thousands apart."""
+    """Print a table on stdout; numbers are set to the right, and their thousands apart."""
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, title_style="bold")
     for number, column in enumerate(columns):
         numeric = bool(rows) and isinstance(rows[0][number], int | float)
@@ -30,7 +30,7 @@ def _cell(value: Any) -> str:
 
 
 def print_ledgers(descriptors: Sequence[DescriptorStatistics], closed: Ledger | None = None) -> None:
-    """A table of ledgers on stdout, a row for each descriptor, and the last for closed ones, if they had packets."""
+    """Print a table of ledgers on stdout: a row for each descriptor; the last, if it has packets, for closed ones."""
     rows = [[_name(one), one.settings.filter or "-", *_counts(one)] for one in descriptors]
     if closed is not None and closed.received:
         rows.append(["closed", "", *_counts(closed)])

@@ -16,7 +16,7 @@ from zbuf.producer import FileSource, Producer
 
 @pytest.fixture
 def run(run_dir: Path) -> Run:
-    """run("zbuf", "ls"): a command, to its end, which must be a good one."""
+    """run("zbuf", "ls"): run a command to its end, which must be a success."""
     environment = {**os.environ, "ZBUF_RUN_DIR": str(run_dir), "PATH": f"{BIN}:{os.environ['PATH']}"}
 
     def run_to_the_end(*command: str | Path) -> "subprocess.CompletedProcess[str]":
@@ -38,7 +38,7 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def producer(run_dir: Path, capture: Path) -> Iterator[Producer]:
-    """A producer `lab` that replays the capture, losing nothing, once a reader is there."""
+    """A producer `lab` that replays the capture, without loss, as soon as a reader is there."""
     source = FileSource([str(capture)])
     with Producer("lab", linktype=source.linktype, lossless=True, run_dir=run_dir) as producer:
 

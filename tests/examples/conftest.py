@@ -19,7 +19,7 @@ SANITIZERS = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recove
 
 @pytest.fixture(scope="session")
 def capture(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
-    """ARP, DNS, HTTP, ICMP, IPv6, VLAN tags, fragments."""
+    """Packets of ARP, DNS, HTTP, ICMP and IPv6, with VLAN tags and fragments."""
     path = tmp_path_factory.mktemp("capture") / "lab.pcap"
     subprocess.run([sys.executable, EXAMPLES / "make_capture.py", path], check=True, timeout=60)
     return read_capture(path.read_bytes()).records
@@ -35,7 +35,7 @@ def producer(producer_name: str, run_dir: Path) -> Iterator[Producer]:
 
 @pytest.fixture
 def example(commands: Commands) -> Start:
-    """example(program, *arguments): an example as a process, killed at the end of the test."""
+    """example(program, *arguments): start an example; it is killed at the end of the test."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
     def start(program: str | Path, *arguments: str | int | Path) -> Process:
@@ -55,11 +55,11 @@ def build(folder: Path, *flags: str) -> Path:
 
 @pytest.fixture(scope="session")
 def consumer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """consumer.c as people build it."""
+    """consumer.c, built as people build it."""
     return build(tmp_path_factory.mktemp("consumer"), "-O2")
 
 
 @pytest.fixture(scope="session")
 def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """consumer.c with the sanitizers, which end it with a report where it does what C does not define."""
+    """consumer.c, built with sanitizers, which end it with a report when it does something undefined."""
     return build(tmp_path_factory.mktemp("sanitized"), *SANITIZERS)

@@ -1,1 +1,1 @@
-"""What the tests share, and is no test itself."""
+"""Helpers that several tests share."""

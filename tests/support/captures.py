@@ -1,6 +1,6 @@
 """Small captures made with struct, and a strict reader of capture files.
 
-Neither knows the product nor libpcap: a test that compares with them has a second opinion.
+Both are independent of the product and of libpcap, so a test that compares with them has a second opinion.
 
 Sources: draft-ietf-opsawg-pcap sections 4 and 5, draft-ietf-opsawg-pcapng sections 4.1 to 4.4.
 """
@@ -19,7 +19,7 @@ RAW_IP = 101
 DBUS = 231
 SNAPLEN = 262144
 SIZES = (1, 0, 3, 4, 59, 60, 61, 1514, 4095, 9000, 65535)
-"""Bytes of the packets in sample()."""
+"""The sizes of the packets in sample()."""
 START_NS = 1_700_000_000_123_456_789
 
 _SECTION = 0x0A0D0D0A
@@ -43,21 +43,21 @@ class Capture:
     """What read_capture() found."""
 
     linktypes: list[int] = field(default_factory=list)
-    """One for each interface."""
+    """The link type of each interface."""
     records: list[Record] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
-    """The interfaces' names, of pcapng."""
+    """The names of the interfaces; only pcapng has them."""
 
 
 class NotStrict(Exception):
-    """Something that no well-formed capture has."""
+    """The file has something that no well-formed capture has."""
 
 
 # ---- making ---------------------------------------------------------------------------------------------------------
 
 
 def sample(unit_ns: int = 1, sizes: Sequence[int] = SIZES) -> list[Record]:
-    """Packets of these sizes, each byte of them known, some longer on the wire, at times that are whole units."""
+    """Packets of these sizes with known bytes; some are longer on the wire, and times are multiples of `unit_ns`."""
     chance = random.Random(20)
     start = START_NS // unit_ns * unit_ns
     return [
@@ -93,7 +93,7 @@ def pcapng(
     linktype: int = ETHERNET,
     offset_s: int = 0,
 ) -> bytes:
-    """A pcapng file with an interface for each if_tsresol in `resolutions`; 0x80 | n stands for 2 to the minus n."""
+    """A pcapng file with an interface for each if_tsresol in `resolutions`; 0x80 | n means 2 to the power of -n."""
     parts = [_block(order, _SECTION, struct.pack(f"{order}IHHq", _BYTE_ORDER_MAGIC, 1, 0, -1))]
     for resolution in resolutions:
         options = struct.pack(f"{order}HHBxxx", _IF_TSRESOL, 1, resolution)
@@ -110,14 +110,14 @@ def pcapng(
 
 
 def ticks_per_second(resolution: int) -> int:
-    """What an if_tsresol byte says."""
+    """The resolution that an if_tsresol byte stands for."""
     return int((2 if resolution & 0x80 else 10) ** (resolution & 0x7F))
 
 
 def again(records: list[Record], loops: int) -> list[Record]:
-    """What a replay makes of a capture in a loop: each pass begins a mean gap after the latest packet of the last.
+    """The packets of a replay in a loop: each pass begins a mean gap after the latest packet of the pass before.
 
-    Packets without a time, 0, stay without.
+    A packet without a time, which is 0, has none in any pass.
     """
     times = [record.time_ns for record in records if record.time_ns]
     span = max(times, default=0) - min(times, default=0)
@@ -158,7 +158,7 @@ FORMATS: dict[str, tuple[int, Callable[[list[Record]], bytes]]] = {
 
 
 def received(reader: Any) -> list[Record]:
-    """All packets that a reader's descriptor has stored at the moment, assigned or not; a second copy of none."""
+    """All packets that a reader's descriptor stores now, assigned or not, each one once."""
     found: list[Record] = []
     while True:
         buffer = reader.next_buffer(timeout=0)
@@ -172,7 +172,7 @@ def received(reader: Any) -> list[Record]:
 
 
 def read_capture(image: bytes) -> Capture:
-    """Everything in a capture file, gzipped or not; raises NotStrict where it is not whole and well-formed."""
+    """Everything in a capture file, gzipped or not; raises NotStrict if the file is cut or malformed."""
     if image[:2] == b"\x1f\x8b":
         image = gzip.decompress(image)
     if image[:4] == struct.pack("<I", _SECTION):
@@ -187,7 +187,7 @@ def _read_pcap(image: bytes, order: str, unit: int) -> Capture:
     _, major, minor, _, _, _, linktype = _unpack(f"{order}IHHiIII", image, 0)
     if (major, minor) != (2, 4):
         raise NotStrict(f"version {major}.{minor}")
-    found = Capture([linktype & 0xFFFF])  # above are the length of the FCS, and bits that draft leaves undefined
+    found = Capture([linktype & 0xFFFF])  # without the FCS's length, and undefined bits
     offset = 24
     while offset < len(image):
         seconds, rest, caplen, wirelen = _unpack(f"{order}4I", image, offset)

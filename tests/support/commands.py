@@ -1,4 +1,4 @@
-"""The project's two commands as processes, and what they say."""
+"""The project's two commands as processes, and what they print."""
 
 import contextlib
 import os
@@ -31,20 +31,20 @@ def run(name: str, *arguments: str | os.PathLike[str] | bytes, **options: Any) -
 
 
 class Commands:
-    """zbufd and zbuf, started and killed at the end, if they still run then."""
+    """Starts zbufd and zbuf, and kills them at the end if they still run."""
 
     def __init__(self) -> None:
         self._cleaning = contextlib.ExitStack()
 
     def start(self, name: str, *arguments: str | os.PathLike[str] | bytes, **options: Any) -> "subprocess.Popen[str]":
-        """Start zbufd or zbuf, with pipes from its standard output and error."""
+        """Start zbufd or zbuf, with pipes for its standard output and error."""
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         process = self._cleaning.enter_context(subprocess.Popen(command(name, *arguments), **(pipes | options)))
         self._cleaning.callback(process.kill)
         return process
 
     def adopt(self, process: "subprocess.Popen[str]") -> "subprocess.Popen[str]":
-        """Have a process killed at the end, too."""
+        """Have another process killed at the end, too."""
         self._cleaning.enter_context(process)
         self._cleaning.callback(process.kill)
         return process
@@ -54,7 +54,7 @@ class Commands:
 
 
 def wait_line(stream: IO[str] | None, part: str) -> str:
-    """Wait for a line with `part` in it from a process; reads no further, so that communicate() has the rest."""
+    """Wait for a line with `part` in it from a process; reads no further, so that communicate() returns the rest."""
     assert stream is not None
     line = b""
     while select.select([stream], [], [], LIMIT_S)[0]:
@@ -69,7 +69,7 @@ def wait_line(stream: IO[str] | None, part: str) -> str:
 
 
 def tcpdump(path: Path) -> list[str]:
-    """What tcpdump prints for each packet of a file, which it must find whole."""
+    """The line that tcpdump prints for each packet of a file; tcpdump must find the file whole."""
     with path.open("rb") as file:
         done = subprocess.run(
             ["tcpdump", "-nn", "-tt", "--nano", "-r", "-"], stdin=file, capture_output=True, check=False, text=True
@@ -80,12 +80,12 @@ def tcpdump(path: Path) -> list[str]:
 
 
 def told(stderr: str) -> list[str]:
-    """What was said on stderr beside the informational lines."""
+    """The lines on stderr that are not just information."""
     return [line for line in stderr.splitlines() if not _INFORMATIONAL.fullmatch(line)]
 
 
 def error_of(done: Done, status: int = 1) -> str:
-    """The one line of error of a command that failed as it should."""
+    """The one line of error of a command, which must have failed as commands do."""
     assert done.returncode == status, done.stderr
     lines = told(done.stderr)
     assert len(lines) == 1, done.stderr
@@ -95,6 +95,6 @@ def error_of(done: Done, status: int = 1) -> str:
 
 
 def end(process: Process, seconds: float = LIMIT_S) -> Done:
-    """Wait for the end of a process, and have the rest of what it says."""
+    """Wait for the end of a process; returns the rest of its output."""
     out, error = process.communicate(timeout=seconds)
     return subprocess.CompletedProcess(process.args, process.returncode, out, error)

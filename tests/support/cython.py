@@ -1,4 +1,4 @@
-"""Cython modules of the tests' own, compiled against zbuf's .pxd files as those of any other project would be."""
+"""Compiles Cython modules of the tests against zbuf's .pxd files, as any other project would."""
 
 import importlib.util
 import subprocess
@@ -13,7 +13,7 @@ _ROOT = Path(zbuf.__file__).parent.parent
 
 
 def build_module(source: Path, directory: Path) -> Any:
-    """The module of a .pyx file, compiled into `directory` and imported."""
+    """Compile a .pyx file into `directory`, and import it."""
     c, binary = directory / f"{source.stem}.c", directory / f"{source.stem}.so"
     cython = [sys.executable, "-m", "cython", "-3", "-I", str(_ROOT), "-o", str(c), str(source)]
     subprocess.run(cython, check=True)

@@ -1,4 +1,4 @@
-"""What the tests of producers and of their clients share."""
+"""Helpers of the tests of producers and of their clients."""
 
 import contextlib
 import threading
@@ -13,7 +13,7 @@ from zbuf.shared.control.statistics import DescriptorStatistics, Ledger
 
 PAGE = 4096
 PER_PAGE = 43
-"""Packets of numbered() that a buffer of one page holds."""
+"""How many packets of numbered() fit into a buffer of one page."""
 NewRemote = Callable[[], Remote]
 WAITS = pytest.mark.parametrize("wait", ["sleep", "spin"])
 
@@ -25,19 +25,19 @@ def adds_up(ledger: Ledger) -> bool:
 
 
 def segments(name: str) -> list[str]:
-    """The shared-memory objects that a producer of this name has, or has left."""
+    """The shared-memory objects that a producer of this name has, or has left behind."""
     return sorted(entry.name for entry in Path("/dev/shm").glob(f"zbuf.{name}.*"))
 
 
 def only(descriptors: list[DescriptorStatistics]) -> DescriptorStatistics:
-    """The one descriptor that is there."""
+    """The only descriptor of a producer."""
     (one,) = descriptors
     return one
 
 
 @contextlib.contextmanager
 def in_thread(function: Callable[..., Any], *arguments: Any, **options: Any) -> Iterator[list[Any]]:
-    """Call a function in a thread; what it returns is in the list once the block is over."""
+    """Call a function in a thread; its result is in the list at the end of the block."""
     results: list[Any] = []
     thread = threading.Thread(target=lambda: results.append(function(*arguments, **options)), daemon=True)
     thread.start()

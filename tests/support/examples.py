@@ -1,4 +1,4 @@
-"""What the tests of the examples share: an example as a process, what it prints, packets for it."""
+"""Helpers of the tests of the examples: an example as a process, its output, packets for it."""
 
 import struct
 import subprocess
@@ -23,7 +23,7 @@ Start = Callable[..., Process]
 
 def publish(producer: Producer, packets: list[Record], readers: int = 1) -> None:
     """Append the packets once the readers are there, and end the stream."""
-    broken = threading.Timer(LIMIT_S, producer.stop)  # a reader that never acknowledges would hold us for ever
+    broken = threading.Timer(LIMIT_S, producer.stop)  # a reader that never acknowledges would make us wait for ever
     broken.start()
     assert producer.wait_readers(readers), "no reader came"
     producer.publish(RawPacket(packet.data, time_ns=packet.time_ns) for packet in packets)
@@ -37,13 +37,13 @@ def wait_delivered(lab: Lab, packets: int) -> None:
 
 
 def outcome(process: Process) -> tuple[str, str, int]:
-    """Wait for its end: its output, its errors, its status."""
+    """Wait for the end of a process; returns its output, its errors and its status."""
     output, errors = process.communicate(timeout=LIMIT_S)
     return output, errors, process.returncode
 
 
 def flow_of(data: bytes) -> str | None:
-    """The flow of a frame, parsed here once more; None where it tells no ports."""
+    """The flow of a frame, parsed by code of the test's own; None if the frame has no ports."""
     if len(data) < 34 or data[12:14] != b"\x08\x00" or data[23] not in (6, 17):
         return None
     if struct.unpack_from(">H", data, 20)[0] & 0x1FFF:

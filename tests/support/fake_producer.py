@@ -1,4 +1,4 @@
-"""A minimal producer, which does what a test wants."""
+"""A minimal producer, which can be made to misbehave."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from zbuf.shared.memory.segment import Segment
 
 
 class FakeProducer:
-    """One segment and one reader; it says and does what a test wants."""
+    """A producer with one segment and one reader; a test can change its answer and its file descriptors."""
 
     def __init__(self, name: str, run_dir: Path) -> None:
         self.cleaning = contextlib.ExitStack()
@@ -41,7 +41,7 @@ class FakeProducer:
         self.connection: socket.socket | None = None
 
     def serve(self, raw: bytes | None = None) -> None:
-        """Let one client in and answer its connect."""
+        """Accept one client, and answer its connect request."""
         self.connection, _ = self.listening.accept()
         self.cleaning.callback(self.connection.close)
         self.connection.recv(65536)

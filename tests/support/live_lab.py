@@ -1,4 +1,4 @@
-"""`zbufd capture` in a network of the test's own, and packets sent into it."""
+"""`zbufd capture` in a network of the test's own, and packets that are sent into it."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from support.network import Network
 from support.processes import LIMIT_S
 
 READING = ("setpriv", "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
-"""Another user, who can read the files that the commands consist of, wherever they are; and write nobody's sockets."""
+"""Another user, who can read the commands' files wherever they are, but can't write to other users' sockets."""
 
 SENDER = """
 import socket, sys
@@ -29,7 +29,7 @@ for line in sys.stdin:
 
 
 def frame(number: int, size: int = 100, *, vlan: Sequence[int] = (), to: str = "020000000002") -> bytes:
-    """An Ethernet frame that tells its number, with VLAN tags where there are to be."""
+    """An Ethernet frame that holds its number, with VLAN tags if some are given."""
     tags = b"".join(
         struct.pack(">HH", 0x88A8 if at == 0 and len(vlan) > 1 else 0x8100, one) for at, one in enumerate(vlan)
     )
@@ -38,7 +38,7 @@ def frame(number: int, size: int = 100, *, vlan: Sequence[int] = (), to: str = "
 
 
 def datagram(number: int, vlan: Sequence[int] = (), *, port: int = 53) -> bytes:
-    """A frame() with an IP packet in it that has a UDP datagram for a port."""
+    """A frame() with a UDP datagram for a port, over IP."""
     head, payload = frame(0, 0, vlan=vlan)[:-6], struct.pack("<I", number)
     udp = struct.pack(">HHHH", 40000, port, 8 + len(payload), 0) + payload
     ip = struct.pack(">BBHHHBBHII", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, 0x0A000001, 0x0A000002)
@@ -52,7 +52,7 @@ def send(network: Network, frames: Sequence[bytes], interface: str = "za") -> No
 
 
 class LiveLab:
-    """A running `zbufd capture`, what it says, and its statistics."""
+    """A running `zbufd capture`, its log, and its statistics."""
 
     def __init__(self, network: Network, commands: Commands, name: str, *options: str, ready: bool = True) -> None:
         self.network = network
@@ -67,7 +67,7 @@ class LiveLab:
             self.wait_line("capturing on")
 
     def wait_line(self, part: str) -> str:
-        """Wait for what it logs."""
+        """Wait for a line of its log."""
         return wait_line(self.process.stderr, part)
 
     def stats(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class LiveLab:
         return found
 
     def dump(self, path: Path, *options: str) -> "subprocess.Popen[str]":
-        """A zbuf dump that reads already; its end is end()."""
+        """Start a zbuf dump, and return when it reads; end it with end()."""
         dumping = self._commands.start("zbuf", "dump", self.name, "-w", path, *options)
         wait_line(dumping.stderr, "reading")
         return dumping
@@ -94,7 +94,7 @@ class LiveLab:
         self.process.send_signal(number)
 
     def end(self) -> str:
-        """SIGTERM, and what it said until its end, which must be a good one."""
+        """Send SIGTERM; returns what it printed until its end, which must be without errors."""
         self.signal(signal.SIGTERM)
         _, said = self.process.communicate(timeout=LIMIT_S)
         assert self.process.returncode == 0, said
@@ -103,7 +103,7 @@ class LiveLab:
 
 
 class Tcpdump:
-    """tcpdump on an interface, the judge."""
+    """tcpdump on an interface, with which zbuf is compared."""
 
     def __init__(self, network: Network, commands: Commands, interface: str, path: Path, *options: str) -> None:
         self._path = path
@@ -112,11 +112,11 @@ class Tcpdump:
         wait_line(self.process.stderr, "listening on")
 
     def end(self, count: int) -> None:
-        """Stop it once it has written `count` packets."""
+        """Stop it when it has written `count` packets."""
         self._end_when(lambda: len(packets_in(self._path)) >= count, f"{count} packets")
 
     def end_after(self, last: bytes) -> list[bytes]:
-        """Stop it once it has written this frame; returns all frames that it wrote."""
+        """Stop it when it has written this frame; returns all frames that it wrote."""
         self._end_when(lambda: last in (packet[2] for packet in packets_in(self._path)), "the last frame")
         return [packet[2] for packet in packets_in(self._path)]
 
@@ -150,7 +150,7 @@ def packets_in(path: Path) -> list[tuple[int, int, bytes]]:
 
 
 def end_dump(dumping: "subprocess.Popen[str]") -> str:
-    """Wait for the end of a dump; returns what it said."""
+    """Wait for the end of a dump; returns what it printed."""
     _, said = dumping.communicate(timeout=LIMIT_S)
     assert dumping.returncode == 0, said
     return said

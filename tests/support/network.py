@@ -1,4 +1,4 @@
-"""A network namespace of a test's own, with a veth pair in it; it takes root."""
+"""A network namespace of a test's own, with a veth pair in it; this needs root."""
 
 import contextlib
 import json
@@ -23,12 +23,12 @@ class Network:
         self.ip("link", "set", "lo", "up")
 
     def ip(self, *arguments: str) -> str:
-        """Run ip(8) in here."""
+        """Run ip(8) in this namespace."""
         command = ["ip", "-n", self.name, *arguments]
         return os.fsdecode(subprocess.run(command, check=True, capture_output=True).stdout)
 
     def add_wire(self, here: str = "za", there: str = "zb") -> None:
-        """Two more interfaces; nothing but the test's own packets passes them."""
+        """Make two more interfaces, through which only the test's own packets go."""
         self.ip("link", "add", here, "type", "veth", "peer", "name", there)
         for one in (here, there):
             self.ip("link", "set", one, "addrgenmode", "none")  # or the kernel sends neighbour discovery
@@ -39,17 +39,17 @@ class Network:
         return int(json.loads(self.ip("-j", "link", "show", name))[0]["ifindex"])
 
     def names(self) -> list[str]:
-        """The interfaces, as ip(8) has them."""
+        """The interfaces, as ip(8) lists them."""
         return [one["ifname"] for one in json.loads(self.ip("-j", "link", "show"))]
 
     def inside(self, *command: str) -> list[str]:
-        """A command line that runs in here."""
+        """A command line that runs in this namespace."""
         return ["ip", "netns", "exec", self.name, *command]
 
 
 @contextlib.contextmanager
 def network() -> Iterator[Network]:
-    """A network that is gone afterwards."""
+    """A network, which is removed at the end of the block."""
     name = f"zbuf-test-{os.getpid()}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:

@@ -1,4 +1,4 @@
-"""Packets that a test of a descriptor knows again, and filter programs made by hand."""
+"""Numbered packets for tests of a descriptor, and filter programs made by hand."""
 
 import struct
 from collections.abc import Callable, Iterable
@@ -16,10 +16,10 @@ def keep(size: int) -> bytes:
 
 
 def numbered(number: int, size: int = 92) -> bytes:
-    """A packet that is known again; 92 bytes make PER_BUFFER of them fill a buffer."""
+    """A packet that holds its number; with 92 bytes, PER_BUFFER packets fill a buffer."""
     return (struct.pack("<I", number) * (size // 4 + 1))[:size]
 
 
 def numbers(packets: Iterable[Block]) -> list[int]:
-    """Which numbered() packets these are."""
+    """The numbers of numbered() packets."""
     return [int.from_bytes(packet.data[:4], "little") for packet in packets]

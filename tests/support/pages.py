@@ -1,4 +1,4 @@
-"""The project's pages, and what the tests take out of them."""
+"""The project's pages, and the blocks of code in them."""
 
 import re
 import subprocess
@@ -26,7 +26,7 @@ def text_of(page: str | Path) -> str:
 
 
 def blocks_of(page: str | Path, language: str, containing: str = "") -> list[str]:
-    """The blocks of code of a language, those that contain some words; there must be one."""
+    """The blocks of code in a language that contain certain words; there must be at least one."""
     blocks = re.findall(rf"^```{language}\n(.*?)^```", text_of(page), re.DOTALL | re.MULTILINE)
     found = [block for block in blocks if containing in block]
     assert found, f"{page} has no {language} with {containing!r}"

@@ -1,4 +1,4 @@
-"""Python processes of the tests' own, which do as they are told.
+"""Python processes that carry out what a test tells them.
 
 Starting Python and importing everything takes a third of a second.  So one process, the nursery, does that once, and
 forks whenever a test asks.  What it forks is a process like any other: with memory and file descriptors of its own, and
@@ -22,19 +22,19 @@ from pathlib import Path
 from typing import Any
 
 LIMIT_S = 20
-"""For broken code only: what works answers at once."""
+"""A limit for broken code only: working code answers at once."""
 
 
 # ---- numbered packets -----------------------------------------------------------------------------------------------
 
 
 def numbered(number: int, size: int = 60) -> bytes:
-    """A packet that tells its number, and has bytes all through that depend on it."""
+    """A packet that holds its number, and whose other bytes all depend on it."""
     return struct.pack("<Q", number) + bytes([number & 0xFF]) * (size - 8)
 
 
 def number_of(data: Any) -> int:
-    """The number in a packet of numbered(); it must be whole."""
+    """The number in a packet of numbered(), which must be whole."""
     number: int = struct.unpack_from("<Q", data)[0]
     assert bytes(data) == numbered(number, len(data)), f"packet {number} is damaged"
     return number
@@ -61,7 +61,7 @@ def open_fds(pid: int | str = "self") -> int:
 
 
 def wait_stopped(pid: int) -> None:
-    """Wait until all threads of a process are stopped: a signal takes its time."""
+    """Wait until all threads of a process are stopped, which a signal does not do at once."""
     limit = time.monotonic() + LIMIT_S
     while any(one.read_text().rsplit(")", 1)[1].split()[0] != "T" for one in Path(f"/proc/{pid}/task").glob("*/stat")):
         assert time.monotonic() < limit, "it does not stop"
@@ -71,9 +71,9 @@ def wait_stopped(pid: int) -> None:
 
 
 class Remote:
-    """A Python process that carries out statements, one at a time; names that they set are there for the next ones.
+    """A Python process that carries out statements, one after the other; variables stay from one to the next.
 
-    It has Producer, connect and the like, see _prelude(), and the functions above.
+    It has the names of _prelude(), such as Producer and connect, and the functions above.
     """
 
     def __init__(self, nursery: socket.socket) -> None:
@@ -86,11 +86,11 @@ class Remote:
         self.do("import os; os.environ.update(environment)", environment=dict(os.environ))
 
     def begin(self, code: str, **names: Any) -> None:
-        """Have it start on an expression, or on statements; `names` are set before."""
+        """Start an expression, or statements; `names` are set first."""
         self._connection.send((code, names))
 
     def result(self, seconds: float = LIMIT_S) -> Any:
-        """Wait for what begin() came to: the expression's value, or its exception."""
+        """Wait for the outcome of begin(): returns the expression's value, or raises its exception."""
         assert self._connection.poll(seconds), "the other process does not come to an end with it"
         done, answer = self._connection.recv()
         if not done:
@@ -98,17 +98,17 @@ class Remote:
         return answer
 
     def ask(self, code: str, **names: Any) -> Any:
-        """begin() and result()."""
+        """Evaluate an expression: begin() and result()."""
         self.begin(code, **names)
         return self.result()
 
     def do(self, code: str, **names: Any) -> None:
-        """ask() where nothing is answered."""
+        """Carry out statements, which have no value."""
         self.ask(code, **names)
 
     @property
     def fds(self) -> int:
-        """How many file descriptors it has open."""
+        """How many file descriptors the process has open."""
         return open_fds(self.pid)
 
     def signal(self, number: int) -> None:
@@ -125,7 +125,7 @@ class Remote:
         self.wait_end()
 
     def close(self) -> None:
-        """Kill it, if that has not happened yet."""
+        """Kill the process, unless it is dead already."""
         self.kill()
         self._connection.close()
         os.close(self._pidfd)
@@ -137,7 +137,7 @@ class Nursery:
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()
         command = [sys.executable, __file__, str(theirs.fileno())]
-        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # it forks: no threads but its own
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # it forks, so it must have only one thread
         with theirs:
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment)
 
@@ -150,9 +150,9 @@ class Nursery:
 
 
 def _nurse(control: socket.socket) -> None:
-    """The nursery's own life: fork whenever asked, until the other end closes."""
+    """Run the nursery: fork whenever asked, until the other end closes."""
     names = _prelude()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs us in the background ignores it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs us in the background has it ignored
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them: see Remote.wait_end()
     while True:
         message, fds, *_ = socket.recv_fds(control, 1, 1)
@@ -169,7 +169,7 @@ def _nurse(control: socket.socket) -> None:
 
 
 def _prelude() -> dict[str, Any]:
-    """What every Remote has without importing it."""
+    """The names that every Remote has without importing them."""
     import threading
 
     import numpy as np
@@ -199,7 +199,7 @@ def _obey(connection: Connection, names: dict[str, Any]) -> None:
         try:
             connection.send((True, _carry_out(code, names)))
         except BaseException as error:
-            traceback.print_exc()  # seen where the test fails
+            traceback.print_exc()  # shown with the failure of the test
             connection.send((False, error))
 
 
@@ -208,7 +208,7 @@ def _carry_out(code: str, names: dict[str, Any]) -> Any:
     try:
         program = compile(code, "<test>", "eval")
     except SyntaxError:
-        exec(compile(code, "<test>", "exec"), names)  # noqa: S102  (it is the test's own)
+        exec(compile(code, "<test>", "exec"), names)  # noqa: S102  (the test wrote it)
         return None
     return eval(program, names)  # noqa: S307
 
@@ -217,9 +217,9 @@ class Lab:
     """A producer in a process of its own.
 
     Args:
-        process: which.
-        name: the producer's.
-        options: more of its options.
+        process: the process.
+        name: the name of the producer.
+        options: more options of the producer.
     """
 
     def __init__(self, process: Remote, name: str, **options: Any) -> None:
@@ -229,7 +229,7 @@ class Lab:
         process.do("producer = Producer(name, **options)", name=name, options={"linger_s": 0} | options)
 
     def append(self, count: int = 1, *, size: int = 60, **options: Any) -> list[int]:
-        """Append packets with the next numbers, and return those."""
+        """Append packets with the next numbers, and return the numbers."""
         numbers = list(range(self._next, self._next + count))
         self._next += count
         code = "for number in numbers: producer.append(numbered(number, size), **options)"
@@ -243,16 +243,16 @@ class Lab:
         self.process.kill()
 
     def descriptors(self) -> list[Any]:
-        """The DescriptorStatistics of those that are open."""
+        """The statistics of the open descriptors."""
         found: list[Any] = self.process.ask("producer.stats().descriptors")
         return found
 
     def wait_descriptors(self, count: int) -> None:
-        """Wait until there are as many: it sees that a reader left a moment after that has."""
+        """Wait until the producer has so many: it notices a moment later that a reader has left."""
         self._wait(lambda: len(self.descriptors()), count, "descriptors")
 
     def wait_fds(self, count: int) -> None:
-        """Wait until it has as many file descriptors open."""
+        """Wait until the process has so many file descriptors open."""
         self._wait(lambda: self.process.fds, count, "file descriptors")
 
     def _wait(self, look: Callable[[], int], count: int, what: str) -> None:

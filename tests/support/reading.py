@@ -1,4 +1,4 @@
-"""What the tests of readers, buffers and packets share: ways to get one, and to see what a reader has written."""
+"""Helpers of the tests of readers, buffers and packets: getting one, and seeing what a reader has written."""
 
 import struct
 import subprocess
@@ -13,7 +13,7 @@ from zbuf.consumer.reading.segment_reader import SegmentReader
 
 MakeRig = Callable[..., Rig]
 Start = Callable[..., subprocess.Popen[str]]
-LONG = 20  # seconds; only broken code waits as long
+LONG = 20  # seconds; only broken code waits so long
 
 
 def take(reader: SegmentReader) -> Buffer:
@@ -41,7 +41,7 @@ def collect_payloads(reader: Iterable[Packet]) -> list[bytes]:
 
 
 def user_gens(rig: Rig, number: int = 1) -> tuple[int, int]:
-    """What a reader has written into its ack page."""
+    """The generations that a reader has written into its ack page."""
     first, second = struct.unpack_from("<II", rig.seats[number].ack)
     return first, second
 
@@ -51,7 +51,7 @@ def take_nothing(reader: SegmentReader) -> bool:
 
 
 def array_of(data: Any, kind: str = "u1") -> Any:
-    """A NumPy array in the same memory; NumPy's own types know of no buffers but the standard library's."""
+    """A NumPy array in the same memory; NumPy's type hints accept only the standard library's buffers."""
     return np.frombuffer(data, kind)
 
 

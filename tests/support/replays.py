@@ -11,7 +11,7 @@ from zbuf.consumer.reading.connection import Connection
 
 PAGE = 4096
 COUNT = 1000
-"""Packets in the file `lab`."""
+"""How many packets are in the file `lab`."""
 LEDGER = ("received", "filtered", "accepted", "delivered", "dropped", "abandoned", "buffered", "truncated")
 
 
@@ -30,19 +30,19 @@ def adds_up(ledger: dict[str, int]) -> bool:
 
 
 def start_replay(commands: Commands, name: str, path: Path, *options: str) -> Process:
-    """zbufd replay, ready for readers."""
+    """Start zbufd replay, and return when readers can connect."""
     process = commands.start("zbufd", "replay", path, "--name", name, *options)
     wait_line(process.stderr, f"{name} ready in")
     return process
 
 
 def start_dump(commands: Commands, name: str, *options: str | Path, **more: Any) -> Process:
-    """zbuf dump, which waits for its producer."""
+    """Start zbuf dump, which waits for its producer."""
     return commands.start("zbuf", "dump", name, "--wait-producer", "20", *options, **more)
 
 
 def replay_and_dump(commands: Commands, name: str, path: Path, *options: str | Path) -> tuple[Done, Done]:
-    """A lossless replay with its report in JSON, and a dump of it: what became of both."""
+    """Run a lossless replay with its report in JSON, and a dump of it; returns the outcome of both."""
     dump = start_dump(commands, name, *options)
     replay = commands.start(
         "zbufd", "replay", path, "--name", name, "--wait-readers", "1", "--lossless", "--json"

@@ -29,7 +29,7 @@ from zbuf.shared.memory.segment import Segment, map_segment
 PAGE = 4096
 HEADER_BYTES = 128
 CAPACITY = PAGE - HEADER_BYTES
-"""Bytes of blocks in a buffer of one page."""
+"""How many bytes of blocks fit into a buffer of one page."""
 PACKET = bytes(92)
 """A packet whose block has 124 bytes: PER_BUFFER of them fill a buffer of one page to the last byte."""
 PER_BUFFER = 32
@@ -90,7 +90,7 @@ def adds_up(ledger: dict[str, int]) -> bool:
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
-    """Look until a condition holds that another thread or process brings about; the limit is for broken code only."""
+    """Look until a condition holds, which another thread or process brings about; the limit is for broken code."""
     limit = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < limit, "what the test waits for did not happen"
@@ -98,10 +98,10 @@ def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
 
 
 def run_python(program: str, *arguments: str, seconds: float = 60) -> tuple[int, str, str]:
-    """Run a program that may crash, as a process of its own, which finds this module.
+    """Run a program that may crash in another process, which can import this module.
 
     Returns:
-        Its exit status, its output, and its errors.
+        The exit status, the output, and the errors.
     """
     command = [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(program), *arguments]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))}
@@ -118,7 +118,7 @@ def run_python(program: str, *arguments: str, seconds: float = 60) -> tuple[int,
 
 @dataclass(frozen=True)
 class Block:
-    """One Enhanced Packet Block, as parsed by parse_blocks()."""
+    """One Enhanced Packet Block, as parse_blocks() returns it."""
 
     data: bytes
     wirelen: int
@@ -129,7 +129,7 @@ class Block:
 
 
 def parse_blocks(blocks: bytes) -> list[Block]:
-    """The Enhanced Packet Blocks in these bytes, which must be nothing else, and no part of one."""
+    """Parse bytes that must be whole Enhanced Packet Blocks and nothing else."""
     found, offset = [], 0
     while offset < len(blocks):
         kind, total, interface, high, low, caplen, wirelen = struct.unpack_from("<7I", blocks, offset)
@@ -165,7 +165,7 @@ class Taken:
     which: int
     header: Header
     blocks: bytes
-    """A copy, of the moment when it was taken."""
+    """A copy of its blocks, made when it was taken."""
 
     @property
     def packets(self) -> list[Block]:
@@ -178,14 +178,14 @@ class Taken:
 
 @dataclass
 class PlainReader:
-    """A reader in plain Python, straight from zbuf.h."""
+    """A reader in plain Python, written from zbuf.h alone."""
 
     memory: mmap.mmap
     offsets: Sequence[int]
     ack: mmap.mmap
     sequence: int
     held: list[Taken] = field(default_factory=list)
-    """What it has taken and not acknowledged, oldest first."""
+    """The buffers that it has taken and not acknowledged, oldest first."""
 
     def take(self) -> Taken | None:
         """The next buffer, if it is assigned."""
@@ -201,13 +201,13 @@ class PlainReader:
         return taken
 
     def take_now(self) -> Taken:
-        """take(), where the next buffer must be assigned."""
+        """Take the next buffer, which must be assigned."""
         taken = self.take()
         assert taken is not None, f"buffer {self.sequence} is not assigned"
         return taken
 
     def acknowledge(self, taken: Taken | None = None) -> None:
-        """Give one back: the oldest, if none is named."""
+        """Give a buffer back; the oldest one by default."""
         taken = taken or self.held[0]
         self.held.remove(taken)
         struct.pack_into("<I", self.ack, 4 * taken.which, taken.header.kernel_gen)
@@ -220,7 +220,7 @@ class PlainReader:
         return int.from_bytes(self.ack[4 * which : 4 * which + 4], "little")
 
     def drain(self) -> list[Block]:
-        """Take and acknowledge all that is assigned, and what that frees; return the packets."""
+        """Take and acknowledge all that is assigned, now or because of this; returns the packets."""
         found: list[Block] = []
         while (taken := self.take()) is not None:
             found += taken.packets
@@ -230,7 +230,7 @@ class PlainReader:
 
 @dataclass
 class Seat:
-    """What one reader is given: its ack page and its doorbell."""
+    """The ack page and the doorbell of one reader."""
 
     sequence: int
     announced: int
@@ -240,9 +240,9 @@ class Seat:
     reader_ack: mmap.mmap
     ack_fd: int
     doorbell: int
-    """The end that is read."""
+    """The reader's end of the doorbell."""
     bell: int
-    """The end that is written; -1 once it hung up."""
+    """The producer's end of the doorbell; -1 when it has hung up."""
 
     @property
     def sleeping(self) -> int:
@@ -254,13 +254,13 @@ class Seat:
 
     @property
     def rings(self) -> int:
-        """How often it was rung since the last look."""
+        """How often the doorbell was rung since the last call."""
         with contextlib.suppress(BlockingIOError):
             return len(os.read(self.doorbell, 1 << 16))
         return 0
 
     def hang_up(self) -> None:
-        """What the kernel does when the producer dies."""
+        """Close the producer's end, as the kernel does when the producer dies."""
         if self.bell >= 0:
             os.close(self.bell)
         self.bell = -1
@@ -272,13 +272,13 @@ class Seat:
 
 
 class Rig:
-    """A segment and its descriptor; close() removes what of it has a name or a number.
+    """A segment and its descriptor; close() removes the segment and closes all file descriptors.
 
     Args:
-        buffer_bytes: of each buffer; one page, so that it is soon full.
-        interfaces: what the prologue describes.
-        growth_bytes: what it may grow by.
-        options: the descriptor's.
+        buffer_bytes: the size of each buffer; by default one page, which is soon full.
+        interfaces: the interfaces that the prologue describes.
+        growth_bytes: by how much the prologue may grow.
+        options: options of the descriptor.
     """
 
     def __init__(
@@ -307,7 +307,7 @@ class Rig:
             raise
 
     def sit(self, number: int = 1) -> Seat:
-        """Let a reader in."""
+        """Add a reader to the descriptor."""
         ack_fd, ack = make_ack_page()
         doorbell, bell = make_doorbell()
         sequence, announced = self.descriptor.add_reader(number, ack, bell)
@@ -320,7 +320,7 @@ class Rig:
         return PlainReader(self.memory, self.offsets, seat.reader_ack, seat.sequence)
 
     def reader(self, number: int = 1, *, spin_ns: int = 0, kind: type[Any] = SegmentReader) -> Any:
-        """A reader of the product's, on a read-only mapping of its own, which knows the interfaces."""
+        """A SegmentReader, or a reader of that kind, on a read-only mapping of its own, which knows the interfaces."""
         seat = self.sit(number)
         fd = self.segment.reader_fd()
         memory, layout = map_segment(fd)
@@ -339,12 +339,12 @@ class Rig:
         return read_header(self.memory, self.offsets[which])
 
     def blocks(self, which: int, length: int = CAPACITY) -> bytes:
-        """The first bytes behind a buffer's header."""
+        """The first bytes after a buffer's header."""
         begin = self.offsets[which] + HEADER_BYTES
         return self.memory[begin : begin + length]
 
     def stored(self) -> bytes:
-        """The blocks in the store, as a reader of a killed producer's segment finds them."""
+        """The blocks in the store, as a reader finds them after the producer was killed."""
         which: int = self.descriptor.slots()["store"]
         return self.blocks(which, self.header(which).stored_bytes)
 
@@ -362,7 +362,7 @@ class Rig:
             self.append(1, bytes(PAGE))
 
     def fill(self) -> None:
-        """Append what fills one buffer to its last byte."""
+        """Append packets that fill one buffer to its last byte."""
         self.append(PER_BUFFER)
 
     def close(self) -> None:

@@ -1,10 +1,9 @@
-"""A process that the kernel kills at its first system call: run by test_no_system_calls.py, one role at a time.
+"""A process that the kernel kills at its first system call; test_no_system_calls.py runs it, one role at a time.
 
-It warms up (memory that Python and malloc(3) keep for later is got now), and then seals itself.
+It warms up, so that Python and malloc(3) have memory in reserve, and then seals itself.
 
-SECCOMP_MODE_STRICT is not what seals it.  That mode lets write(2) pass, which is what ringing a doorbell is, and it has
-rdtsc fault, which is how clock_gettime(3) tells the time without a system call.  A filter that lets exit(2) pass and
-nothing else is stricter, and allows what is no system call.
+A seccomp filter that lets only exit(2) pass is the seal.  SECCOMP_MODE_STRICT would not do: it allows write(2), which
+rings doorbells, and forbids rdtsc, by which clock_gettime(3) tells the time without a system call.
 """
 
 import ctypes
@@ -27,10 +26,10 @@ from zbuf.shared.memory.reader_pages import map_ack_page
 from zbuf.shared.memory.segment import map_segment
 
 BUFFERS = 1000
-"""What a role takes or assigns once it is sealed."""
+"""How many buffers a role takes or assigns once it is sealed."""
 WARM_UP_BUFFERS = 50
 EXIT_NUMBERS = {"x86_64": 60, "aarch64": 93}
-"""exit(2), of one thread, which ends a process that has no other."""
+"""The number of exit(2), which ends one thread, and so a process with one thread."""
 
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 _SECCOMP_RET_ALLOW, _SECCOMP_RET_KILL_PROCESS = 0x7FFF0000, 0x80000000
@@ -48,7 +47,7 @@ class _Program(ctypes.Structure):
 
 
 def seal() -> None:
-    """Have the kernel kill this process at any system call from here on, but that of leave()."""
+    """Have the kernel kill this process at any system call from now on, except that of leave()."""
     assert len(os.listdir("/proc/self/task")) == 1, "a second thread would go on unsealed"
     gc.disable()
     instructions = b"".join(
@@ -66,11 +65,11 @@ def seal() -> None:
 
 
 def leave(status: int) -> None:
-    """End the process, by the one system call that it may make."""
+    """End the process by the one system call that is allowed."""
     _libc.syscall(EXIT_NUMBERS[platform.machine()], status)
 
 
-# ---- roles: each warms up, says so, seals itself, works, and leaves with 0 where all was right -------------------
+# ---- roles: each warms up, says so, seals itself, works, and leaves with 0 if all was right -------------------
 
 
 def say_ready() -> None:
@@ -79,7 +78,7 @@ def say_ready() -> None:
 
 
 def do(what: str) -> None:
-    """Nothing, or one system call."""
+    """Do nothing, or make one system call."""
     doings: dict[str, Callable[[], object]] = {
         "nothing": lambda: None,
         "getppid": os.getppid,
@@ -101,7 +100,7 @@ def attach(segment_fd: int, ack_fd: int, doorbell: int) -> SegmentReader:
 
 
 def read_packets(reader: SegmentReader, until: int) -> bool:
-    """Iterate over packets, which are numbered, until so many buffers were taken."""
+    """Iterate over numbered packets until so many buffers were taken."""
     last = -1
     for packet in reader:
         number, size = packet.time_ns, packet.caplen

@@ -1,4 +1,4 @@
-"""What the tests of segments share: segments of all kinds, images of them, and a process that holds one."""
+"""Helpers of the tests of segments: segments of all kinds, images of them, and a process that holds one."""
 
 import contextlib
 import os

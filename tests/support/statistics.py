@@ -1,4 +1,4 @@
-"""Statistics that no producer told, and the updates of zbuf top that come of them."""
+"""Made-up statistics, and the updates that zbuf top makes from them."""
 
 import os
 from typing import Any

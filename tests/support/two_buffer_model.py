@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 Filter = Callable[[bytes, int], int]
-"""Of a packet's bytes and its length on the wire, how many bytes are wanted; 0 for none of it."""
+"""Takes a packet's bytes and its length on the wire; returns how many bytes to keep, 0 to refuse the packet."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,15 @@ class ModelPacket:
 
 @dataclass
 class Filling:
-    """A run of packets, and who has it."""
+    """A run of packets, and which readers have it."""
 
     number: int
     packets: list[ModelPacket] = field(default_factory=list)
     owed_by: set[int] = field(default_factory=set)
     acknowledged: bool = False
-    """By anybody."""
+    """Whether any reader has acknowledged it."""
     seen_ns: int | None = None
-    """When a tick first saw packets in it."""
+    """The time at which a tick first saw packets in it."""
 
     @property
     def buffer(self) -> int:
@@ -62,7 +62,7 @@ class Filling:
 
 @dataclass
 class ModelReader:
-    """One reader: what it is still to take, and how many packets it acknowledged."""
+    """One reader: what it has still to take, and how many packets it has acknowledged."""
 
     due: list[Filling] = field(default_factory=list)
     delivered: int = 0
@@ -70,7 +70,7 @@ class ModelReader:
 
 @dataclass
 class TwoBufferModel:
-    """One descriptor, whose settings are those of the Descriptor."""
+    """One descriptor, with the same settings as a Descriptor."""
 
     capacity: int
     snaplen: int
@@ -81,7 +81,7 @@ class TwoBufferModel:
     def __post_init__(self) -> None:
         self.assigned: list[Filling] = []
         self.filling: Filling | None = Filling(0)
-        self.fillings = 1  # begun so far
+        self.fillings = 1  # how many were begun
         self.readers: dict[int, ModelReader] = {}
         self.filter: Filter | None = None
         self.lost = 0
@@ -112,20 +112,20 @@ class TwoBufferModel:
     # ---- what happens to it -------------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Take back, in turn, what nobody owes any more."""
+        """Take back fillings that all readers have acknowledged, in order."""
         while self.assigned and not self.assigned[0].owed_by:
             back = self.assigned.pop(0)
             self.count("delivered" if back.acknowledged else "abandoned", len(back.packets), wire_bytes(back.packets))
             self.begin()
 
     def begin(self) -> None:
-        """Begin a filling, unless there is one, or no room."""
+        """Begin a filling if there is none, and if there is room."""
         if self.filling is None and len(self.assigned) < 2:
             self.filling = Filling(self.fillings)
             self.fillings += 1
 
     def assign(self) -> None:
-        """Give the filling to the readers that are there."""
+        """Give the filling to the connected readers."""
         assert self.filling is not None
         given, self.filling = self.filling, None
         given.owed_by = set(self.readers)
@@ -135,7 +135,7 @@ class TwoBufferModel:
         self.begin()
 
     def rotate(self) -> bool:
-        """Assign the filling if there is something in it, and room for another."""
+        """Assign the filling if it has packets and there is room for another."""
         self.settle()
         if self.assigned or not self.filling or not self.filling.packets:
             return False
@@ -165,7 +165,7 @@ class TwoBufferModel:
             self.rotate()
 
     def place(self, packet: ModelPacket) -> bool:
-        """Put a packet where it goes; False where there is no such place."""
+        """Put a packet into the filling, or a new one; returns False if there is no room."""
         self.settle()
         if self.filling and len(self.filling.blocks) + len(packet.block()) > self.capacity:
             self.assign()

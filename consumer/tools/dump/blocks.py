@@ -1,4 +1,4 @@
-"""The packets of a buffer as what they are, pcapng blocks, to be written as they lie, or cut between packets."""
+"""The packets of a buffer as pcapng blocks, which can be written as they lie, all of them or some."""
 
 from functools import cached_property
 
@@ -11,26 +11,26 @@ _HEAD_BYTES = 28  # of an Enhanced Packet Block, before its data
 
 
 class Blocks:
-    """A buffer's blocks, all of which have been looked at.
+    """The blocks of a buffer, each of which was checked.
 
     Args:
-        buffer: where they are; it must be held for as long as this is used.
+        buffer: the buffer, which the reader must hold for as long as this object is used.
 
     Raises:
-        CorruptBuffer: they are not whole packet blocks.
+        CorruptBuffer: the buffer holds something else than whole packet blocks.
     """
 
     def __init__(self, buffer: Buffer) -> None:
         buffer.totals()
         self.buffer = buffer
         self.packets = len(buffer)
-        """How many there are."""
+        """The number of packets."""
         self.head_bytes = buffer.head_bytes
-        """Of the blocks at its head that announce interfaces."""
+        """How many bytes of blocks come before the packets; they announce interfaces."""
 
     @cached_property
     def _edges(self) -> NDArray[numpy.int64]:
-        """Where each packet's block begins, and the end of all; what is no packet belongs to the packet before it."""
+        """Where each packet's block begins, and the end of all; other blocks belong to the packet before them."""
         begins = self.buffer.index()["offset"].astype(numpy.int64) - _HEAD_BYTES
         with self.buffer.data as data:
             edges = numpy.append(begins, len(data))
@@ -48,9 +48,9 @@ class Blocks:
         return int(numpy.searchsorted(self._edges, end, side="right")) - 1 - first
 
     def view(self, first: int, last: int, *, with_head: bool = True) -> memoryview:
-        """Those blocks in place, and before the first of all the interfaces that it announces, if `with_head`.
+        """A view of the blocks from number `first` to the one before `last`; release it before the next buffer.
 
-        Release it before the next buffer is taken.
+        If `with_head` is true and `first` is 0, the blocks that announce interfaces come first.
         """
         data = self.buffer.data
         if with_head and (first, last) == (0, self.packets):

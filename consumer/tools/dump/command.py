@@ -2,14 +2,15 @@
 
 import contextlib
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Annotated
 
+import msgspec
 import typer
 
-from zbuf.consumer.reading.opening import connect
-from zbuf.consumer.reading.reader import Reader
+from zbuf.consumer.reading.connection import Connection, wait_for_producer
+from zbuf.consumer.reading.options import Options
+from zbuf.consumer.reading.reader import Reader, open_reader
 from zbuf.consumer.tools.dump.criteria import Plan, make_plan
 from zbuf.consumer.tools.dump.dump import Dump, Output, counts
 from zbuf.consumer.tools.dump.lines import Lines, load_dissectors
@@ -17,15 +18,15 @@ from zbuf.consumer.tools.dump.saved import Saved, saved_capture
 from zbuf.consumer.tools.dump.savefile import Compression, Savefile
 from zbuf.consumer.tools.dump.savefiles import Savefiles
 from zbuf.consumer.tools.dump.trailer import final_ledger
+from zbuf.consumer.tools.words import PRODUCER_DIED, evicted
 from zbuf.shared.cli import privileges
 from zbuf.shared.cli.options import BufferSize, Join, RunDir, parse_size, seconds, whole_number
 from zbuf.shared.cli.progress import progress
 from zbuf.shared.control.settings import Direction
-from zbuf.shared.errors import ProducerNotFound, ZbufError
+from zbuf.shared.errors import ZbufError
 from zbuf.shared.memory.layout import MAX_CAPLEN
 from zbuf.shared.names import linktypes_of
 
-_RETRY_S = 0.05
 _READY_S = 60.0
 
 
@@ -126,23 +127,20 @@ def dump(
         raise typer.BadParameter("--compress and --no-clobber need a file to write: give -w FILE")
     name, expression = _name_and_filter(words or [], read)
     buffer_bytes = None if buffer_size is None else parse_size("--buffer-size", buffer_size)
+    options = Options(
+        filter=expression,
+        join=join,
+        snaplen=snaplen or MAX_CAPLEN,
+        buffer_size=buffer_bytes,
+        immediate=immediate or packet_buffered,
+        direction=direction,
+    )
+    options.check()
     with _source(name, read, run_dir, user) as source:
         if write is None:
+            source.expect(wait_producer)
             load_dissectors()
-
-        def open_reader() -> Reader:
-            return connect(
-                source.name,
-                filter=expression,
-                join=join,
-                snaplen=snaplen or MAX_CAPLEN,
-                buffer_size=buffer_bytes,
-                immediate=immediate or packet_buffered,
-                direction=direction,
-                run_dir=source.run_dir,
-            )
-
-        with _retried(open_reader, source, wait_producer) as reader:
+        with source.open_reader(options, wait_producer) as reader:
             if user is not None:
                 privileges.drop(user)
             packets = min((one for one in (count, plan.stop_packets) if one is not None), default=None)
@@ -174,10 +172,10 @@ def _dump(
             sys.stderr.write(counts(output.packets, final_ledger(reader)))
             raise
     if reader.end_reason == "producer died":
-        sys.stderr.write("zbuf: the producer died; everything that it had appended is here\n")
+        sys.stderr.write(f"zbuf: {PRODUCER_DIED}\n")
     sys.stderr.write(counts(output.packets, ledger))
     if reader.end_reason == "evicted":
-        raise ZbufError(f"{reader.name} took this reader off: it was too slow for others, or is not allowed any more")
+        raise evicted(reader.name)
 
 
 def _output(reader: Reader, plan: Plan, compress: Compression | None, clobber: bool) -> Output:
@@ -202,15 +200,17 @@ class _Source:
         self.run_dir = run_dir
         self._saved = saved
 
-    @property
-    def patience_s(self) -> float:
-        """How long it may take to start, unless --wait-producer says more."""
-        return 0.0 if self._saved is None else _READY_S
+    def expect(self, wait_s: float) -> None:
+        """Wait for a producer so long, so that what takes time is only begun if it runs; a replay is on its way."""
+        if self._saved is None:
+            wait_for_producer(lambda: Connection(self.name, self.run_dir), wait_s).close()
 
-    def check(self) -> None:
-        """Raise the error of a replay that has failed."""
-        if self._saved is not None:
-            self._saved.check()
+    def open_reader(self, options: Options, wait_s: float) -> Reader:
+        """Connect to it as soon as it runs; a replay, which may fail instead, gets time to start."""
+        wanted = msgspec.structs.replace(options, run_dir=self.run_dir)
+        if self._saved is None:
+            return wait_for_producer(lambda: open_reader(self.name, wanted), wait_s)
+        return wait_for_producer(lambda: open_reader(self.name, wanted), max(wait_s, _READY_S), self._saved.check)
 
     def finish(self, reader: Reader) -> None:
         """Pass on a replay's warnings, or raise its error, after the last packet."""
@@ -226,15 +226,3 @@ def _source(name: str, read: str | None, run_dir: str | None, user: str | None) 
     else:
         with saved_capture(read, user) as saved:
             yield _Source(saved.name, saved.run_dir, saved)
-
-
-def _retried(open_reader: Callable[[], Reader], source: _Source, wait_s: float) -> Reader:
-    deadline = time.monotonic() + max(wait_s, source.patience_s)
-    while True:
-        try:
-            return open_reader()
-        except ProducerNotFound:
-            source.check()
-            if time.monotonic() >= deadline:
-                raise
-            time.sleep(_RETRY_S)

@@ -1,4 +1,4 @@
-"""When a dump's files end and what they are called, as tcpdump's and dumpcap's options say it.
+"""When a dump's files end, and what they are called: the options of tcpdump and dumpcap.
 
 Sources: tcpdump(1) for -C, -G and -W; dumpcap(1) for -a and -b.
 """
@@ -19,12 +19,12 @@ _FILESIZE_UNIT = 1000  # dumpcap's kB
 
 @dataclass(frozen=True)
 class Plan:
-    """What becomes of a dump's packets."""
+    """Where a dump's packets go, and when the dump ends."""
 
     limits: FileLimits
     names: Iterator[str]
     keep: int | None = None
-    """Files of a ring."""
+    """How many files the ring keeps; None to keep all."""
     several: bool = False
     """Whether there may be more than one file."""
     stop_packets: int | None = None
@@ -41,10 +41,10 @@ def make_plan(
     files: int | None = None,
     clobber: bool = True,
 ) -> Plan:
-    """The plan for the options -w, -a, -b, -C, -G, -W and --no-clobber.
+    """Make the plan from the options -w, -a, -b, -C, -G, -W and --no-clobber.
 
     Raises:
-        typer.BadParameter: one of them is not what it can be, or they contradict each other.
+        typer.BadParameter: an option has a wrong value, or two options contradict each other.
     """
     stops = _conditions("-a", autostop, ("duration", "filesize", "packets", "files"))
     rings = _conditions("-b", ring, ("duration", "interval", "filesize", "packets", "files"))
@@ -123,7 +123,7 @@ def _tcpdump_plan(
 
 
 def _conditions(option: str, words: Sequence[str], known: Sequence[str]) -> dict[str, float]:
-    """Dumpcap's NAME:VALUE, each name once."""
+    """Read dumpcap's NAME:VALUE words; each name may be there once."""
     found: dict[str, float] = {}
     for word in words:
         name, colon, value = word.partition(":")

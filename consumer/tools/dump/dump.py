@@ -14,7 +14,7 @@ from zbuf.shared.control.statistics import Ledger
 from zbuf.shared.errors import ControlError
 
 _BUFFERS = 2
-"""The buffers of a descriptor: all that is stored at one time is in them; what comes later is not waited for."""
+"""A descriptor has two buffers. They hold all packets of one moment; later ones are not waited for."""
 
 
 class Output(Protocol):
@@ -22,7 +22,7 @@ class Output(Protocol):
 
     @property
     def packets(self) -> int:
-        """How many it has taken."""
+        """How many packets it has taken."""
 
     @property
     def finished(self) -> bool:
@@ -39,14 +39,14 @@ class Output(Protocol):
         """Do what is due."""
 
     def finish(self, ledger: Ledger) -> None:
-        """Write what belongs at the end."""
+        """Write what belongs at the end of a file."""
 
     def close(self) -> None:
-        """Let go of files, finished or not."""
+        """Close files, finished or not."""
 
 
 def counts(captured: int, ledger: Ledger) -> str:
-    """Tcpdump's closing words."""
+    """The counts with which tcpdump ends."""
     return (
         f"{captured} packets captured\n"
         f"{ledger.received} packets received by filter\n"
@@ -55,16 +55,16 @@ def counts(captured: int, ledger: Ledger) -> str:
 
 
 class Dump:
-    """The packets of a reader, until the stream ends, so many are there, the time is over, or a signal says so.
+    """Takes a reader's packets until the stream ends, there are enough, the time is over, or a signal comes.
 
-    From its making on, signals do no more than end a wait, so that no packet is lost between two steps: the first
-    SIGINT or SIGTERM, or SIGHUP where nohup(1) does not have it ignored, ends the dump in good order, and the next one
-    at once; SIGUSR1 prints the counts; SIGUSR2 writes what is stored and not assigned yet.
+    The constructor installs signal handlers, which do no more than end a wait, so that no packet is lost between two
+    steps. The first SIGINT, SIGTERM or SIGHUP (unless nohup(1) had that ignored) ends the dump in good order, and the
+    second one ends it at once. SIGUSR1 prints the counts. SIGUSR2 writes packets that are not assigned yet.
 
     Args:
-        reader: whose packets.
-        packets: end after so many; None for as many as come.
-        seconds: end after this time.
+        reader: the reader.
+        packets: end after so many packets; None for no end.
+        seconds: end after this time; None for no end.
     """
 
     def __init__(self, reader: Reader, packets: int | None = None, seconds: float | None = None) -> None:
@@ -93,7 +93,7 @@ class Dump:
     # ---- packets ------------------------------------------------------------------------------------------------
 
     def _take_next(self, output: Output, timeout: float | None) -> bool:
-        """Wait for a buffer; whether one came."""
+        """Wait for a buffer and take it; returns whether one came."""
         buffer = self._reader.next_buffer(timeout)
         if buffer is None:
             return False
@@ -103,12 +103,12 @@ class Dump:
         return True
 
     def _take_stored(self, output: Output) -> None:
-        """What has come by now, in a buffer that is full or in one that is not."""
+        """Take what is there now, in full buffers and in one that is not full."""
         for _ in range(_BUFFERS):
             if not self._left or output.finished or self._reader.finished:
                 return
-            if not self._take_next(output, 0):  # which has given back the one before
-                with contextlib.suppress(ControlError):  # it is about to end, and assigns everything then
+            if not self._take_next(output, 0):  # this has given back the buffer before
+                with contextlib.suppress(ControlError):  # the producer is about to end, and then assigns everything
                     self._reader.rotate()
                 self._take_next(output, 0)
                 return
@@ -137,7 +137,7 @@ class Dump:
         self._reader.interrupt()
 
     def _heed(self, output: Output) -> None:
-        # All at once: a signal that comes from here on waits for the next call, so that no SIGUSR1 overtakes a SIGUSR2.
+        # In one step: a later signal waits for the next call, so that no SIGUSR1 overtakes a SIGUSR2.
         came, self._came = self._came, set()
         if signal.SIGUSR2 in came:
             self._take_stored(output)

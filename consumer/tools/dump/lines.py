@@ -13,10 +13,10 @@ from zbuf.shared.names import printable
 
 
 class Lines:
-    """A line for each packet, on standard output: the time of day, what scapy says it is, and its length.
+    """Prints a line for each packet: the time of day, scapy's summary, and the length.
 
     Args:
-        reader: whose packets will be shown.
+        reader: the reader whose packets will be shown.
     """
 
     finished = False
@@ -46,13 +46,13 @@ class Lines:
         return self._describers[linktype](bytes(packet))
 
     def tick(self) -> None:
-        """Nothing to do at any time."""
+        """Do nothing."""
 
     def finish(self, ledger: Ledger) -> None:
-        """Nothing more to print."""
+        """Do nothing: there are no files."""
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing: there are no files."""
 
 
 def _time_of_day(seconds: int) -> str:
@@ -63,7 +63,7 @@ def _time_of_day(seconds: int) -> str:
 
 
 def load_dissectors() -> None:
-    """Import scapy, which takes a second or more: do it before there is a descriptor, whose buffers fill meanwhile."""
+    """Import scapy, which takes a second or more; call this before you connect, since buffers fill meanwhile."""
     import logging
 
     logging.getLogger("scapy").setLevel(logging.ERROR)
@@ -71,7 +71,7 @@ def load_dissectors() -> None:
 
 
 def _describer(linktype: int) -> Callable[[bytes], str]:
-    """What says in a few words what a packet is."""
+    """Make a function that describes a packet in a few words."""
     from scapy.config import conf
 
     if linktype not in conf.l2types.num2layer:

@@ -1,6 +1,6 @@
-"""A capture file in place of a producer, for -r: a replay in a process of its own, which nobody else finds.
+"""A capture file in place of a producer, for -r: zbufd replays it in another process, in a private run directory.
 
-Whoever reads packets opens no capture file: that is left to the producer side, which is made for hostile ones.
+The reading side opens no capture files itself. The producer side does, which is made for hostile ones.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ _PATIENCE_S = 1.0
 
 @dataclass
 class Saved:
-    """A producer that replays a file to one reader, and waits for it."""
+    """A producer that waits for one reader, and replays a file to it."""
 
     name: str
     run_dir: str
@@ -31,12 +31,12 @@ class Saved:
     _said: IO[bytes]
 
     def check(self) -> None:
-        """Once it has ended: pass on its warnings, and raise its error; nothing while it runs."""
+        """If the replay has ended, pass on its warnings and raise its error; else do nothing."""
         if self._process.poll() is not None:
             self._pass_on(self._process.returncode)
 
     def finish(self) -> None:
-        """Wait for its end, after the last packet, and check()."""
+        """Wait for the end of the replay, pass on its warnings, and raise its error."""
         self._pass_on(self._process.wait())
 
     def _pass_on(self, status: int) -> None:
@@ -50,27 +50,27 @@ class Saved:
 
 @contextlib.contextmanager
 def saved_capture(path: str, user: str | None = None) -> Iterator[Saved]:
-    """Replay a file, or standard input for "-", to a reader that is to connect to it.
+    """Start a replay of a file, or of standard input for "-", to one reader, which the caller connects.
 
     Args:
-        path: the file's.
-        user: who replays it, who may be the only one that this process is at the end; None for this process's own.
+        path: the path of the file.
+        user: the user who replays it; None for the user of this process.
 
-    From here on, SIGTERM and SIGHUP end this process as Ctrl-C does, so that it leaves no run directory.
+    From now on, SIGTERM and SIGHUP end this process as Ctrl-C does, so that it leaves no run directory.
     """
     interrupt_on(signal.SIGTERM, signal.SIGHUP)
     command = sibling("zbufd", "replay", "--name", _NAME, "--lossless", "--wait-readers", "1")
-    command += ["--end-with", str(os.getpid())]  # what nobody reads any more is not to wait for a reader
+    command += ["--end-with", str(os.getpid())]  # a replay without its dump would wait for a reader for ever
     with tempfile.TemporaryDirectory(prefix="zbuf-") as run_dir, tempfile.TemporaryFile() as said:
         if user is not None:
             privileges.give(run_dir, user)
             command += ["--user", user]
-        process = subprocess.Popen(  # noqa: S603  (a path is one word, whatever is in it)
+        process = subprocess.Popen(  # noqa: S603  (no shell: a path is one word)
             [*command, "--run-dir", run_dir, "--", path],
             stdin=None if path == "-" else subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=said,
-            process_group=0,  # Ctrl-C is for the dump, which ends it
+            process_group=0,  # Ctrl-C is for the dump, which then ends this process
         )
         try:
             yield Saved(_NAME, run_dir, process, said)
@@ -79,7 +79,7 @@ def saved_capture(path: str, user: str | None = None) -> Iterator[Saved]:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """In good order, so that its memory goes with it; or at once, where it waits for a file that does not come."""
+    """End a replay: in good order, so that it removes its memory; by SIGKILL if it still waits for its file."""
     process.terminate()
     try:
         process.wait(_PATIENCE_S)

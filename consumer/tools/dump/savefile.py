@@ -1,8 +1,8 @@
 """One capture file: pcapng, whole after each write, compressed or not.
 
-What is taken from a buffer is one write(2), straight from shared memory; compressed, it is a gzip member (RFC 1952),
-of which a file may have any number, or whole blocks of one Zstandard frame (RFC 8878): Wireshark 4.0 does not read
-several frames. So a file can be read while it grows, and a dump that is killed leaves at most one block or member cut.
+The packets of a buffer are one write(2), straight from shared memory. With gzip they are one member (RFC 1952), of
+which a file may have many. With Zstandard they are whole blocks of the file's one frame (RFC 8878), because Wireshark
+4.0 reads only one frame. So a file can be read while it grows, and a killed dump cuts at most one block or member.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ from zbuf.shared.control.statistics import Ledger
 from zbuf.shared.errors import ZbufError
 
 _STDOUT = 1
-_GZIP_LEVEL, _ZSTD_LEVEL = 1, 1  # the fastest: a capture does not wait
-_GZIP_WINDOW_BITS = 31  # zlib's word for gzip's header and trailer
+_GZIP_LEVEL, _ZSTD_LEVEL = 1, 1  # the fastest levels: a capture does not wait
+_GZIP_WINDOW_BITS = 31  # asks zlib for gzip's header and trailer
 
 
 class Compression(StrEnum):
@@ -35,13 +35,13 @@ class Savefile:
     """A capture file that is being written.
 
     Args:
-        path: its name; "-" is standard output.
-        reader: whose packets it will have.
-        compression: None for none.
-        clobber: write over a file that is there.
+        path: the name of the file; "-" is standard output.
+        reader: the reader whose packets the file will hold.
+        compression: how to compress; None for no compression.
+        clobber: whether to overwrite a file that exists.
 
     Raises:
-        ZbufError: it can't be made or written, a full disk for one. What was written stays, and is a whole file.
+        ZbufError: the file can't be made or written: the disk may be full. What was written stays, as a whole file.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class Savefile:
     ) -> None:
         self.path = path
         self.packets = 0
-        """How many it has."""
+        """How many packets the file has."""
         self.size = 0
-        """Its bytes, before compression."""
+        """The bytes of the file, before compression."""
         self._reader = reader
         self._compressor = _compressor(compression)
         self._started_ns = time.time_ns()
@@ -84,7 +84,7 @@ class Savefile:
         self.close()
 
     def close(self) -> None:
-        """Close the file as it is; doing it again does nothing."""
+        """Close the file as it is; a second call does nothing."""
         if self._fd not in (_STDOUT, -1):
             os.close(self._fd)
         self._fd = -1
@@ -110,9 +110,9 @@ class Savefile:
 
     @contextlib.contextmanager
     def _cut_back_on_error(self, blocks: Blocks | None = None, first: int = 0, head_bytes: int = 0) -> Iterator[None]:
-        """Where a write fails, keep the packets that are whole, so that the file stays a whole one.
+        """If a write fails, cut the file after the last whole packet, so that the file can be read.
 
-        They are those from number `first` on, and come behind `head_bytes` of the buffer's head.
+        The block writes the packets from number `first` on, after `head_bytes` of the buffer's head.
         """
         self._unfinished = 0
         try:
@@ -138,7 +138,7 @@ def _open(path: str, *, clobber: bool) -> int:
     try:
         return os.open(path, os.O_WRONLY | os.O_CREAT | existing | os.O_CLOEXEC, 0o644)
     except FileExistsError:
-        raise ZbufError(f"{path}: it exists already, and --no-clobber says to leave it") from None
+        raise ZbufError(f"{path}: the file exists, and --no-clobber keeps it: choose another name") from None
     except OSError as error:
         raise ZbufError(f"{path}: {error.strerror}") from None
 
@@ -148,10 +148,10 @@ def _open(path: str, *, clobber: bool) -> int:
 
 class _Compressor(Protocol):
     def compress(self, data: memoryview) -> memoryview | bytes:
-        """What stands for the data, so that they can be read as soon as it is written."""
+        """Compress data into bytes that can be read back as soon as they are written."""
 
     def end(self) -> bytes:
-        """What belongs at the end of a file."""
+        """The bytes that end a file."""
 
 
 class _Plain:

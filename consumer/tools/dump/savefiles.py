@@ -1,4 +1,4 @@
-"""A series of capture files: when one ends, what the next is called, which of them stay."""
+"""A series of capture files: when a file ends, what the next one is called, and which files are kept."""
 
 import contextlib
 import itertools
@@ -16,30 +16,30 @@ from zbuf.shared.control.statistics import Ledger
 
 @dataclass(frozen=True)
 class FileLimits:
-    """Where a file ends, and the next begins; None for no limit."""
+    """When a file ends and the next one begins; None for no limit."""
 
     size: int | None = None
-    """Its bytes, before compression. A file has a packet at least, however small this is."""
+    """Bytes of a file, before compression; a file has at least one packet, even if that is larger."""
     packets: int | None = None
     seconds: float | None = None
     interval: float | None = None
-    """It ends when the time of day is a multiple of so many seconds."""
+    """A file ends when the time of day is a multiple of so many seconds."""
     files: int | None = None
-    """All ends after so many files."""
+    """The dump ends after so many files."""
 
 
 class Savefiles:
-    """Capture files, one after the other: each packet is in one of them, and all are in order.
+    """Capture files, one after the other: each packet is in one file, and packets stay in order.
 
-    The time of a file without packets is made longer, so that none stays empty but the last.
+    A file that has no packets when its time is over gets more time, so that only the last file can be empty.
 
     Args:
-        reader: whose packets they have.
-        open_file: makes the file of that name.
-        names: what they are called.
-        limits: where each ends.
-        keep: remove the oldest when there would be more than these; None to keep all.
-        told: called with the name of each.
+        reader: the reader whose packets the files hold.
+        open_file: makes the file of a name.
+        names: the names of the files.
+        limits: when each file ends.
+        keep: how many files to keep: the oldest is removed when one more begins; None to keep all.
+        told: called with the name of each new file.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Savefiles:
 
     @property
     def packets(self) -> int:
-        """How many all of them have, those that were removed included."""
+        """How many packets were written to all files, with those that were removed."""
         return self._packets_before + self._file.packets
 
     @property
@@ -76,7 +76,7 @@ class Savefiles:
         return self._deadline
 
     def take(self, blocks: Blocks, last: int) -> int:
-        """Write the packets before number `last`; returns how many were written: less, where the last file is full."""
+        """Write the packets before number `last`; returns how many were written: fewer if the last file is full."""
         if last == 0 == blocks.packets and not self.finished:
             self._file.take(blocks, 0, 0)  # interfaces that appeared, or other blocks
         first = 0
@@ -90,7 +90,7 @@ class Savefiles:
         return first
 
     def tick(self) -> None:
-        """Begin the next file where this one's time is over."""
+        """Begin the next file if this one's time is over."""
         if self._deadline is None or time.monotonic() < self._deadline:
             return
         if self._file.packets:
@@ -99,7 +99,7 @@ class Savefiles:
             self._deadline = self._next_deadline()
 
     def finish(self, ledger: Ledger) -> None:
-        """Finish the file that is being written; the ledger is the descriptor's as of the end."""
+        """Finish the current file; the ledger is the descriptor's at the end."""
         if not self.finished:
             self._file.finish(ledger)
 
@@ -110,7 +110,7 @@ class Savefiles:
     # ---- one file after the other -------------------------------------------------------------------------------
 
     def _fitting(self, blocks: Blocks, first: int) -> int:
-        """How many packets from number `first` on this file has room for."""
+        """For how many packets, from number `first` on, this file has room."""
         fitting = blocks.packets
         if self._limits.size is not None:
             room = self._limits.size - self._file.size - self._file.closing_size
@@ -120,7 +120,7 @@ class Savefiles:
         return fitting
 
     def _is_last_full(self) -> bool:
-        """Whether there will be no other file, and this one takes no packet more, however small."""
+        """Whether this is the last file, and it has as many packets as it may have."""
         return self._opened == self._limits.files and self._file.packets == self._limits.packets
 
     def _rotate(self) -> None:
@@ -159,7 +159,7 @@ class Savefiles:
 
 
 def dated_names(pattern: str | Callable[[], str]) -> Iterator[str]:
-    """tcpdump's: the pattern for strftime(3); a number after a name that is the same as the one before."""
+    """The names of tcpdump -G: a pattern for strftime(3), and a number if the name before was the same."""
     last, repeated = "", 0
     while True:
         name = time.strftime(pattern) if isinstance(pattern, str) else pattern()
@@ -169,9 +169,9 @@ def dated_names(pattern: str | Callable[[], str]) -> Iterator[str]:
 
 
 def numbered_names(path: str, files: int | None) -> Iterator[str]:
-    """Tcpdump's for -C: with a number from the second file on; of a ring of `files`, with zeros before, and again.
+    """The names of tcpdump -C: a number follows the path from the second file on.
 
-    A ring of one file has no number.
+    In a ring of `files`, all have a number, with leading zeros, and numbers come again; a ring of one file has none.
     """
     if files is None:
         yield from dated_names(lambda: path)
@@ -183,7 +183,7 @@ def numbered_names(path: str, files: int | None) -> Iterator[str]:
 
 
 def ring_names(path: str) -> Iterator[str]:
-    """dumpcap's: number and date before the suffix."""
+    """The names of dumpcap -b: a number and the date before the suffix."""
     stem, suffix = os.path.splitext(path)
     number = 0
     while True:

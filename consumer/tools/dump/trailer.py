@@ -9,9 +9,9 @@ from zbuf.shared.memory.pcapng import statistics
 
 
 def closing_blocks(interfaces: int, started_ns: int, ledger: Ledger) -> bytes:
-    """The statistics for the end of a file of packets from as many interfaces, begun at that time; empty for several.
+    """The statistics block for the end of a file that was begun at `started_ns`; empty for several interfaces.
 
-    The ledger is the descriptor's: of several interfaces it can't be told apart.
+    The counts are the descriptor's ledger, which does not tell several interfaces apart.
     """
     if interfaces != 1:
         return b""
@@ -20,7 +20,7 @@ def closing_blocks(interfaces: int, started_ns: int, ledger: Ledger) -> bytes:
 
 
 def final_ledger(reader: Reader) -> Ledger:
-    """The ledger of a reader's descriptor, as of now, or as of the end of the stream."""
+    """The ledger of a reader's descriptor: at the end of the stream, or now if it has not ended."""
     if reader.finished:
         return reader.ledger()
     try:

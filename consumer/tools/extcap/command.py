@@ -1,8 +1,8 @@
 """zbuf extcap: running captures as interfaces of Wireshark and tshark.
 
 Wireshark starts every program in its extcap folders once for each question, see extcap(4): which interfaces there are,
-of which link type, what can be set, whether a filter is right; and then once more for a capture, into a fifo. All that
-an answer consists of is sentences such as `interface {value=zbuf-lab}{display=zbuf: lab (eth0)}` on standard output.
+which link type they have, what can be set, whether a filter is right. Then it starts one once more, to capture into a
+fifo. Answers are sentences on standard output, such as `interface {value=zbuf-lab}{display=zbuf: lab (eth0)}`.
 """
 
 import sys
@@ -22,12 +22,14 @@ from zbuf.shared.cli.options import annotations, parse_size, takes
 from zbuf.shared.control.settings import Direction
 from zbuf.shared.errors import Refused, ValueRefused
 from zbuf.shared.memory.layout import MAX_CAPLEN, PAGE_BYTES
+from zbuf.shared.names import printable
 
 _PREFIX = "zbuf-"
+_NO_BRACES = str.maketrans("{}", "__")
 _HELP = "https://www.wireshark.org/docs/man-pages/extcap.html"
 
 _DLT_OF_LINKTYPE = {100: 11, 101: 12, 102: 15, 103: 16, 106: 19}
-"""Where Linux has another DLT_ value for a LINKTYPE_ value: https://www.tcpdump.org/linktypes.html."""
+"""The DLT_ values of Linux that differ from their LINKTYPE_ values: https://www.tcpdump.org/linktypes.html."""
 
 _DLTS = {
     0: ("NULL", "BSD loopback"),
@@ -64,7 +66,7 @@ class _Question:
     type: str
     tooltip: str
     more: str = ""
-    """More of the sentence."""
+    """More parts of the sentence."""
     choices: Mapping[str, str] = field(default_factory=dict)
     """The values of a selector, and how each is shown."""
 
@@ -84,7 +86,7 @@ _HIDDEN = typer.Option(hidden=True)
 
 
 class _Settings(msgspec.Struct, frozen=True, rename="kebab"):
-    """What can be set about a capture: each field is an option, and a question in Wireshark's dialog."""
+    """The settings of a capture: each field is an option, and a question in Wireshark's dialog."""
 
     join: Annotated[
         str,
@@ -117,7 +119,7 @@ class _Settings(msgspec.Struct, frozen=True, rename="kebab"):
         _Question(
             "Direction",
             "selector",
-            "Which packets, of those whose direction is known",
+            "Which packets to capture, by direction",
             choices={"inout": "in and out", "in": "in", "out": "out"},
         ),
     ] = "inout"
@@ -132,15 +134,15 @@ class _Settings(msgspec.Struct, frozen=True, rename="kebab"):
     ] = "true"
 
     def __post_init__(self) -> None:
-        self.buffer_bytes  # noqa: B018  (a usage error, before the fifo is opened)
+        self.buffer_bytes  # noqa: B018  (a wrong size is a usage error, before the fifo is opened)
 
     @property
     def buffer_bytes(self) -> int | None:
-        """The size of a buffer; None for the producer's choice."""
+        """The size of a buffer in bytes; None for the producer's choice."""
         return parse_size("--buffer-size", self.buffer_size) if self.buffer_size else None
 
     def connect(self, name: str, expression: str, run_dir: str | None) -> Reader:
-        """Connect as set; who joins a group, and leaves all else as Wireshark proposes it, takes the group as it is."""
+        """Connect as set; with nothing set but a group, take that group's settings as they are."""
         if self.join and not expression and self == _Settings(join=self.join):
             return connect(name, join=self.join, run_dir=run_dir)
         return connect(
@@ -184,12 +186,12 @@ def extcap(
     fifo: Annotated[str | None, typer.Option("--fifo", hidden=True)] = None,
     capture_filter: Annotated[str | None, typer.Option("--extcap-capture-filter", hidden=True)] = None,
 ) -> None:
-    """Make running captures interfaces of Wireshark and tshark, which call this once it is installed."""
+    """Show running captures as interfaces in Wireshark and tshark, which call this command once it is installed."""
     if install and uninstall:
         raise typer.BadParameter("--install or --uninstall: choose one")
     if install or uninstall:
         if context.args:
-            raise typer.BadParameter(f"{context.args[0]!r} goes with neither --install nor --uninstall")
+            raise typer.BadParameter(f"{context.args[0]!r} can't be used with --install or --uninstall: leave it out")
         sys.stdout.write((install_script(folder, run_dir) if install else remove_script(folder)) + "\n")
     elif interfaces:
         _answer(_interfaces(run_dir))
@@ -211,24 +213,24 @@ def extcap(
 
 
 def _answer(lines: Iterable[str]) -> None:
-    """Print sentences; Wireshark takes nothing but UTF-8, whatever the locale."""
+    """Print sentences as UTF-8, whatever the locale: Wireshark reads nothing else."""
     sys.stdout.buffer.write("".join(f"{line}\n" for line in lines).encode("utf-8", "replace"))
 
 
 def _interfaces(run_dir: str | None) -> Iterator[str]:
     yield f"extcap {{version={__version__}}}{{help={_HELP}}}"
     for one in producers(run_dir):
-        where = _plain(", ".join(one.interfaces))
+        where = _value(", ".join(one.interfaces))
         yield f"interface {{value={_PREFIX}{one.producer}}}{{display=zbuf: {one.producer} ({where})}}"
 
 
-def _plain(text: str) -> str:
-    """Text that is a value in a sentence, whatever is in it."""
-    return "".join(one if one.isprintable() and one not in "{}" else "_" for one in text)
+def _value(text: str) -> str:
+    """A text that others made up, as a value in a sentence, which braces would end."""
+    return printable(text).translate(_NO_BRACES)
 
 
 def _producer(interface: str) -> str:
-    """The producer whose interface that is."""
+    """The name of the producer behind one of Wireshark's interfaces."""
     if not interface.startswith(_PREFIX):
         raise ValueRefused(f"interface {interface!r} is not one of zbuf's, which are called {_PREFIX}NAME: see zbuf ls")
     return interface.removeprefix(_PREFIX)
@@ -243,9 +245,10 @@ def _dlt(name: str, run_dir: str | None) -> str:
 
 
 def _complaints(name: str, expression: str, run_dir: str | None) -> list[str]:
-    """What is wrong with a filter, a line; nothing where it is right.
+    """What is wrong with a filter, in one line; nothing if it is right.
 
-    The producer says that, since only it has libpcap; what it refuses without the filter, too, is no verdict on that.
+    Only the producer has libpcap, so we connect with the filter. If it refuses, we connect without: if that is refused,
+    too, the error has nothing to do with the filter, and is raised.
     """
     try:
         connect(name, filter=expression, buffer_size=PAGE_BYTES, run_dir=run_dir).close()

@@ -1,8 +1,8 @@
-"""A capture into Wireshark's fifo: pcapng, straight from shared memory, until either side has enough.
+"""A capture into Wireshark's fifo: pcapng, straight from shared memory, until either side ends it.
 
-Wireshark ends a capture by closing the fifo, by SIGTERM, or both: neither is an error, and Wireshark shows whatever an
-extcap program says on standard error, so that nothing is said then. It waits for ever for a fifo that is never opened:
-so that is opened first of all, and Wireshark sees its end whatever fails after that.
+Wireshark ends a capture by closing the fifo, by SIGTERM, or by both. None of this is an error, so nothing is printed:
+Wireshark would show what an extcap program prints on standard error. Wireshark waits for ever for a fifo that nobody
+opens. So the fifo is opened first, and Wireshark sees its end if anything fails later.
 """
 
 import errno
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from zbuf.consumer import Buffer, Reader
+from zbuf.consumer.tools import words
 from zbuf.consumer.tools.dump.trailer import closing_blocks, final_ledger
 from zbuf.shared.cli.process import on_end
 from zbuf.shared.closing import Closing
@@ -21,18 +22,18 @@ from zbuf.shared.errors import ZbufError
 _OPENED_WITHIN_S = 30
 _LOOK_S = 0.01
 _WAIT_S = 0.25
-"""How long it may take to see that the fifo was closed, while no packets come."""
+"""How long it may take to notice that the fifo was closed while no packets come."""
 
 
 def capture_into(path: str, open_reader: Callable[[], Reader]) -> None:
     """Write packets to a fifo until its other end is closed, SIGINT or SIGTERM comes, or the stream ends.
 
     Args:
-        path: the fifo's; whoever reads it may open it later.
-        open_reader: makes the reader whose packets they are.
+        path: the path of the fifo; its reader may open it later.
+        open_reader: makes the reader whose packets are written.
 
     Raises:
-        ZbufError: it is no fifo, or nobody opens it; or the producer died, or took the reader off.
+        ZbufError: the file is not a fifo, or nobody reads it; or the producer died, or evicted the reader.
     """
     with Feed() as feed:
         try:
@@ -48,17 +49,17 @@ def _check_end(reader: Reader) -> None:
     if reader.end_reason == "producer died":
         raise ZbufError(f"{reader.name} died; everything that it had appended is here")
     if reader.end_reason == "evicted":
-        raise ZbufError(f"{reader.name} took this reader off: it was too slow for others, or is not allowed any more")
+        raise words.evicted(reader.name)
 
 
 class _Enough(Exception):
-    """Nobody reads the fifo any more, or a signal came while nobody did."""
+    """Nobody reads the fifo any more, or a signal came while nobody read it."""
 
 
 class Feed(Closing):
-    """What goes into a fifo; from its making on, SIGINT and SIGTERM end it in good order.
+    """Writes to a fifo; SIGINT and SIGTERM, which the constructor handles, end it in good order.
 
-    It never waits for the fifo in an open(2) or write(2), which Python would begin again after a signal.
+    It never waits in open(2) or write(2), because Python repeats these after a signal.
     """
 
     def __init__(self) -> None:
@@ -66,7 +67,7 @@ class Feed(Closing):
         self._poll = select.poll()
         self._reader: Reader | None = None
         self._stopping = False
-        on_end(self._stop, again=False)  # tshark sends one, and the terminal another
+        on_end(self._stop, again=False)  # tshark sends a signal, and the terminal may send another
 
     def _stop(self) -> None:
         self._stopping = True
@@ -74,9 +75,9 @@ class Feed(Closing):
             self._reader.interrupt()
 
     def open(self, path: str) -> None:
-        """Open the fifo as soon as somebody reads it, which nothing tells but an attempt."""
+        """Open the fifo as soon as somebody reads it; only trying tells."""
         if not stat.S_ISFIFO(os.stat(path).st_mode):
-            raise ZbufError(f"{path} is no fifo: write a file with zbuf dump -w")
+            raise ZbufError(f"{path} is not a fifo: to write a file, use zbuf dump -w")
         deadline = time.monotonic() + _OPENED_WITHIN_S
         while (fd := _open_if_read(path)) is None:
             if self._stopping:
@@ -88,7 +89,7 @@ class Feed(Closing):
         self._poll.register(fd, select.POLLOUT)
 
     def run(self, reader: Reader) -> None:
-        """Write everything that comes, and what belongs before and after it."""
+        """Write the prologue, every packet that comes, and the statistics."""
         self._reader = reader
         started_ns = time.time_ns()
         self._write(memoryview(reader.prologue))
@@ -98,7 +99,7 @@ class Feed(Closing):
         self._write(memoryview(closing_blocks(len(reader.interfaces), started_ns, final_ledger(reader))))
 
     def close(self) -> None:
-        """Let whoever reads the fifo see its end."""
+        """Close the fifo, so that its reader sees the end."""
         if self._fd >= 0:
             os.close(self._fd)
 

@@ -77,11 +77,11 @@ def _told_folders() -> dict[str, str]:
 
 
 def _command() -> str:
-    """The path of the zbuf command that runs, or, run as a module, of the one beside this Python."""
+    """The path of the zbuf command that runs; if it runs as a module, of the command beside this Python."""
     for path in (sys.argv[0], os.path.join(os.path.dirname(sys.executable), "zbuf")):
         if os.path.basename(path) == "zbuf" and os.path.isfile(path) and os.access(path, os.X_OK):
             return os.path.abspath(path)
-    raise ZbufError(f"no zbuf command beside {sys.executable}: run this by the path of one")
+    raise ZbufError(f"there is no zbuf command beside {sys.executable}: run zbuf by its path")
 
 
 def _script(command: str, run_dir: str | None) -> str:
@@ -97,7 +97,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write it whole or not at all: Wireshark may look at that moment."""
+    """Write a file whole or not at all: Wireshark may look at any moment."""
     handle, temporary = tempfile.mkstemp(prefix=".zbuf-", dir=path.parent)
     try:
         with open(handle, "wb") as file:

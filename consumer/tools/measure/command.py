@@ -8,6 +8,7 @@ import typer
 from zbuf.consumer.reading.opening import connect
 from zbuf.consumer.reading.options import Wait
 from zbuf.consumer.reading.reader import Reader
+from zbuf.consumer.tools import words
 from zbuf.consumer.tools.measure.latencies import Measured, Measuring
 from zbuf.consumer.tools.measure.summary import Summary
 from zbuf.shared.cli.options import BufferSize, Join, Json, Producer, RunDir, parse_size, some_seconds, whole_number
@@ -60,7 +61,7 @@ def measure(
     if plot is not None:
         summary.plot(plot)
     if measured.ended_by == "evicted":
-        raise ZbufError(f"{name} took this reader off: it was too slow for others, or is not allowed any more")
+        raise words.evicted(name)
 
 
 def _measured(reader: Reader, count: int | None, duration_s: float) -> Measured:
@@ -73,7 +74,7 @@ def _measured(reader: Reader, count: int | None, duration_s: float) -> Measured:
             f"no packets came from {reader.name!r} in {measured.seconds:.1f} s: zbuf stats {reader.name} tells why"
         )
     if measured.ended_by == "producer died":
-        sys.stderr.write("zbuf: the producer died; everything that it had appended is here\n")
+        sys.stderr.write(f"zbuf: {words.PRODUCER_DIED}\n")
     if measured.latencies.later_than_now:
         sys.stderr.write(
             f"zbuf: {measured.latencies.later_than_now} packets have a time later than their arrival: "

@@ -1,4 +1,4 @@
-"""How long packets take from their producer's stamp to this process: what zbuf measure counts.
+"""What zbuf measure counts: how long packets take from their time stamp to this process.
 
 A packet's latency is CLOCK_REALTIME at the moment that its buffer was taken, minus the packet's time: the kernel's for
 a live packet, the producer's for an appended one. Latencies are counted with three significant digits, from a
@@ -23,7 +23,7 @@ LEAST_NS = 1
 MOST_NS = 3_600_000_000_000
 
 _LOOK_S = 0.1
-"""The longest wait: a reader that spins notices signals between two waits."""
+"""The longest wait, in seconds: a reader that spins notices signals only between two waits."""
 
 _UNITS_NS = (("days", 86_400_000_000_000), ("hours", 3_600_000_000_000), ("minutes", 60_000_000_000))
 
@@ -31,16 +31,16 @@ EndedBy = Literal["count", "duration", "signal", "closed", "moved", "producer di
 
 
 class Latencies:
-    """Latencies in a histogram, to which arrays of them are added."""
+    """A histogram of latencies, their sum, and how many were below zero."""
 
     def __init__(self) -> None:
         self.histogram = Histogram()
         self._sum_ns = 0
         self.later_than_now = 0
-        """How many were below zero: the packet's time was later than that of its arrival."""
+        """How many packets had a time later than that of their arrival."""
 
     def add(self, latencies_ns: NDArray[numpy.int64]) -> None:
-        """Count some more; one that is out of range counts as the nearest in range."""
+        """Count more latencies; one that is out of range counts as the nearest in range."""
         inside = latencies_ns.clip(LEAST_NS, MOST_NS)
         self.histogram.add(inside)
         self._sum_ns += int(inside.sum())
@@ -48,12 +48,12 @@ class Latencies:
 
     @property
     def packets(self) -> int:
-        """How many there are."""
+        """How many latencies were counted."""
         return self.histogram.total
 
     @property
     def mean_ns(self) -> float:
-        """Their mean, exact."""
+        """The exact mean of the latencies in range, in nanoseconds."""
         return self._sum_ns / self.packets
 
 
@@ -63,27 +63,27 @@ class Measured:
 
     latencies: Latencies
     seconds: float
-    """From its beginning to its end."""
+    """How long it lasted."""
     captured_bytes: int
     lost: int
-    """Packets lost before the measured ones, by what their buffers say."""
+    """Packets that were lost before the measured ones, as the buffers tell."""
     ledger: Ledger
-    """The descriptor's, as of its last rotation or drop."""
+    """The descriptor's ledger at its last rotation or drop."""
     ended_by: EndedBy
 
     @property
     def packets(self) -> int:
-        """How many were measured."""
+        """How many packets were measured."""
         return self.latencies.packets
 
 
 class Measuring:
-    """Takes a reader's packets and their latencies, until there are enough of them.
+    """Takes a reader's packets and counts their latencies, until there are enough or the time is over.
 
-    From its making on, the first SIGINT or SIGTERM ends it in good order.
+    The first SIGINT or SIGTERM, which the constructor handles, ends it in good order.
 
     Args:
-        reader: whose packets.
+        reader: the reader.
         count: end after so many packets; None for no end.
         duration_s: end after this time.
     """
@@ -99,14 +99,14 @@ class Measuring:
 
     @property
     def packets(self) -> int:
-        """How many were measured so far."""
+        """How many packets were measured so far."""
         return self._latencies.packets
 
     def run(self) -> Measured:
-        """Measure.
+        """Measure, and return the outcome.
 
         Raises:
-            ZbufError: the packets bear times of a file.
+            ZbufError: the packets have the times of an old file.
         """
         began = time.monotonic()
         while (ended_by := self._ended(left_s := began + self._duration_s - time.monotonic())) is None:
@@ -144,7 +144,7 @@ class Measuring:
 def _check_fresh(name: str, age_ns: int) -> None:
     if abs(age_ns) > MOST_NS:
         raise ZbufError(
-            f"packets of {name!r} bear times of a file (the first is {_in_words(age_ns)}): "
+            f"packets of {name!r} have the times of a file (the first is {_in_words(age_ns)}): "
             "measure a live capture, or a producer that stamps what it appends"
         )
 

@@ -1,4 +1,4 @@
-"""The summary that zbuf measure ends with, as a table, JSON, or a plot."""
+"""The summary at the end of zbuf measure, as a table, as JSON, or as a plot."""
 
 import bisect
 import itertools
@@ -14,12 +14,12 @@ from zbuf.shared.cli.tables import print_table
 
 _PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 _STEPS_PER_HALVING = 5
-"""How many percentiles there are from one to that at half its distance from 100 %."""
+"""How many percentiles are shown until the distance from 100 % is halved."""
 _NS_PER_US = 1000
 
 
 def percentiles(packets: int) -> Iterator[float]:
-    """The percentiles at which so many packets are told: from 0 to 100, ever closer together."""
+    """The percentiles that are shown for so many packets: from 0 to 100, ever closer together."""
     level, step = 0.0, 50.0 / _STEPS_PER_HALVING
     while (100 - level) / 100 * packets >= 1:
         for _ in range(_STEPS_PER_HALVING):
@@ -30,7 +30,7 @@ def percentiles(packets: int) -> Iterator[float]:
 
 
 class Summary:
-    """What was measured of the producer `name`, in numbers; there must be a packet at least."""
+    """The numbers that were measured at the producer `name`, from at least one packet."""
 
     def __init__(self, name: str, measured: Measured) -> None:
         self._name = name
@@ -38,7 +38,7 @@ class Summary:
         self._histogram = measured.latencies.histogram
 
     def numbers(self) -> dict[str, Any]:
-        """All numbers, as JSON has them: latencies in microseconds."""
+        """All numbers, as in the JSON output; latencies are in microseconds."""
         one = self._measured
         return {
             "producer": self._name,
@@ -64,7 +64,7 @@ class Summary:
         return self._histogram.value_at(percentile / 100) / _NS_PER_US
 
     def _distribution(self) -> list[dict[str, float]]:
-        """Points of the curve: a percentile, its latency, and the packets of the histogram up to that latency."""
+        """The points of the curve: a percentile, its latency, and the number of packets up to that latency."""
         buckets = self._histogram.buckets()
         so_far = list(itertools.accumulate(count for _, count in buckets))
         return [
@@ -98,10 +98,10 @@ class Summary:
     # ---- as a picture -------------------------------------------------------------------------------------------
 
     def plot(self, path: str) -> None:
-        """Draw latency by percentile to a PNG file, with the same room for each further nine.
+        """Draw latency by percentile into a PNG file, with the same width for 90 %, 99 %, 99.9 % and so on.
 
         Raises:
-            ZbufError: it can't be written.
+            ZbufError: the file can't be written.
         """
         figure = new_figure()
         axes = figure.add_subplot()
@@ -114,7 +114,7 @@ class Summary:
         save_plot(figure, path)
 
     def _curve(self) -> tuple[list[float], list[float]]:
-        """The curve's points; the last packet's percentile stands for 100 %, which would be infinitely far off."""
+        """The coordinates of the curve. The last packet stands for 100 %, which would be infinitely far away."""
         points = self._distribution()
         percentiles = [min(one["percentile"], self._last_percentile()) for one in points]
         return [_stretched(percentile) for percentile in percentiles], [one["latency_us"] for one in points]

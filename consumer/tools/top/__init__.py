@@ -1,1 +1,1 @@
-"""zbuf top: what all captures do, second by second."""
+"""zbuf top: a live view of captures."""

@@ -1,4 +1,4 @@
-"""How zbuf top writes a value: a rate as a number, a share as a bar, a text so that no terminal obeys it."""
+"""How zbuf top writes a value: a rate as a number, a share as a bar, a text without control characters."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _BAR_CELLS = 10
 
 @dataclass(frozen=True)
 class Glyphs:
-    """What sparklines are made of, from the lowest to the highest, and bars, as far as they are full and beyond."""
+    """The characters of sparklines, from the lowest level to the highest, and of the full and empty cells of bars."""
 
     levels: str
     full: str
@@ -26,12 +26,12 @@ ASCII = Glyphs("_.:-=+*#", "#", "-")
 
 
 def text(text: str) -> Text:
-    """A text that a producer or somebody else made up, which a terminal does not obey."""
+    """A text from elsewhere, without characters that a terminal would obey."""
     return Text(printable(text))
 
 
 def bad(what: str) -> Text:
-    """A text that catches the eye, on a terminal without colours too."""
+    """A text that catches the eye, even on a terminal without colours."""
     return Text(f"! {printable(what)}", style="bold red")
 
 
@@ -41,7 +41,7 @@ def number(count: int) -> Text:
 
 
 def rate(rates: Rates, name: str) -> Text:
-    """One of some rates; "-" if it is not known."""
+    """The rate of one count; "-" if it is not known."""
     return Text(per_second(rates[name]) if name in rates else "-")
 
 
@@ -51,13 +51,13 @@ def bits(rates: Rates, name: str) -> Text:
 
 
 def drops(rates: Rates, *names: str) -> Text:
-    """The sum of some rates that should be 0; marked if it is not."""
+    """The sum of rates that should be 0; it is marked if it is not 0."""
     lost = sum(rates.get(name, 0) for name in names)
     return bad(per_second(lost)) if lost else Text("0" if rates else "-")
 
 
 def per_second(rate: float) -> str:
-    """A rate; it shows as 0 only if it is exactly 0."""
+    """A rate as text; only a rate of exactly 0 is shown as 0."""
     if 0 < rate < 0.05:
         return "<0.1"
     return f"{rate:,.0f}" if rate >= 10 or rate == int(rate) else f"{rate:.1f}"
@@ -70,13 +70,13 @@ def fill(one: RatedDescriptor) -> float | None:
 
 
 def bar(share: float, glyphs: Glyphs) -> str:
-    """A share of 1 as a bar; there is a cell of it for anything more than 0."""
+    """A share from 0 to 1 as a bar; any share above 0 fills at least one cell."""
     full = math.ceil(share * _BAR_CELLS)
     return glyphs.full * full + glyphs.empty * (_BAR_CELLS - full)
 
 
 def sparkline(history: Sequence[float | None], glyphs: Glyphs) -> str:
-    """Rates as a line, the highest at the top; a gap for each update without one."""
+    """Rates as a sparkline, in which the highest rate has the highest level; an unknown rate is a gap."""
     highest = max((rate for rate in history if rate is not None), default=0) or 1
     steps = len(glyphs.levels) - 1
     return "".join(" " if rate is None else glyphs.levels[math.ceil(rate / highest * steps)] for rate in history)

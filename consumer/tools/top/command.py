@@ -1,4 +1,4 @@
-"""zbuf top: what all captures do, second by second, on a terminal, in a file, or for a program."""
+"""zbuf top: a live view of captures on a terminal, as text in a file, or as JSON for a program."""
 
 import contextlib
 import io
@@ -29,7 +29,7 @@ Event = Literal["due", "resized", "suspended", "over"]
 
 
 def _delay(text: str | float) -> float:
-    """A parser of --delay, which keeps a producer from being asked all the time."""
+    """Parse --delay; the lower bound keeps producers from being asked all the time."""
     try:
         delay = float(text)
     except ValueError:
@@ -59,7 +59,7 @@ def top(
     """
     if once and count is not None:
         raise typer.BadParameter("--once prints one update: leave out --count")
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a process may be called what this terminal can't write
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a process may have a name that this terminal can't write
         sys.stdout.reconfigure(errors="backslashreplace")
     with Captures(names or [], run_dir) as captures:
         if not (once or json) and sys.stdout.isatty() and not Console().is_dumb_terminal:
@@ -87,7 +87,7 @@ def _all_there(seen: Sequence[Seen]) -> Sequence[Seen]:
 def _print(
     sample: Callable[[], Sequence[Seen]], write: Callable[[Sequence[Seen]], None], delay: float, count: int | None
 ) -> None:
-    """Print updates; a first sample, which is not printed, gives the first update its rates."""
+    """Print updates. A first sample, which is not printed, is there so that the first update has rates."""
     with Waiting() as waiting:
         due = time.monotonic() + delay
         sample()
@@ -104,7 +104,7 @@ def _write_json(seen: Sequence[Seen]) -> None:
 
 
 def _write_report(seen: Sequence[Seen]) -> None:
-    """Print whole lines; a terminal may wrap them, so that nothing is lost."""
+    """Print whole lines; a terminal wraps long ones, so that nothing is lost."""
     if not sys.stdout.isatty():
         sys.stdout.writelines(f"{line.plain}\n" for line in [*report(seen), Text()])
         return
@@ -117,14 +117,14 @@ def _write_report(seen: Sequence[Seen]) -> None:
 
 
 def _show(captures: Captures, delay: float, count: int | None) -> None:
-    """Show updates on the terminal's other screen, each for as long as `delay`."""
+    """Show updates on the terminal's alternate screen, each for `delay` seconds."""
     updates = _updates(count)
     while _show_until_suspended(captures, delay, updates):
         signal.raise_signal(signal.SIGSTOP)  # and go on from here
 
 
 def _show_until_suspended(captures: Captures, delay: float, updates: Iterator[int]) -> bool:
-    """Whether it was suspended; the terminal is as it was before, either way."""
+    """Show updates until the end or Ctrl-Z; restores the terminal, and returns whether it was Ctrl-Z."""
     from rich.live import Live
 
     console = Console(highlight=False, markup=False)
@@ -145,7 +145,7 @@ def _show_until_suspended(captures: Captures, delay: float, updates: Iterator[in
 
 @contextlib.contextmanager
 def _keys() -> Iterator[int | None]:
-    """Where keys come from, one by one and unseen, Ctrl-C excepted; None where standard input is no terminal."""
+    """The file descriptor for keys, which come one by one and are not echoed; None if stdin is not a terminal."""
     if sys.stdin is None or not sys.stdin.isatty():
         yield None
         return
@@ -159,10 +159,10 @@ def _keys() -> Iterator[int | None]:
 
 
 class Waiting(Closing):
-    """Waits that keys and signals end. From its making on, signals do nothing but that: not even to end a wait twice.
+    """Waits until a key or a signal comes. From its construction on, signals do nothing else.
 
     Args:
-        numbers: more signals than SIGINT and SIGTERM.
+        numbers: more signals, besides SIGINT and SIGTERM.
     """
 
     def __init__(self, *numbers: signal.Signals) -> None:
@@ -172,13 +172,13 @@ class Waiting(Closing):
             signal.signal(number, lambda *_: None)
 
     def close(self) -> None:
-        """Forget signals; they still do nothing."""
+        """Give the pipe back; signals still do nothing."""
         signal.set_wakeup_fd(-1)
         os.close(self._reading)
         os.close(self._writing)
 
     def wait(self, until_s: float, keys: int | None = None) -> Event:
-        """Wait until a time of time.monotonic(), a signal, or q among the keys."""
+        """Wait until a moment, in seconds of time.monotonic(), until a signal, or until q is typed."""
         sources = [self._reading] if keys is None else [self._reading, keys]
         while True:
             left = until_s - time.monotonic()
@@ -193,14 +193,14 @@ class Waiting(Closing):
 
 
 def _event(numbers: bytes) -> Event:
-    """What signals ask for; an end comes before all else."""
+    """What the signals ask for; the end comes first."""
     if signal.SIGINT in numbers or signal.SIGTERM in numbers:
         return "over"
     return "suspended" if signal.SIGTSTP in numbers else "resized"
 
 
 def _typed(keys: int | None) -> bytes:
-    """What was typed; nothing if the terminal has hung up."""
+    """The keys that were typed; nothing if the terminal has hung up."""
     try:
         return os.read(keys, 4096) if keys is not None else b""
     except OSError:

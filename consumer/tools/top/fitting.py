@@ -1,6 +1,6 @@
-"""Tables that fit a terminal: a narrow one shows fewer columns of them, a low one fewer rows.
+"""Tables that fit a terminal: a narrow terminal shows fewer columns, a low one fewer rows.
 
-They are laid out here and not by rich.table, which squeezes all of a table's columns until none can be read.
+rich.table would squeeze all columns until nothing can be read; here, the less important ones are left out.
 """
 
 from collections.abc import Sequence
@@ -17,21 +17,21 @@ class Column:
 
     head: str
     number: bool = False
-    """To the right."""
+    """Whether its cells are set to the right."""
     rank: int = 0
-    """If there is no room for all, columns of the highest rank are left out first; those of rank 0 never."""
+    """If room is short, columns of the highest rank are left out first; columns of rank 0 always stay."""
     least: int | None = None
-    """How narrow it may get before columns are left out; None for as wide as it is."""
+    """How narrow the column may get before columns are left out; None to keep its width."""
     keep_end: bool = False
-    """If it has to be cut, cut it at its beginning."""
+    """Whether a cell that is too long loses its beginning, not its end."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A table; a row that is shorter than the columns ends with a remark, which goes on over those that follow."""
+    """A table. A row with fewer cells than columns ends with a remark, which takes the room of the other columns."""
 
     name: str
-    """What its rows are, as in "3 more readers"."""
+    """What the rows are, as in "3 more readers"."""
     columns: Sequence[Column]
     rows: Sequence[Sequence[Text]]
 
@@ -39,10 +39,10 @@ class Section:
 def compose(
     heading: Text, sections: Sequence[Section], width: int | None = None, height: int | None = None
 ) -> list[Text]:
-    """The lines of a heading and of the sections that have rows, within `width` columns and `height` lines."""
+    """The lines of a heading and of all sections with rows, within `width` columns and `height` lines."""
     tables = [(one.name, _lines(one, width)) for one in sections if one.rows]
     sizes = [len(lines) for _, lines in tables]
-    apart = height is None or 1 + sum(sizes) + len(sizes) <= height  # an empty line before each, if there is room
+    apart = height is None or 1 + sum(sizes) + len(sizes) <= height  # an empty line before each table, if there is room
     if height is not None and not apart:
         sizes = allot(sizes, height - 1)
     composed = [heading]
@@ -54,7 +54,7 @@ def compose(
 
 
 def allot(sizes: Sequence[int], room: int) -> list[int]:
-    """Lines for each of some tables that want `sizes` lines: the longest give way first, of equal ones the last."""
+    """Share `room` lines among tables that want `sizes` lines: the longest table gives way first, then the last."""
     given = list(sizes)
     while sum(given) > max(0, room):
         longest = max(given)
@@ -63,14 +63,14 @@ def allot(sizes: Sequence[int], room: int) -> list[int]:
 
 
 def _cut(name: str, lines: list[Text], size: int) -> list[Text]:
-    """The first lines of a table, of which the last tells how many rows are left out."""
+    """The first lines of a table; if rows are left out, the last line tells how many."""
     if size >= len(lines) or size == 0:
         return lines[:size]
     return [*lines[: size - 1], Text(f"... {len(lines) - max(1, size - 1)} more {name}", style="italic")]
 
 
 def _lines(section: Section, width: int | None) -> list[Text]:
-    """The heads and the rows."""
+    """The lines of a table: its heads and its rows."""
     wanted = [_width(section, at) for at in range(len(section.columns))]
     widths = wanted if width is None else fit(section.columns, wanted, width)
     heads = _line(section.columns, [Text(one.head) for one in section.columns], widths)
@@ -84,7 +84,7 @@ def _width(section: Section, at: int) -> int:
 
 
 def fit(columns: Sequence[Column], wanted: Sequence[int], room: int) -> list[int]:
-    """The width that each column gets, at most what it wants; 0 for a column that is left out."""
+    """The width of each column, at most what it wants; 0 for a column that is left out."""
     least = [want if one.least is None else min(want, one.least) for one, want in zip(columns, wanted, strict=True)]
     widths = list(wanted)
     while (excess := _total(widths) - room) > 0:
@@ -97,7 +97,7 @@ def fit(columns: Sequence[Column], wanted: Sequence[int], room: int) -> list[int
 
 
 def _shrink(widths: Sequence[int], least: Sequence[int], room: int) -> list[int]:
-    """Take from those columns that can give, the last one first."""
+    """Make columns narrower until they fit, the last one first, each down to its least width."""
     shrunk = list(widths)
     for at in reversed(range(len(shrunk))):
         if shrunk[at]:

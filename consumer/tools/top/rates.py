@@ -1,8 +1,7 @@
-"""What zbuf top makes of statistics: how fast each count grows, from one answer of a producer to its next.
+"""Rates for zbuf top: how fast each count grew from one answer of a producer to the next.
 
-Counts are compared by the producer's own clock, `uptime_s`, which is read in the instant that they are. So how long an
-answer took, or that one was missed, makes no rate wrong. Where a producer or a ledger began anew there is nothing to
-compare with, and no rate.
+The time between two answers is measured by the producer's clock, `uptime_s`, which is read together with the counts. So
+rates are right even if an answer was slow, or one was missed. If a producer or a ledger began anew, there are no rates.
 """
 
 from collections import deque
@@ -15,12 +14,12 @@ import msgspec
 from zbuf.shared.control.statistics import DescriptorStatistics, InterfaceStatistics, ReaderStatistics, Statistics
 
 HISTORY = 40
-"""Updates that are remembered."""
+"""How many updates are remembered."""
 _INTERVAL_MIN_S = 1e-6
-"""No update is as short: a producer whose clock says so is not to be believed."""
+"""Shorter intervals than this are not real: the producer's clock is wrong, and gives no rates."""
 
 Rates = Mapping[str, float]
-"""Of counts, by their names: how much they grew a second. Empty where that can't be told."""
+"""How much each count grew per second, by the name of the count; empty if that is not known."""
 
 Counts = TypeVar("Counts", bound=msgspec.Struct)
 
@@ -55,21 +54,21 @@ class RatedDescriptor(Rated[DescriptorStatistics]):
 
     readers: list[Rated[ReaderStatistics]]
     history: Sequence[float | None] = ()
-    """Packets accepted a second, at the last updates, the newest one last; None where that is not known."""
+    """Packets accepted per second at the last updates, the newest last; None if not known."""
 
 
 @dataclass(frozen=True)
 class Compared(Rated[Statistics]):
-    """A producer's statistics, with the rates since those before."""
+    """A producer's statistics, with the rates since the answer before."""
 
     interval_s: float
-    """Between the two, by the producer's clock; 0 where there is nothing to compare with."""
+    """Seconds between the two answers, by the producer's clock; 0 if there is nothing to compare with."""
     live: list[Rated[InterfaceStatistics]]
     descriptors: list[RatedDescriptor]
 
 
 def rates(before: Counts | None, now: Counts, interval_s: float) -> Rates:
-    """How fast counts grow: none where there are no earlier ones, or one went back, since it began anew."""
+    """How fast counts grow; empty if there are no earlier counts, or if one went back because it began anew."""
     if before is None or interval_s < _INTERVAL_MIN_S:
         return {}
     grown = {name: getattr(now, name) - getattr(before, name) for name in _GROWING[type(now)]}
@@ -79,7 +78,7 @@ def rates(before: Counts | None, now: Counts, interval_s: float) -> Rates:
 
 
 def compare(before: Statistics | None, now: Statistics) -> Compared:
-    """The rates of everything in `now`; `before` is an earlier answer to the same name, perhaps another producer's."""
+    """All rates in `now`; `before` is an earlier answer under this name, which may be another producer's."""
     if before is not None and (before.epoch, before.pid) != (now.epoch, now.pid):
         before = None
     interval_s = max(0.0, now.uptime_s - before.uptime_s) if before is not None else 0.0
@@ -104,19 +103,19 @@ def _descriptor(before: DescriptorStatistics | None, now: DescriptorStatistics, 
 
 
 def is_slow(reader: Rated[ReaderStatistics]) -> bool:
-    """Whether its descriptor dropped packets since the last update because this reader held a buffer."""
+    """Whether a descriptor dropped packets since the last update because this reader held a buffer."""
     return reader.rates.get("stalled", 0) > 0
 
 
 class History:
-    """Of each descriptor of a producer, the rates at the last updates."""
+    """Remembers the rates of each descriptor of a producer, for the last updates."""
 
     def __init__(self) -> None:
         self._epoch = 0
         self._accepted: dict[int, deque[float | None]] = {}
 
     def note(self, compared: Compared) -> Compared:
-        """Take an update in, and return it with the history of each descriptor."""
+        """Add an update, and return it with the history of each descriptor."""
         known = self._accepted if compared.now.epoch == self._epoch else {}
         self._epoch, self._accepted = compared.now.epoch, {}
         return replace(compared, descriptors=[self._note(one, known) for one in compared.descriptors])
@@ -124,6 +123,6 @@ class History:
     def _note(self, one: RatedDescriptor, known: Mapping[int, deque[float | None]]) -> RatedDescriptor:
         number = one.now.descriptor
         accepted = self._accepted[number] = known.get(number, deque(maxlen=HISTORY))
-        if one.rates or accepted:  # not the first time that it is seen
+        if one.rates or accepted:  # a descriptor that is seen for the first time has no rates
             accepted.append(one.rates.get("accepted"))
         return replace(one, history=tuple(accepted))

@@ -1,4 +1,4 @@
-"""What zbuf top shows: three tables, of the sources, the descriptors and the readers, fitted to the terminal."""
+"""The view of zbuf top: tables of sources, descriptors and readers, fitted to the terminal."""
 
 import json
 import time
@@ -22,14 +22,14 @@ from zbuf.shared.users import user_name
 
 
 class Screenful:
-    """An update, as it fits the terminal at the time that it is drawn."""
+    """An update, which fits the terminal's size at the time that it is drawn."""
 
     def __init__(self, seen: Sequence[Seen], delay_s: float) -> None:
         self._heading = f"{heading(seen)}   every {delay_s:g} s, q quits"
         self._seen = seen
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The lines that there is room for."""
+        """The lines for which there is room."""
         glyphs = ASCII if options.ascii_only else BLOCKS
         width, height = options.size
         yield Text("\n", no_wrap=True, overflow="crop", end="").join(
@@ -38,17 +38,17 @@ class Screenful:
 
 
 def report(seen: Sequence[Seen]) -> list[Text]:
-    """An update as lines that are as long as they have to be, with no graphs."""
+    """An update as lines of any length, without graphs."""
     return compose(Text(heading(seen), style="bold"), sections(seen))
 
 
 def json_line(seen: Sequence[Seen]) -> str:
-    """An update as one JSON object; ASCII, so that no terminal makes anything of it."""
+    """An update as one JSON object in ASCII, which a terminal shows as it is."""
     return json.dumps({"time": time.time(), "producers": [_plain(one) for one in seen]}) + "\n"
 
 
 def heading(seen: Sequence[Seen]) -> str:
-    """The time, and how much there is to see."""
+    """The time, and the numbers of producers, descriptors and readers."""
     found = [one.found for one in seen if one.found is not None]
     descriptors = [one for each in found for one in each.descriptors]
     readers = sum(len(one.readers) for one in descriptors)
@@ -61,7 +61,7 @@ def _several(count: int, what: str) -> str:
 
 
 def sections(seen: Sequence[Seen], glyphs: Glyphs | None = None) -> list[Section]:
-    """The tables; with glyphs to draw with, also what is drawn."""
+    """The tables; with bars and sparklines if there are glyphs to draw them."""
     found = [one.found for one in seen if one.found is not None]
     return [_sources(seen), _descriptors(found, glyphs), _readers(found)]
 
@@ -105,7 +105,7 @@ _SOURCES = (
 
 
 def _sources(seen: Sequence[Seen]) -> Section:
-    """A row for each live interface, and one for each producer that has none."""
+    """A row for each live interface, and for each producer without live interfaces."""
     rows: list[list[Text]] = []
     for one in seen:
         if one.found is None:
@@ -190,7 +190,7 @@ _READERS = (
 
 
 def _readers(found: Sequence[Compared]) -> Section:
-    """The slow ones first, and of those the one first that costs the most."""
+    """A row for each reader; slow readers come first, the slowest of all at the top."""
     readers = [(each, one, reader) for each in found for one in each.descriptors for reader in one.readers]
     readers.sort(key=lambda row: -row[2].rates.get("stalled", 0))
     return Section("readers", _READERS, [_reader(*row) for row in readers])

@@ -1,8 +1,8 @@
-"""How zbuf top asks: one connection to each producer, one request for each update, and nobody waits for the silent.
+"""How zbuf top asks producers: one connection to each, one request for each update, no wait for silent producers.
 
-Each request is made in a thread of its own, which waits for the answer as long as it takes. An update waits for those
-that were asked just now, and not for long; whoever owes an answer from an earlier update is not waited for again, and
-not asked again either.
+Each request is made in a thread of its own, which waits for the answer as long as it takes. An update waits a moment
+for the producers that it has asked. A producer that still owes an answer to an earlier update is neither asked again
+nor waited for.
 """
 
 import contextlib
@@ -21,9 +21,9 @@ from zbuf.shared.errors import ControlError, ProducerNotFound, Refused, RunDirec
 from zbuf.shared.names import check_name
 
 ANSWER_S = 1.0
-"""How long an update waits for answers: a capture that is busy takes milliseconds."""
+"""How long an update waits for answers: a busy capture answers within milliseconds."""
 REFUSED_S = 10.0
-"""How long a producer that refuses is let alone: it logs each refusal."""
+"""How long a producer that has refused is not asked again: it logs each refusal."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Seen:
 
 
 class Watch(Closing):
-    """One producer, for as long as it is looked at; another one of the same name may take its place."""
+    """Asks the producer of one name; another producer may take the name over."""
 
     def __init__(self, name: str, run_dir: str | None) -> None:
         self.name = name
@@ -52,7 +52,7 @@ class Watch(Closing):
         self._refused: Seen | None = None
 
     def ask(self) -> "Future[Statistics] | None":
-        """Ask, and return what will have the answer; None if an earlier one is still to come, or was a refusal."""
+        """Ask, and return the future answer; None if the last answer is still to come, or was a refusal."""
         now_s = time.monotonic()
         if self._asked is not None or (self._refused is not None and now_s < self._asked_s + REFUSED_S):
             return None
@@ -61,7 +61,7 @@ class Watch(Closing):
         return self._asked
 
     def look(self) -> Seen:
-        """What has come of it."""
+        """What is known of the producer now."""
         if self._refused is not None:
             return self._refused
         if self._asked is None or not self._asked.done():
@@ -69,7 +69,7 @@ class Watch(Closing):
         answer, self._asked = self._asked, None
         try:
             return self._seen(answer.result())
-        except (ProducerNotFound, ValueRefused) as error:  # some other file may be called like a socket
+        except (ProducerNotFound, ValueRefused) as error:  # the name may be that of another file in the directory
             return Seen(self.name, problem=str(error), missing=True)
         except Refused as error:
             self._refused = Seen(self.name, problem=f"refuses: {error}")
@@ -98,7 +98,7 @@ class Watch(Closing):
         if self._connection is not None:
             try:
                 return _statistics_from(self._connection)
-            except (ControlError, OSError):  # it has ended, and may have begun anew
+            except (ControlError, OSError):  # the producer has ended, and may run again
                 self._hang_up()
         self._connection = Connection(self.name, self._run_dir)
         try:
@@ -121,14 +121,14 @@ def _statistics_from(connection: Connection) -> Statistics:
 
 
 class Captures(Closing):
-    """All producers that run, or those that are named.
+    """Watches all producers that run, or those that are named.
 
     Args:
-        names: which; none for all that run, whenever it is looked.
-        run_dir: where they are; see zbuf.shared.control.rundir.search_path().
+        names: the producers; empty for all that run at the time of each update.
+        run_dir: where their sockets are; see zbuf.shared.control.rundir.search_path().
 
     Raises:
-        ValueRefused: one of the names can't be a producer's.
+        ValueRefused: a name can't be the name of a producer.
     """
 
     def __init__(self, names: Sequence[str], run_dir: str | None) -> None:
@@ -137,7 +137,7 @@ class Captures(Closing):
         self._watches: dict[str, Watch] = {}
 
     def update(self) -> list[Seen]:
-        """Ask all of them, and return what they say; a named one is among them though it does not run."""
+        """Ask all of them, and return what they say; a named producer is in the list even if it does not run."""
         self._meet(self._names or _running(self._run_dir))
         asked = [asked for watch in self._watches.values() if (asked := watch.ask()) is not None]
         wait(asked, timeout=ANSWER_S)
@@ -155,7 +155,7 @@ class Captures(Closing):
 
 
 def _running(run_dir: str | None) -> list[str]:
-    """The names that have a socket, as zbuf.consumer.reading.reader.producers() looks for them."""
+    """The names that have a socket, found as zbuf.consumer.reading.connection.producers() looks for them."""
     directories = search_path(run_dir)
     found: set[str] = set()
     for directory in directories:

@@ -1,1 +1,1 @@
-"""zbufd replay: capture files to the readers, at a rate that is known."""
+"""zbufd replay: sends capture files to readers at a chosen rate, and reports on it."""

@@ -31,11 +31,11 @@ _BURST_MAX = 10**9
 
 
 def _parsed(parse: Callable[[str], T]) -> Callable[[str | T], T]:
-    """A parser of an option's text, whose complaint is a usage error."""
+    """Make a parser of an option's text; a value that `parse` refuses is a usage error."""
 
     def parse_option(text: str | T) -> T:
         if not isinstance(text, str):
-            return text  # a default
+            return text  # the default, which needs no parsing
         try:
             return parse(text)
         except ValueRefused as error:
@@ -49,7 +49,7 @@ def _rate(kind: str) -> Callable[[str | Fraction], Fraction]:
 
 
 class FileEngine(StrEnum):
-    """Who reads the packets."""
+    """What reads the files."""
 
     PCAP = "pcap"
     SCAPY = "scapy"
@@ -155,11 +155,11 @@ def replay(
         stamp=stamp or ("now" if latency else "file"),
     )
     if latency and schedule.stamp == "file":
-        raise typer.BadParameter("--latency needs packets that bear the time of the replay: leave out --stamp file")
+        raise typer.BadParameter("--latency needs packets with the time of the replay: leave out --stamp file")
     if topspeed and str(schedule) != "top speed":
         raise typer.BadParameter(f"--topspeed and {schedule} are two speeds: give one")
     if oneatatime and "-" in files:
-        raise typer.BadParameter("--oneatatime asks on standard input, which is a capture: save that to a file")
+        raise typer.BadParameter("--oneatatime reads your keys from standard input: save the capture to a file")
     raise_descriptor_limit()
     if user is not None:
         privileges.drop(user)
@@ -169,11 +169,11 @@ def replay(
         check_plot(report, "--report")
     loops = loop if loop is not None else 0 if duration is not None else 1
     if unique_ip and loops == 1:
-        raise typer.BadParameter("--unique-ip changes the loops after the first: give --loop or --duration")
+        raise typer.BadParameter("--unique-ip changes addresses from the second loop on: give --loop or --duration")
     buffer_bytes = parse_size("--buffer-size", buffer_size)
     check_space(buffer_bytes)
     if engine is FileEngine.SCAPY and (merge or unique_ip):
-        raise typer.BadParameter("--engine scapy has no --merge and no --unique-ip: leave it out")
+        raise typer.BadParameter("--merge and --unique-ip don't work with --engine scapy: leave out one or the other")
     source = _open_source(files, engine, parse_size("--preload-limit", preload_limit), merge, unique_ip, loops == 1)
     ending = _Ending()
     producer = Producer(
@@ -208,7 +208,10 @@ def replay(
 
 
 def _warn(warnings: list[str]) -> int:
-    """Tell what is damaged: known before the replay for files in memory, after it for others. Returns how many."""
+    """Print warnings of damage, which are known before the replay for files in memory, and after it for streamed ones.
+
+    Returns how many there are.
+    """
     for warning in warnings:
         sys.stderr.write(f"zbufd: {warning}\n")
     return len(warnings)
@@ -261,7 +264,7 @@ def _replay(
 
 
 class _Ending:
-    """SIGINT or SIGTERM ends the replay in good order, also before there is a producer to stop."""
+    """Ends the replay in good order on SIGINT or SIGTERM, even if the signal comes before there is a producer."""
 
     def __init__(self) -> None:
         self._producer: Producer | None = None
@@ -269,7 +272,7 @@ class _Ending:
         on_end(self._stop)
 
     def watch(self, producer: Producer) -> None:
-        """Stop this producer, at once if a signal has come already."""
+        """Stop this producer when a signal comes; at once, if one has come already."""
         self._producer = producer
         if self._stopped:
             producer.stop()

@@ -1,4 +1,4 @@
-"""What is measured while a replay runs."""
+"""Measures a replay while it runs, and makes the report of it."""
 
 import contextlib
 import datetime
@@ -20,7 +20,7 @@ from zbuf.shared.control.statistics import Statistics
 
 
 class Measured:
-    """A replay under way, or over, in numbers.
+    """The numbers of a replay that runs, or has ended.
 
     Args:
         want_latency: have a reader measure latency.
@@ -46,7 +46,7 @@ class Measured:
 
     @contextlib.contextmanager
     def during(self, producer: Producer, pace: Pace | None) -> Iterator[None]:
-        """Measure what a producer offers in the block."""
+        """Measure what the producer offers during the block."""
         self._pace = pace
         with contextlib.ExitStack() as stack:
             if self._want_latency:
@@ -62,7 +62,7 @@ class Measured:
     def report(
         self, files: list[str], schedule: Schedule, statistics: Statistics, source: FileSource | ScapySource
     ) -> Report:
-        """All of it, once the readers have taken everything too."""
+        """Make the report; call this when the readers have taken everything."""
         pace = self._pace
         return Report(
             command=shlex.join(["zbufd", *sys.argv[1:]]),

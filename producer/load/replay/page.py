@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: tables, and plots within it."""
+"""The report of a replay as one HTML page: tables and plots, with nothing to load from elsewhere."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -22,10 +22,10 @@ svg { max-width: 100%; height: auto }
 
 
 def write_page(report: Report, path: str) -> None:
-    """Write it.
+    """Write the page of a report to a file.
 
     Raises:
-        ZbufError: it can't be written.
+        ZbufError: the file can't be written.
     """
     try:
         Path(path).write_text(page(report), encoding="utf-8")
@@ -34,7 +34,7 @@ def write_page(report: Report, path: str) -> None:
 
 
 def page(report: Report) -> str:
-    """The page; whatever comes from elsewhere, such as names of files, is escaped."""
+    """The page as HTML; text from elsewhere, such as file names, is escaped."""
     title = f"Replay of {', '.join(report.files)}"
     parts = [
         f"<h1>{escape(title)}</h1>",

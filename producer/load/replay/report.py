@@ -1,4 +1,4 @@
-"""The report at the end of a replay: what was asked, what was achieved, and what became of the packets."""
+"""The report at the end of a replay: which rate was asked, which was achieved, and what became of the packets."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ from zbuf.shared.cli.tables import print_ledgers, print_table
 from zbuf.shared.control.statistics import Statistics
 
 HELD_WITHIN = 0.001
-"""A rate is held where what was achieved differs by no more than this share of it."""
+"""A rate counts as held if the achieved rate differs from it by at most this share."""
 
 
 @dataclass(frozen=True)
@@ -28,27 +28,27 @@ class Pacing:
     achieved_pps: float
     achieved_mbps: float
     deviation: float | None
-    """Achieved by asked, less 1; None where nothing was asked that can be told."""
+    """Achieved rate / asked rate - 1; None if no rate was asked, or none that can be compared."""
     lag_us: dict[str, float]
     """How late packets were offered: p50, p99, max, in microseconds."""
     behind: int
     """Packets that were more than a millisecond late."""
     reason: str | None
-    """Why the rate was not held; None where it was."""
+    """Why the rate was not held; None if it was held."""
 
     @property
     def held(self) -> bool | None:
-        """Whether the rate was held; None where nothing was asked that can be told."""
+        """Whether the rate was held; None if `deviation` is None."""
         return None if self.deviation is None else abs(self.deviation) <= HELD_WITHIN
 
 
 def pacing_of(schedule: Schedule, pace: Pace, waits: int) -> Pacing:
-    """What a pace tells once it is over.
+    """Say how well a schedule was kept, after the replay.
 
     Args:
-        schedule: what it was made from.
-        pace: it.
-        waits: how often the pump slept for readers.
+        schedule: what was asked.
+        pace: the pace that was made from it, and has run.
+        waits: how often the pump slept to wait for readers.
     """
     share = pace.pace
     lag_us = {"p50": pace.lag_ns(0.5) / 1000, "p99": pace.lag_ns(0.99) / 1000, "max": pace.max_lag_ns / 1000}
@@ -66,44 +66,44 @@ def pacing_of(schedule: Schedule, pace: Pace, waits: int) -> Pacing:
 
 def _reason(pace: Pace, waits: int, latest_us: float) -> str:
     if waits:
-        return f"readers held it up: it slept {waits:,} times for them (without --lossless it would not)"
+        return f"readers held it up: it waited {waits:,} times for them (without --lossless it would not)"
     if pace.behind:
         return f"this machine did not keep up: {pace.behind:,} packets were late, {latest_us / 1000:,.1f} ms at most"
     if pace.missed_ns:
-        return f"this machine did not keep up: what was due in the last {pace.missed_ns / 1e6:,.1f} ms was not offered"
+        return f"this machine did not keep up: the packets of the last {pace.missed_ns / 1e6:,.1f} ms were not offered"
     return (
-        f"the replay was so short that {latest_us:,.1f} µs of lag are more than 0.1 % of it: give --duration or --loop"
+        f"the replay was so short that a lag of {latest_us:,.1f} µs is more than 0.1 % of it: give --duration or --loop"
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What was offered, how fast, and what became of it."""
+    """What was offered, how fast, and what became of the packets."""
 
     command: str
-    """What was run, as a shell takes it."""
+    """The command line, quoted for a shell."""
     files: list[str]
     began: str
-    """When, in ISO 8601."""
+    """When the replay began, in ISO 8601."""
     packets: int
-    """Offered to the descriptors."""
+    """Packets offered to the descriptors."""
     seconds: float
     """From the first packet to the last."""
     statistics: Statistics
-    """Of the producer when all was over."""
+    """The producer's statistics at the end."""
     warnings: list[str]
-    """Damage in the files."""
+    """What is damaged in the files."""
     pacing: Pacing | None
     """How the schedule was kept; None at top speed."""
     sizes: Sizes | None
-    """Of the files' packets, where they are known."""
+    """The sizes of the files' packets; None if they are not known."""
     latency_us: dict[str, float]
-    """What a measuring reader saw, in microseconds; empty where there was none."""
+    """Latency as a measuring reader saw it, in microseconds; empty if nothing measured it."""
     machine: Facts
     lags: list[tuple[int, int]]
-    """A histogram of lags: nanoseconds, and the packets that had so much, but more than the entry before."""
+    """A histogram of lags: an upper bound in nanoseconds, and the packets between the last bound and this one."""
     rates: list[tuple[float, float]]
-    """Seconds after the beginning, and the packets per second offered then; empty where nobody wanted them."""
+    """Seconds since the beginning, and packets offered per second then; empty if they were not asked for."""
 
     @property
     def packets_per_second(self) -> float:
@@ -134,7 +134,7 @@ class Report:
         return json.dumps(body, indent=2)
 
     def print(self) -> None:
-        """The report for people, on stdout."""
+        """Print the report for people on stdout."""
         rate = f"{self.packets_per_second:,.0f} packets/s"
         sys.stdout.write(f"{self.packets:,} packets offered in {self.seconds:.3f} s: {rate}\n")
         if self.pacing is not None:

@@ -11,10 +11,10 @@ _MOST_SAMPLES = 2000
 
 
 class Samples:
-    """What a count was, now and then, during a `with` block: finely at first, more coarsely where it is long.
+    """Samples a count during a `with` block: often at first, less often as the block gets long.
 
     Args:
-        count: what is called for the number, in a thread of its own.
+        count: returns the count; it is called in another thread.
     """
 
     def __init__(self, count: Callable[[], int]) -> None:
@@ -24,7 +24,7 @@ class Samples:
         self._found: list[tuple[float, int]] = []
 
     def rates(self) -> list[tuple[float, float]]:
-        """Seconds after the beginning, and counts per second up to then since the sample before."""
+        """For each sample but the first: seconds since the first, and the rate since the sample before."""
         pairs = zip(self._found, self._found[1:], strict=False)
         return [(then - self._found[0][0], (more - less) / (then - first)) for (first, less), (then, more) in pairs]
 

@@ -1,4 +1,4 @@
-"""Packets one at a time, as somebody at a terminal says."""
+"""Packets one at a time, at the word of somebody at a terminal."""
 
 import sys
 import threading
@@ -7,14 +7,14 @@ from zbuf.producer.sources.pace import Pace
 
 
 def step(pace: Pace) -> None:
-    """Ask for each packet, in a thread of its own: Enter is one, a number so many, q or the end of input the end."""
+    """Ask for each packet, in another thread: Enter sends one, a number sends so many, q or end of file ends."""
     threading.Thread(target=_ask, args=(pace,), name="zbuf-step", daemon=True).start()
 
 
 def _ask(pace: Pace) -> None:
     allowed = 0
     while True:
-        sys.stderr.write(f"zbufd: packet {allowed + 1:,}: Enter sends it, a number so many, q ends: ")
+        sys.stderr.write(f"zbufd: packet {allowed + 1:,}: Enter sends it, a number sends so many, q ends: ")
         sys.stderr.flush()
         line = sys.stdin.readline()
         word = line.strip() or "1"
@@ -22,7 +22,7 @@ def _ask(pace: Pace) -> None:
             pace.end()
             return
         if not word.isdecimal() or not 0 < int(word) < 2**40:
-            sys.stderr.write(f"zbufd: {word!r:.60} is no number of packets\n")
+            sys.stderr.write(f"zbufd: {word!r:.60} is not a number of packets: type 1 or more, or q\n")
             continue
         allowed += int(word)
         pace.allow(int(word))

@@ -32,7 +32,7 @@ def _percent(text: str | float) -> float:
     except ValueError:
         share = 0.0
     if not 0.0001 <= share <= 0.5:
-        raise typer.BadParameter(f"{text!r} is no precision: give from 0.01 to 50 percent")
+        raise typer.BadParameter(f"{text!r} is not a precision: give from 0.01 to 50 percent")
     return share
 
 
@@ -52,11 +52,11 @@ def sweep(
         float, typer.Option(parser=seconds, metavar="SECONDS", help="How long they flow before losses count.")
     ] = 0.5,
     precision: Annotated[
-        float, typer.Option(parser=_percent, metavar="PERCENT", help="End when the throughput is known this well.")
+        float, typer.Option(parser=_percent, metavar="PERCENT", help="End when the throughput is known to PERCENT.")
     ] = 1.0,
     tries: Annotated[
         int,
-        typer.Option(parser=whole_number(1, 100), metavar="N", help="Trials of each rate; one has to lose nothing."),
+        typer.Option(parser=whole_number(1, 100), metavar="N", help="Trials of each rate; one must lose nothing."),
     ] = 2,
     readers: Annotated[
         int | None,
@@ -65,7 +65,7 @@ def sweep(
     wait: Annotated[
         float,
         typer.Option(
-            parser=some_seconds, metavar="SECONDS", help="How long they may take to connect or to take packets."
+            parser=some_seconds, metavar="SECONDS", help="How long consumers may take to connect, or to take packets."
         ),
     ] = 30.0,
     buffer_size: Annotated[
@@ -78,14 +78,14 @@ def sweep(
 ) -> None:
     """Find the throughput of consumers: the highest rate at which they lose nothing (RFC 2544).
 
-    Packets are replayed from memory, at one rate for each trial; the first is at top speed, which tells where to look.
+    Packets are replayed from memory, at one rate in each trial. The first is at top speed, which shows where to look.
     """
     buffer_bytes = parse_size("--buffer-size", buffer_size)
     check_space(buffer_bytes)
     if plot is not None:
         check_plot(plot)
     raise_descriptor_limit()
-    interrupt_on(signal.SIGTERM, signal.SIGHUP)  # so that the consumers end with it
+    interrupt_on(signal.SIGTERM, signal.SIGHUP)  # so that `with` ends the consumers, too
     source = FileSource(files, once=False)
     trials: list[Trial] = []
     results = Results(files=files, consumers=[], trial_s=trial, precision=precision, trials=trials)
@@ -136,7 +136,7 @@ def _wait_readers(producer: Producer, consumers: Sequence[Consumer], count: int,
 
 
 def _sweep(bench: Bench, precision: float, tries: int, trials: list[Trial]) -> None:
-    """Search for the throughput; each trial is in `trials` as soon as it is over."""
+    """Search for the throughput; add each trial to `trials` as soon as it is over."""
     rate = [""]
 
     def run(asked: float | None) -> Trial:

@@ -1,4 +1,4 @@
-"""The command whose throughput is measured, as a process group of its own."""
+"""The commands whose throughput is measured, each in a process group of its own."""
 
 import os
 import signal
@@ -16,18 +16,18 @@ _SAID_BYTES = 4096
 
 
 class Consumer(Closing):
-    """A shell command that reads packets, with all that it starts.
+    """A shell command that reads packets, and all processes that it starts.
 
     Args:
-        command: "{name}" in it stands for the producer's name.
-        name: that name.
-        run_dir: where its socket is, which the command finds in ZBUF_RUN_DIR.
+        command: the command, in which "{name}" stands for the producer's name.
+        name: the producer's name.
+        run_dir: where the producer's socket is; the command finds it in ZBUF_RUN_DIR.
     """
 
     def __init__(self, command: str, name: str, run_dir: str | os.PathLike[str]) -> None:
         self.command = command.replace("{name}", name)
         self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed with this object)
-        self._process = subprocess.Popen(  # noqa: S603  (it is the command that the user gave)
+        self._process = subprocess.Popen(  # noqa: S603  (the user gave this command)
             ["/bin/sh", "-c", self.command],
             env={**os.environ, "ZBUF_RUN_DIR": os.fspath(run_dir)},
             stdin=subprocess.DEVNULL,
@@ -37,10 +37,10 @@ class Consumer(Closing):
         )
 
     def check(self) -> None:
-        """See that it is still there.
+        """Check that the command still runs.
 
         Raises:
-            ZbufError: it has ended, and what it said last.
+            ZbufError: it has ended; the message has the last line that it printed.
         """
         status = self._process.poll()
         if status is not None:
@@ -48,14 +48,14 @@ class Consumer(Closing):
             raise ZbufError(f"consumer {self.command!r} {how}{self.last_words()}")
 
     def last_words(self) -> str:
-        """The last line that it wrote to standard error, after a colon; "" if there is none."""
+        """The last line that the command wrote to standard error, after a colon; "" if it wrote nothing."""
         end = self._said.seek(0, os.SEEK_END)
         self._said.seek(max(0, end - _SAID_BYTES))
         lines = self._said.read().decode(errors="replace").strip().splitlines()
         return f": {lines[-1]}" if lines else ""
 
     def close(self) -> None:
-        """End it, and all that it has started, by SIGTERM, and by SIGKILL if that is not enough."""
+        """End the command and all that it has started: by SIGTERM, then by SIGKILL."""
         self._signal(signal.SIGTERM)
         deadline = time.monotonic() + _PATIENCE_S
         try:
@@ -67,12 +67,12 @@ class Consumer(Closing):
             self._said.close()
 
     def _lives(self) -> bool:
-        """Whether any of its processes is alive: the shell may end before what it has started."""
+        """Whether any of the processes is alive: the shell may end before the programs that it started."""
         self._process.poll()
         return self._signal(0)
 
     def _signal(self, number: int) -> bool:
-        """Send a signal to all of them; False if none is left."""
+        """Send a signal to all processes of the group; False if the group is empty."""
         try:
             os.killpg(self._process.pid, number)
         except ProcessLookupError:

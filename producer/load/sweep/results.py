@@ -1,4 +1,4 @@
-"""What a sweep tells: a table, JSON, a plot."""
+"""The results of a sweep, as a table, as JSON, and as a plot."""
 
 import contextlib
 import json
@@ -14,12 +14,12 @@ from zbuf.shared.errors import ZbufError
 
 _PERCENTILES = ("p50", "p99", "max")
 _DERIVED = ("rate", "lost", "lost_share", "passed")
-"""Of a trial, in JSON, beside its fields."""
+"""Properties of a trial that JSON has beside its fields."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """A sweep's trials, and what they were made with."""
+    """The trials of a sweep, and the options that they were made with."""
 
     files: list[str]
     consumers: list[str]
@@ -39,7 +39,7 @@ class Results:
         return last.passed and not last.held(self.precision)
 
     def as_json(self) -> str:
-        """All of it: rates in packets per second, times in seconds, lags and latencies in microseconds."""
+        """The results as JSON: rates in packets per second, times in seconds, lags and latencies in microseconds."""
         best = self.best
         body: dict[str, Any] = {
             "files": self.files,
@@ -54,13 +54,13 @@ class Results:
         return json.dumps(body, indent=2)
 
     def print(self) -> None:
-        """A row for each trial, in their order, and the throughput."""
+        """Print a row for each trial, in order, and the throughput."""
         self._print_trials()
         sys.stdout.write(f"\n{self.verdict()}\n")
 
     @contextlib.contextmanager
     def partly_printed(self, wanted: bool) -> Iterator[None]:
-        """Where a sweep does not come to its end, print the trials that did, without a verdict, if that is `wanted`."""
+        """If the block is interrupted or fails, print the trials up to then, without a verdict, if `wanted` is true."""
         try:
             yield
         except (ZbufError, KeyboardInterrupt):
@@ -86,18 +86,18 @@ class Results:
         """The throughput in words."""
         best = self.best
         if best is None:
-            return "throughput: none: packets were lost at every rate"
+            return "throughput: unknown, since packets were lost at every rate"
         rate = f"throughput: {best.rate:,.0f} packets/s, {best.mbps:,.1f} Mbit/s"
         if self.is_producers_limit:
             fastest = "at top speed" if len(self.trials) == 1 else "at what the producer could offer"
-            return f"{rate}: nothing is lost {fastest}, so the consumer may be faster than this"
+            return f"{rate}: nothing was lost {fastest}, so the consumer may be faster than this"
         return f"{rate}, within {100 * self.precision:g} %"
 
     def plot(self, path: str) -> None:
-        """Loss and times by rate, to a PNG file.
+        """Draw loss, lag and latency by rate into a PNG file.
 
         Raises:
-            ZbufError: it can't be written.
+            ZbufError: the file can't be written.
         """
         figure = new_figure()
         loss, times = figure.subplots(2, 1, sharex=True)

@@ -1,7 +1,7 @@
 """The search for the throughput: the fastest rate at which nothing is lost (RFC 1242 3.17, RFC 2544 26.1).
 
-What a device under test is to RFC 2544, a consumer is here: trials of some seconds each, at one rate each, the next
-rate chosen by how the last ones went.
+The consumer is RFC 2544's device under test. A trial offers packets at one rate for some seconds; its outcome decides
+the rate of the next trial.
 """
 
 import math
@@ -16,25 +16,25 @@ class Trial:
     """What became of packets that were offered at one rate."""
 
     asked: float | None
-    """Packets per second; None for as fast as it goes."""
+    """Packets per second; None for top speed."""
     packets: int
-    """Offered."""
+    """Packets that were offered."""
     wire_bytes: int
-    """Theirs, on the wire."""
+    """The bytes of these packets on the wire."""
     seconds: float
-    """From the first to the last."""
+    """From the first packet to the last."""
     dropped: int
-    """For want of a buffer; the sum over all descriptors, as is `behind`."""
+    """Packets dropped because no buffer was free, on all descriptors together."""
     behind: int
-    """Packets that had not been taken in time when the trial was over, though there was room for them."""
+    """Packets that had room in a buffer, but were not taken in time after the trial; on all descriptors together."""
     drained_s: float
-    """How long the consumer took, after the last packet was offered, to acknowledge it."""
+    """How long after the last packet was offered the consumer had acknowledged it, in seconds."""
     lag_us: dict[str, float]
-    """How late packets were offered: p50, p99, max, in microseconds; empty where none were due."""
+    """How late packets were offered: p50, p99, max, in microseconds; empty at top speed."""
     latency_us: dict[str, float]
-    """What a measuring reader saw; empty where there was none."""
+    """Latency as a measuring reader saw it, in microseconds; empty if nothing measured it."""
     descriptors: int = 1
-    """Of the consumers; each of them was offered all packets."""
+    """How many descriptors the consumers have; each was offered all packets."""
 
     @property
     def rate(self) -> float:
@@ -48,17 +48,17 @@ class Trial:
 
     @property
     def lost(self) -> int:
-        """Dropped, or not taken in time."""
+        """Packets that were dropped, or not taken in time."""
         return self.dropped + self.behind
 
     @property
     def lost_share(self) -> float:
-        """The lost ones among all that were offered to the descriptors, from 0 to 1: RFC 2544's frame loss rate."""
+        """Which share of the packets was lost, from 0 to 1: RFC 2544's frame loss rate."""
         return self.lost / max(self.packets * self.descriptors, 1)
 
     @property
     def taken_rate(self) -> float:
-        """Packets per second that a consumer took, in the mean."""
+        """Packets per second that a consumer took on average."""
         seconds = self.seconds + self.drained_s
         return (self.packets - self.dropped / self.descriptors) / seconds if seconds else 0.0
 
@@ -68,25 +68,25 @@ class Trial:
         return not self.lost
 
     def held(self, precision: float) -> bool:
-        """Whether the producer offered what was asked, within `precision`, a share of it."""
+        """Whether the producer offered the rate that was asked, less at most the share `precision` of it."""
         return self.asked is not None and self.rate >= self.asked * (1 - precision)
 
 
 def find_throughput(run: Callable[[float | None], Trial], precision: float, tries: int = 1) -> list[Trial]:
     """Run trials until the throughput is known within `precision`, a share of it.
 
-    The first is at top speed. Where that loses nothing, no other is needed: the consumer is faster than the producer.
-    Else what the consumer took then is the first guess, and the middle between the slowest rate that lost something
-    and the fastest that lost nothing the next one, by their ratio.
+    The first trial is at top speed. If it loses nothing, the search is over: the consumer is faster than the producer.
+    If not, the next trial is at the rate at which the consumer took packets. From then on, each is at the geometric
+    mean of the slowest rate that lost something and the fastest rate that lost nothing.
 
     Args:
-        run: a trial at a rate, in packets per second, or at top speed.
+        run: makes one trial, at a rate in packets per second, or at top speed for None.
         precision: from 0 to 1.
-        tries: a rate is lost when so many trials of it, one after the other, lose something: machines have hiccups. As
-            often the producer may fail to offer it.
+        tries: how many trials of one rate may lose something, or may fail to offer the rate, before the rate counts as
+            too fast: machines have hiccups.
 
     Returns:
-        All trials in order; throughput() tells what came of them.
+        All trials in order; throughput() finds the best.
     """
     trials = [run(None)]
     low, high = 0.0, trials[0].rate
@@ -98,7 +98,7 @@ def find_throughput(run: Callable[[float | None], Trial], precision: float, trie
                 break
         if not trials[-1].passed:
             high = guess
-        elif not trials[-1].held(precision):  # the producer itself can't keep up with more
+        elif not trials[-1].held(precision):  # the producer can't offer more
             break
         else:
             low = guess
@@ -107,5 +107,5 @@ def find_throughput(run: Callable[[float | None], Trial], precision: float, trie
 
 
 def throughput(trials: list[Trial]) -> Trial | None:
-    """The fastest trial that lost nothing; None where all did."""
+    """The fastest trial that lost nothing; None if every trial lost something."""
     return max((trial for trial in trials if trial.passed), key=lambda trial: trial.rate, default=None)

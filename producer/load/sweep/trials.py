@@ -1,4 +1,4 @@
-"""One trial: packets at one rate for some seconds, and what became of them."""
+"""One trial: offers packets at one rate for some seconds, and counts what became of them."""
 
 import contextlib
 import time
@@ -16,22 +16,22 @@ from zbuf.shared.control.statistics import DescriptorStatistics
 from zbuf.shared.errors import CaptureFileError, ZbufError
 
 _SLACK_S, _SLACK = 0.005, 0.01
-"""A consumer that keeps up may be so much behind at the end: for a wake-up, and as a share of the trial."""
+"""How far behind a consumer that keeps up may be at the end: seconds for a wake-up, and a share of the trial."""
 _LOOK_S = 0.001
 
 
 class Bench:
-    """A producer, its consumers, and what is replayed to them.
+    """A producer, its consumers, and the source that is replayed to them.
 
     Args:
-        producer: the consumers are connected to it, and nobody else is.
-        consumers: them.
-        source: the packets, as often as it takes.
-        trial_s: how long a trial is, in seconds.
-        warm_up_s: how long packets flow at its rate before that.
-        buffer_bytes: of each buffer, where a consumer does not say.
+        producer: the producer; only the consumers are connected to it.
+        consumers: the consumers.
+        source: the packets, which are repeated as often as it takes.
+        trial_s: how long a trial lasts, in seconds.
+        warm_up_s: how long packets flow at the same rate before the trial, in seconds.
+        buffer_bytes: the size of each buffer, for consumers that ask for no size.
         patience_s: how long a consumer may acknowledge nothing, in seconds.
-        latency: whether a reader more measures latency.
+        latency: whether one more reader measures latency.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Bench:
         self._theirs = {one.descriptor for one in producer.stats().descriptors}
 
     def run(self, rate: float | None) -> Trial:
-        """A trial at a rate in packets per second, None for top speed.
+        """Make a trial at a rate in packets per second; None for top speed.
 
         Raises:
             ZbufError: a consumer has ended, or hangs.
@@ -87,7 +87,7 @@ class Bench:
     def _offer(self, rate: float | None, seconds: float) -> Pace:
         pps = None if rate is None else Fraction(rate).limit_denominator(1000)
         pace = Schedule(pps=pps, duration_s=seconds, stamp="now").pace()
-        assert pace is not None  # noqa: S101  (there is a duration)
+        assert pace is not None  # noqa: S101  (a schedule with a duration has a pace)
         self._producer.publish(self._source, loops=0, pace=pace)
         self._check()
         if not pace.packets:
@@ -105,7 +105,7 @@ class Bench:
         return found
 
     def _wait_end(self) -> None:
-        """A consumer has left: it is about to end, and then tells why."""
+        """Wait for a consumer that has left to end, so that check() can say why; raise ZbufError in any case."""
         deadline = time.monotonic() + _SLACK_S + 1
         while time.monotonic() < deadline:
             self._check()
@@ -116,10 +116,10 @@ class Bench:
     # ---- the end of a trial -----------------------------------------------------------------------------------------
 
     def _drain(self, pace: Pace) -> tuple[int, float]:
-        """Wait until all is acknowledged.
+        """Wait until all packets are acknowledged.
 
         Returns:
-            The packets that were not when they should have been, and the seconds that it took.
+            How many packets were late, and how many seconds the wait took.
         """
         started = time.monotonic()
         patience_s = self._patience_s(pace)
@@ -141,11 +141,11 @@ class Bench:
     def _buffered(self) -> int:
         descriptors = self._descriptors()
         if any(one.buffered for one in descriptors):
-            self._producer.rotate()  # there may have been no buffer for the tail
+            self._producer.rotate()  # no buffer may have been free when the tail was to be assigned
         return sum(one.buffered for one in descriptors)
 
     def _patience_s(self, pace: Pace) -> float:
-        """How long a consumer that keeps up may take for what it was given last: a buffer's worth of packets."""
+        """How long a consumer that keeps up may take for the last buffer's worth of packets, in seconds."""
         rate = pace.packets_per_second or 1.0
         mean = pace.wire_bytes / max(pace.packets, 1)
         natural = [

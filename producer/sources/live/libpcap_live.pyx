@@ -26,25 +26,18 @@ from zbuf.producer.pcap cimport (
 from zbuf.producer.ring.contract cimport NativeSource, SOURCE_WOKEN
 from zbuf.producer.sources.live.libpcap_interface cimport LiveInterface, ring_look, ring_view
 from zbuf.shared.memory.abi cimport ZBUF_MAX_CAPLEN, zbuf_packet
+from zbuf.shared.memory.linux cimport (
+    EFD_CLOEXEC,
+    EFD_NONBLOCK,
+    POLLIN,
+    eventfd,
+    eventfd_read,
+    eventfd_write,
+    poll,
+    pollfd,
+)
 
 from zbuf.shared.errors import ValueRefused
-
-cdef extern from "<poll.h>" nogil:
-    enum:
-        POLLIN
-    cdef struct pollfd:
-        int fd
-        short events
-        short revents
-    int poll(pollfd *fds, unsigned long count, int timeout_ms)
-
-cdef extern from "<sys/eventfd.h>" nogil:
-    enum:
-        EFD_CLOEXEC
-        EFD_NONBLOCK
-    int eventfd(unsigned value, int flags)
-    int eventfd_read(int fd, uint64_t *value)
-    int eventfd_write(int fd, uint64_t value)
 
 cdef extern from *:
     """

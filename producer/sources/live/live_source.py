@@ -73,7 +73,7 @@ class _Place:
         self.state = "up"
 
     def is_there(self) -> bool:
-        """Whether the kernel still has it, by whatever name; what is no network interface always is."""
+        """Whether the kernel still has the interface, under any name; always true for devices such as any or nflog."""
         if self._index is None:
             return True
         name = name_of(self._index)

@@ -20,7 +20,7 @@ def printable(name: str) -> str:
 
 
 def index_of(name: str) -> int | None:
-    """The number of a network interface; None for what is none. An interface that is made again has another number."""
+    """The number of a network interface; None if there is no such interface. One that is made again has another."""
     with contextlib.suppress(OSError, ValueError):
         return socket.if_nametoindex(name)
     return None
@@ -34,7 +34,7 @@ def name_of(index: int) -> str | None:
 
 
 def is_up(name: str) -> bool:
-    """Whether an interface is up; what is no network interface always is."""
+    """Whether an interface is up; always true for other devices, such as any or nflog."""
     flags = _flags(name)
     return flags is None or bool(flags & _IFF_UP)
 

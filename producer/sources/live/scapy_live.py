@@ -25,7 +25,7 @@ class ScapyInterface:
     Args:
         name: the interface's.
         snaplen: bytes to keep of each packet.
-        promiscuous: whether to see what is not addressed to this machine.
+        promiscuous: whether to capture packets that are addressed to other machines, too.
         direction: "inout"; scapy does not tell it.
         expression: a pcap-filter(7), set before the first packet is taken.
         buffer_bytes: of the kernel's buffer, as far as the kernel lets us.

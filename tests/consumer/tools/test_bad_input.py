@@ -310,7 +310,7 @@ def test_segment_that_is_none_of_ours_is_told_by_what_it_is(
         thread = threading.Thread(target=serve)
         thread.start()
         try:
-            assert said in error_of(run("zbuf", "dump", producer_name))
+            assert said in error_of(run("zbuf", "dump", producer_name, "-w", os.devnull))
         finally:
             thread.join(LIMIT_S)
             for fd in fds:

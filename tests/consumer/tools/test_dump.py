@@ -408,7 +408,7 @@ def test_file_that_is_there_is_left_alone_where_that_is_asked_for(lab: Lab, tmp_
     out = tmp_path / "out"
     out.write_text("mine")
     line = error_of(run("zbuf", "dump", lab.name, "-w", out, "--no-clobber"))
-    assert line == f"zbuf: {out}: it exists already, and --no-clobber says to leave it"
+    assert line == f"zbuf: {out}: the file exists, and --no-clobber keeps it: choose another name"
     assert out.read_text() == "mine"
 
 

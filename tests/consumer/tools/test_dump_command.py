@@ -25,6 +25,7 @@ from support.replays import (
 )
 
 from zbuf.consumer import connect
+from zbuf.producer import Producer
 
 pytestmark = pytest.mark.usefixtures("run_dir")
 
@@ -124,13 +125,39 @@ def test_dump_without_a_file_prints_a_line_for_each_packet(
 
 
 @pytest.mark.slow
-def test_what_dissects_is_there_before_there_is_a_descriptor(producer_name: str, run_dir: Path) -> None:
+def test_what_dissects_is_there_before_there_is_a_descriptor(producer_name: str) -> None:
+    with Producer(producer_name):  # whose refusal of a filter comes with the request for a descriptor
+        imported, line = _imported_and_last_line("zbuf", "dump", producer_name, "no", "such", "filter")
+    assert "no such filter" in line
+    assert "scapy.all" in imported
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["NAME"], "no producer 'NAME' runs"),
+        (["a/b"], "producer name 'a/b'"),
+        (["NAME", "--join", "a/b"], "group name 'a/b'"),
+        (["NAME", "--buffer-size", "1"], "buffer"),
+    ],
+)
+def test_dump_complains_before_it_loads_what_dissects(
+    producer_name: str, run_dir: Path, words: list[str], complaint: str
+) -> None:
     del run_dir
-    environment = os.environ | {"PYTHONPROFILEIMPORTTIME": "1"}
-    done = run("zbuf", "dump", producer_name, env=environment)
+    words = [word.replace("NAME", producer_name) for word in words]
+    imported, line = _imported_and_last_line("zbuf", "dump", *words)
+    assert complaint.replace("NAME", producer_name) in line
+    assert "zbuf.consumer.tools.dump.lines" in imported
+    assert "scapy.all" not in imported
+
+
+def _imported_and_last_line(*command: str) -> tuple[set[str], str]:
+    """The modules that a command imports, and the line with which it fails."""
+    done = run(*command, env=os.environ | {"PYTHONPROFILEIMPORTTIME": "1"})
     *imported, line = done.stderr.splitlines()
-    assert f"no producer {producer_name!r} runs" in line
-    assert any(one.endswith(" scapy.all") for one in imported)
+    assert done.returncode != 0
+    return {one.rpartition("|")[2].strip() for one in imported}, line
 
 
 def test_packets_of_rubbish_are_a_line_each_all_the_same(

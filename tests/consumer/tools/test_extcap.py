@@ -164,9 +164,9 @@ def test_a_producer_that_takes_nobody_gives_no_verdict_on_a_filter(
         (["--extcap-interface", "zbuf-none", "--extcap-dlts"], 1, "no producer 'none' runs"),
         (["--extcap-interface", "zbuf-/", "--extcap-capture-filter", ""], 1, "producer name '/' can't be used"),
         (["--extcap-interface", "zbuf-none", "--capture", "--fifo", "/nonexistent"], 1, "/nonexistent: No such file"),
-        (["--extcap-interface", "zbuf-none", "--capture", "--fifo", __file__], 1, "is no fifo"),
+        (["--extcap-interface", "zbuf-none", "--capture", "--fifo", __file__], 1, "is not a fifo"),
         (["--extcap-interface", "zbuf-none", "--capture", "--fifo", "x", "--snaplen", "0"], 2, "'0' is not a whole"),
-        (["--extcap-interface", "zbuf-none", "--capture", "--fifo", "x", "--buffer-size", "1T"], 2, "'1T' is no size"),
+        (["--extcap-interface", "zbuf-none", "--capture", "--fifo", "x", "--buffer-size", "1T"], 2, "'1T' is not a"),
     ],
 )  # fmt: skip
 def test_errors_are_one_line(options: list[str], status: int, said: str) -> None:
@@ -634,5 +634,5 @@ def test_it_goes_where_that_tshark_says(told: str | None, folder: str, wireshark
 
 def test_a_slip_of_the_pen_installs_nothing(tmp_path: Path) -> None:
     done = extcap("--install", "--dri", str(tmp_path), env={**os.environ, "HOME": str(tmp_path)})
-    assert "'--dri' goes with neither" in error_of(done, 2)
+    assert "'--dri' can't be used with" in error_of(done, 2)
     assert list(tmp_path.iterdir()) == []

@@ -221,7 +221,7 @@ def test_packets_with_times_of_a_file_are_refused(commands: Commands, producer_n
     replay = commands.start("zbufd", "replay", path, "--name", producer_name, "--wait-readers", "1", "--lossless")
     wait_line(replay.stderr, "ready in")
     assert error_of(run("zbuf", "measure", producer_name)) == (
-        f"zbuf: packets of '{producer_name}' bear times of a file (the first is 12 days old): "
+        f"zbuf: packets of '{producer_name}' have the times of a file (the first is 12 days old): "
         "measure a live capture, or a producer that stamps what it appends"
     )
 

@@ -136,4 +136,4 @@ def test_a_page_that_can_not_be_written_is_told_before_the_replay(producer_name:
 
 def test_latency_is_not_measured_from_old_time_stamps(capture: Path) -> None:
     done = run("zbufd", "replay", capture, "--latency", "--stamp", "file")
-    assert "--latency needs packets that bear the time of the replay" in error_of(done, 2)
+    assert "--latency needs packets with the time of the replay" in error_of(done, 2)

@@ -134,7 +134,7 @@ def test_a_producer_that_can_not_keep_up_ends_the_search() -> None:
     assert throughput(trials) is trials[1]
     results = Results(files=[], consumers=[], trial_s=1.0, precision=0.01, trials=trials)
     assert results.is_producers_limit
-    assert "nothing is lost at what the producer could offer" in results.verdict()
+    assert "nothing was lost at what the producer could offer" in results.verdict()
 
 
 def test_a_producer_that_has_a_hiccup_does_not_end_the_search() -> None:
@@ -303,8 +303,8 @@ def segments(name: str) -> list[Path]:
     [
         ([], "--consumer"),
         (["--consumer", "x", "--trial", "0"], "more than 0 seconds"),
-        (["--consumer", "x", "--precision", "0"], "'0' is no precision"),
-        (["--consumer", "x", "--precision", "much"], "'much' is no precision"),
+        (["--consumer", "x", "--precision", "0"], "'0' is not a precision"),
+        (["--consumer", "x", "--precision", "much"], "'much' is not a precision"),
         (["--consumer", "x", "--tries", "0"], "--tries"),
         (["--consumer", "x", "--readers", "0"], "--readers"),
     ],

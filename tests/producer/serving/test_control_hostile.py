@@ -138,7 +138,7 @@ def as_json(**request: Any) -> bytes:
     return json.dumps(request).encode()
 
 
-# ---- requests that are none -----------------------------------------------------------------------------------------
+# ---- bytes that are not requests ------------------------------------------------------------------------------------
 
 
 MALFORMED = {

@@ -242,7 +242,7 @@ def test_a_rate_that_was_not_held_has_its_reason() -> None:
     pacing = pacing_of(schedule, stalled, waits=0)
     assert not pacing.held
     assert pacing.reason == "this machine did not keep up: 399 packets were late, 999.0 ms at most"
-    assert "slept 3 times" in str(pacing_of(schedule, stalled, waits=3).reason)
+    assert "waited 3 times" in str(pacing_of(schedule, stalled, waits=3).reason)
 
 
 def test_a_rate_that_was_held_until_a_stall_at_the_end_was_not_held() -> None:
@@ -255,7 +255,7 @@ def test_a_rate_that_was_held_until_a_stall_at_the_end_was_not_held() -> None:
     pacing = pacing_of(schedule, stalled, waits=0)
     assert pacing.deviation == pytest.approx(-0.4)
     assert pacing.held is False
-    assert pacing.reason == "this machine did not keep up: what was due in the last 400.0 ms was not offered"
+    assert pacing.reason == "this machine did not keep up: the packets of the last 400.0 ms were not offered"
 
 
 def test_a_rate_is_held_where_all_that_was_due_in_a_duration_was_offered() -> None:
@@ -397,7 +397,7 @@ def test_one_at_a_time_goes_by_what_is_said(commands: Commands, producer_name: s
         assert list(reader) == []
     done = end(stepping)
     assert json.loads(done.stdout)["packets"] == 5
-    assert "zbufd: 'many' is no number of packets" in done.stderr
+    assert "zbufd: 'many' is not a number of packets" in done.stderr
 
 
 def test_one_at_a_time_ends_with_its_duration_though_nobody_presses_a_key(
@@ -428,21 +428,21 @@ def test_a_replay_that_waits_for_years_serves_readers_and_ends_at_once(
 
 BAD_OPTIONS = [
     (["--pps", "0"], "'0' is out of range"),
-    (["--pps", "-1"], "'-1' is no rate"),
-    (["--pps", "nan"], "'nan' is no rate"),
-    (["--pps", "inf"], "'inf' is no rate"),
+    (["--pps", "-1"], "'-1' is not a rate"),
+    (["--pps", "nan"], "'nan' is not a rate"),
+    (["--pps", "inf"], "'inf' is not a rate"),
     (["--pps", "1e99"], "'1e99' is out of range"),
-    (["--pps", "1e999999999"], "is no rate"),
+    (["--pps", "1e999999999"], "is not a rate"),
     (["--pps", "2G"], "'2G' is out of range: give from 1e-06 to 1e+09"),
-    (["--pps", "9" * 100], "is no rate"),
+    (["--pps", "9" * 100], "is not a rate"),
     (["--mbps", "0"], "'0' is out of range"),
-    (["--mbps", "fast"], "'fast' is no rate"),
+    (["--mbps", "fast"], "'fast' is not a rate"),
     (["--multiplier", "0"], "'0' is out of range"),
     (["-x", "1e7"], "'1e7' is out of range"),
-    (["--ramp", "1:2"], "'1:2' is no ramp"),
+    (["--ramp", "1:2"], "'1:2' is not a ramp"),
     (["--ramp", "0:0:5"], "'0:0:5' goes from 0 to 0"),
     (["--ramp", "1:2:0"], "'0' is out of range"),
-    (["--ramp", "-1:2:1"], "'-1' is no rate"),
+    (["--ramp", "-1:2:1"], "'-1' is not a rate"),
     (["--pps", "1", "--mbps", "1"], "--pps and --mbps are two speeds"),
     (["--pps", "1", "--oneatatime"], "--pps and --oneatatime are two speeds"),
     (["--pps", "1", "--topspeed"], "--topspeed and 1 packets/s are two speeds"),

@@ -1,4 +1,4 @@
-"""zbuf top: how it asks producers, and what it makes of those that don't answer."""
+"""zbuf top: how it asks producers, and what it shows when they don't answer."""
 
 import re
 import signal

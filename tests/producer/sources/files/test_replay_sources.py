@@ -215,7 +215,7 @@ def test_options_that_scapy_does_not_have_are_refused(save: Callable[..., str], 
 def test_unique_addresses_without_a_loop_are_refused(save: Callable[..., str], loop: tuple[str, ...]) -> None:
     done = run("zbufd", "replay", save(pcap(sample(1000))), "--unique-ip", *loop)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "--unique-ip changes the loops after the first: give --loop or --duration" in done.stderr
+    assert "--unique-ip changes addresses from the second loop on: give --loop or --duration" in done.stderr
 
 
 def test_damage_that_is_known_is_told_before_the_replay(
