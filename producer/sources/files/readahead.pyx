@@ -13,11 +13,19 @@ from posix.unistd cimport close
 
 cimport cython
 
-from zbuf.producer.ring.contract cimport NativeSource, Rewriter, SOURCE_BLOCK, SOURCE_ENDED, SOURCE_FAILED, SOURCE_INTERFACES, SOURCE_WOKEN
+from zbuf.producer.ring.contract cimport (
+    NativeSource,
+    Rewriter,
+    SOURCE_BLOCK,
+    SOURCE_ENDED,
+    SOURCE_FAILED,
+    SOURCE_INTERFACES,
+    SOURCE_WOKEN,
+)
 from zbuf.producer.sources.files.carried cimport CARRIED_BLOCK_BYTES
 from zbuf.producer.sources.files.sizes cimport note_size, size_counts
 from zbuf.producer.sources.files.times cimport begin_next_pass, note_time, pass_times
-from zbuf.shared.memory.abi cimport ZBUF_MAX_CAPLEN, ZBUF_NO_PACKET, zbuf_packet, zbuf_pad
+from zbuf.shared.memory.abi cimport ZBUF_NO_PACKET, zbuf_packet, zbuf_pad
 
 cdef extern from "<poll.h>" nogil:
     enum:

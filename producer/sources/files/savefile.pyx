@@ -111,7 +111,7 @@ cdef enum:
     OVER = 2
 
 PASSED_BLOCKS = frozenset((4, 10, 0x0BAD, 0x4000_0BAD))
-"""Types of the blocks that are passed on: Name Resolution, Decryption Secrets, Custom Blocks that may be copied or not."""
+"""Types of the blocks that are passed on: names, secrets, and custom blocks, also those that are not to be copied."""
 
 cdef size_t READ_BYTES = 256 << 10  # stays in a second-level cache until its packets are used
 
