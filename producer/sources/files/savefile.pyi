@@ -1,6 +1,6 @@
 """A capture file that zbuf reads itself: pcap or pcapng, from a disk or from a pipe."""
 
-from typing import Protocol
+from typing import Protocol, final
 
 from zbuf.producer.ring.contract import NativeSource
 
@@ -10,11 +10,15 @@ class Interfaces(Protocol):
     def add(self, index: int, *, linktype: int, snaplen: int, block: bytes, fcs_bits: int | None) -> int: ...
     def admit(self, number: int, packet: int) -> None: ...
 
+@final
 class Mapping:
     """A file in memory: the packets in it stay where they are as long as this object is there."""
 
     def __init__(self, fd: int) -> None: ...
 
+PASSED_BLOCKS: frozenset[int]
+
+@final
 class Savefile(NativeSource):
     """A pcap or pcapng file, read once from its beginning to its end; a native source."""
 
