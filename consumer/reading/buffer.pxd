@@ -12,6 +12,7 @@ cdef class Buffer:
     cdef uint32_t _length
     cdef block_limits _limits
     cdef uint32_t _cursor           # where the next iteration over the reader begins in it
+    cdef uint32_t _cursor_left      # packets behind that
     cdef uint32_t _exports          # living views of it, and of its packets
     cdef bint _released
     cdef uint32_t _packets
@@ -21,6 +22,7 @@ cdef class Buffer:
 
     cdef _check(self)
     cdef _release(self)
+    cdef tuple _walk(self)
     cdef _view_gone(self)
 
 

@@ -74,6 +74,7 @@ cdef class Buffer:
         cdef BufferPackets packets = BufferPackets.__new__(BufferPackets)
         self._check()
         packets._buffer = self
+        packets._left = self._packets
         return packets
 
     @property
@@ -136,12 +137,18 @@ cdef class Buffer:
 
         Raises:
             StaleBuffer: it was acknowledged.
-            CorruptBuffer: its bytes are not whole packet blocks.
+            CorruptBuffer: its bytes are not whole packet blocks, or not as many packets as its header says.
         """
+        self._check()
+        found = self._walk()
+        if found[0] != self._packets:
+            raise miscounted(self, self._packets - <uint32_t>found[0])
+        return found
+
+    cdef tuple _walk(self):
         cdef zbuf_packet packet
         cdef uint32_t offset = 0, following
         cdef uint64_t packets = 0, captured = 0, wire = 0
-        self._check()
         while offset < self._length:
             following = next_block(self._blocks, self._length, offset, self._limits, &packet)
             if following == 0:
@@ -371,6 +378,7 @@ cdef class BufferPackets:
 
     cdef Buffer _buffer
     cdef uint32_t _offset
+    cdef uint32_t _left             # packets that are still to come
 
     def __iter__(self):
         return self
@@ -379,9 +387,12 @@ cdef class BufferPackets:
         if self._buffer._released:
             self._buffer._check()
         if self._offset < self._buffer._length:
-            packet = next_packet(self._buffer, &self._offset)
+            packet = next_packet(self._buffer, &self._offset, &self._left)
             if packet is not None:
                 return packet
+        if self._left:
+            left, self._left = self._left, 0
+            raise miscounted(self._buffer, left)
         raise StopIteration
 
 
@@ -395,6 +406,7 @@ cdef class ReaderPackets:
     cdef object _reader
     cdef Buffer _buffer
     cdef uint32_t _offset
+    cdef uint32_t _left             # packets of the buffer that are still to come
 
     def __iter__(self):
         return self
@@ -402,18 +414,26 @@ cdef class ReaderPackets:
     def __next__(self):
         while True:
             while self._buffer is None or self._offset >= self._buffer._length:
-                self._buffer = self._reader.next_buffer()
-                self._offset = 0
-                if self._buffer is None:
-                    raise StopIteration
+                self._take_next()
             if self._buffer._released:
                 self._buffer._check()
             try:
-                packet = next_packet(self._buffer, &self._offset)
+                packet = next_packet(self._buffer, &self._offset, &self._left)
             finally:
-                self._buffer._cursor = self._offset
+                self._buffer._cursor, self._buffer._cursor_left = self._offset, self._left
             if packet is not None:
                 return packet
+
+    cdef _take_next(self):
+        """Go on with the next buffer, unless the last one had other than its packets."""
+        cdef uint32_t left = self._left
+        if left:
+            self._left = self._buffer._cursor_left = 0
+            raise miscounted(self._buffer, left)
+        self._buffer = self._reader.next_buffer()
+        if self._buffer is None:
+            raise StopIteration
+        self._offset, self._left = 0, self._buffer._packets
 
 
 cdef object packets_from(object reader, Buffer buffer):
@@ -421,17 +441,29 @@ cdef object packets_from(object reader, Buffer buffer):
     cdef ReaderPackets packets = ReaderPackets.__new__(ReaderPackets)
     packets._reader = reader
     if buffer is not None and not buffer._released:
-        packets._buffer, packets._offset = buffer, buffer._cursor
+        packets._buffer, packets._offset, packets._left = buffer, buffer._cursor, buffer._cursor_left
     return packets
 
 
-cdef inline Packet next_packet(Buffer buffer, uint32_t *offset):
-    """The first packet at or after `offset`, which moves on to what follows; None where no more packets come."""
+cdef miscounted(Buffer buffer, uint32_t left):
+    return CorruptBuffer(
+        f"buffer {buffer._sequence}: {<uint32_t>(buffer._packets - left)} packets, where its header says "
+        f"{buffer._packets}: its producer is broken"
+    )
+
+
+cdef inline Packet next_packet(Buffer buffer, uint32_t *offset, uint32_t *left):
+    """The first packet at or after `offset`, which moves on to what follows; None where no more packets come.
+
+    `left` counts down: what is not 0 at the end are packets that the header promises and the buffer has not, or has too
+    many of.
+    """
     cdef Packet packet = Packet.__new__(Packet)
     cdef uint32_t at = offset[0]
     cdef uint32_t following = next_block(buffer._blocks, buffer._length, at, buffer._limits, &packet._packet)
     if following == 0:
         offset[0] = buffer._length  # nothing leads past the damage: the walk is over
+        left[0] = 0
         raise no_packet(buffer._sequence, at)
     if packet._packet.data == NULL:
         offset[0] = following
@@ -439,4 +471,5 @@ cdef inline Packet next_packet(Buffer buffer, uint32_t *offset):
     zbuf_prefetch(buffer._blocks + following)  # the next header comes from another core's cache: fetch it meanwhile
     packet._buffer = buffer
     offset[0] = following
+    left[0] -= 1
     return packet

@@ -201,7 +201,7 @@ cdef class SegmentReader(Turn):
             return None
         self._meet_interfaces(self._headers[which], length)
         left = make_buffer(self, self._sequence, generation, length, 0)
-        left._packets = left.totals()[0]  # nobody has counted them, since it was never assigned
+        left._packets = left._walk()[0]  # nobody has counted them, since it was never assigned
         return self._hand_out(left)
 
     def _is_dead(self):
