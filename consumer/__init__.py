@@ -36,7 +36,7 @@ __all__ = [
     "producers",
 ]
 
-__getattr__ = lazily(
+__getattr__, __dir__ = lazily(
     __name__,
     {
         "reading.asynchronous": ["AsyncReader"],

@@ -27,7 +27,10 @@ default_role = "code"
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(asyncio|collections|msgspec|numpy|os|pathlib|socket)\..*"),  # the network has their references
-    ("py:.*", r"(zbuf\.shared\.control\.messages\..*|NDArray|NativeSource)"),  # in signatures; users need none of them
+    (
+        "py:.*",
+        r"(zbuf\.shared\.control\.messages\..*|.*\.(Listener|Opening)|NDArray|NativeSource)",
+    ),  # in signatures; users need none of them
 ]
 
 autodoc_member_order = "bysource"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FileSource", "Producer", "RawPacket", "ScapySource"]
 
-__getattr__ = lazily(
+__getattr__, __dir__ = lazily(
     __name__,
     {
         "producer": ["Producer"],

@@ -1,4 +1,4 @@
-"""Every error that zbuf raises on purpose; programs import them from :mod:`zbuf.errors`.
+"""Every error that zbuf raises on purpose; programs import them from ``zbuf.errors``.
 
 Each message is one line that names the value at fault and says what to do: the commands print it as it is. Any other
 exception is a bug of zbuf.

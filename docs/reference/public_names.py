@@ -21,7 +21,7 @@ def check(_app: Sphinx, env: BuildEnvironment) -> None:
     """Warn of each public name that the reference lacks, and of each public member of a class."""
     documented = {name: entry.node_id for name, entry in env.domains.python_domain.objects.items()}
     for name, value in public_names():
-        place = documented.get(name) or documented.get(canonical(value))
+        place = documented.get(name) or documented.get(canonical(value)) or elsewhere(name, value, documented)
         missing = [name] if place is None else [one for one in members(value, place) if one not in documented]
         for one in missing:
             log.warning("%s is public, and not in the reference: write its docstring", one)
@@ -35,6 +35,15 @@ def public_names() -> Iterator[tuple[str, Any]]:
         for name in getattr(found, "__all__", own):
             if not name.startswith("_"):
                 yield f"{module}.{name}", getattr(found, name)
+
+
+def elsewhere(name: str, value: Any, documented: dict[str, str]) -> str | None:
+    """The place of a name that the reference has as that of another module, from which this one takes it."""
+    short = name.rpartition(".")[2]
+    for module in MODULES:
+        if f"{module}.{short}" in documented and getattr(importlib.import_module(module), short, None) is value:
+            return documented[f"{module}.{short}"]
+    return None
 
 
 def canonical(value: Any) -> str:

@@ -60,7 +60,7 @@ _HOMES = {"consumer": _READING.split(), "errors": _ERRORS.split(), "producer": _
 
 __all__ = sorted(name for names in _HOMES.values() for name in names)
 
-_find = lazily("zbuf", _HOMES)
+_find, _names = lazily("zbuf", _HOMES)
 
 
 def __getattr__(name: str) -> Any:
@@ -72,4 +72,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "__version__"})
+    return [*_names(), "__version__"]

@@ -34,7 +34,7 @@ def interface(name: str = "eth0", **counts: Any) -> InterfaceStatistics:
 
 
 def producer(uptime_s: float, *descriptors: DescriptorStatistics, **more: Any) -> Statistics:
-    fixed: dict[str, Any] = {"producer": "lab", "pid": 7, "epoch": 1, "linktype": 1, "interfaces": ["eth0"]}
+    fixed: dict[str, Any] = {"producer": "lab", "pid": 7, "epoch": 1, "linktypes": [1], "interfaces": ["eth0"]}
     counts = {"offered": 0, "waits": 0, "closed": Ledger()}
     return Statistics(**fixed | counts | {"uptime_s": uptime_s, "descriptors": list(descriptors)} | more)
 

@@ -280,7 +280,7 @@ Spoil = Callable[[bytearray], object]
     ("spoil", "said"),
     [
         (lambda image: image.__setitem__(slice(0, 8), b"NOT ZBUF"), "foreign segment: it begins with b'NOT ZBUF'"),
-        (lambda image: image.__setitem__(slice(8, 12), b"\7\0\0\0"), "segment of ABI 7, this is ABI 1"),
+        (lambda image: image.__setitem__(slice(8, 12), b"\7\0\0\0"), "segment of ABI 7, this is ABI 2"),
         (lambda image: image.clear(), "segment of 0 bytes"),
         (lambda image: image.__delitem__(slice(100, None)), "segment of 100 bytes"),
         (lambda image: image.__delitem__(slice(8192, None)), "segment cut short"),

@@ -63,8 +63,8 @@ def test_statistics_for_people_show_the_same_counts(producer_name: str) -> None:
     lines = done.stdout.splitlines()
     assert lines[0].startswith(f"{producer_name}: pid {os.getpid()}, ")
     assert lines[0].endswith("link-type 1, " + producer_name + ": 3 packets offered")
-    assert lines[1].split() == ["descriptor", "filter", *LEDGER]
-    assert lines[2].split()[-8:] == ["3", "1", "2", "0", "0", "0", "2", "0"]
+    assert lines[1].split() == ["descriptor", "filter", *LEDGER, "received", "bytes", "dropped", "bytes"]
+    assert lines[2].split()[-10:] == ["3", "1", "2", "0", "0", "0", "2", "0", "560", "0"]
     assert lines[4].split()[-5:] == [pwd.getpwuid(os.getuid()).pw_name, "0", "0", "0", "0"]
 
 
@@ -74,8 +74,8 @@ def test_statistics_for_people_have_the_sums_of_readers_that_have_left(producer_
             producer.append(b"packet")
         wait_until(lambda: not producer.stats().descriptors)
         lines = run("zbuf", "stats", producer_name).stdout.splitlines()
-    assert lines[1].split() == ["descriptor", "filter", *LEDGER]
-    assert lines[2].split() == ["closed", "1", "0", "1", "0", "0", "1", "0", "0"]
+    assert lines[1].split() == ["descriptor", "filter", *LEDGER, "received", "bytes", "dropped", "bytes"]
+    assert lines[2].split() == ["closed", "1", "0", "1", "0", "0", "1", "0", "0", "6", "0"]
     assert lines[3:] == ["no reader is connected"]
 
 

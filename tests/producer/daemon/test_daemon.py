@@ -98,7 +98,12 @@ def test_flags_come_before_the_file(tmp_path: Path) -> None:
 
 def test_every_key_is_a_flag_and_the_other_way_round() -> None:
     flags = set(re.findall(r"--([a-z-]+)", run("zbufd", "capture", "--help").stdout))
-    assert flags - {"help", "config"} - set(Configuration.__struct_encode_fields__) == set()
+    assert (
+        flags
+        - {"help", "config", "list-data-link-types", "list-time-stamp-types"}
+        - set(Configuration.__struct_encode_fields__)
+        == set()
+    )
     assert set(Configuration.__struct_encode_fields__) - flags == {"allow", "filter"}  # the filter is an argument
 
 

@@ -53,8 +53,8 @@ def test_report_for_people_has_the_counts(commands: Commands, producer_name: str
     received_by(connect(producer_name, filter="ether[0] = 3"))
     first, heading, row = end(replay).stdout.splitlines()
     assert re.fullmatch(r"1,000 packets offered in \d+\.\d{3} s: [\d,]+ packets/s", first)
-    assert heading.split() == ["descriptor", "filter", *LEDGER]
-    assert row.split()[-8:] == ["1,000", "996", "4", "4", "0", "0", "0", "0"]
+    assert heading.split() == ["descriptor", "filter", *LEDGER, "received", "bytes", "dropped", "bytes"]
+    assert row.split()[-10:] == ["1,000", "996", "4", "4", "0", "0", "0", "0", "60,000", "0"]
 
 
 def test_replay_to_nobody_says_so(numbered_pcap: Path) -> None:

@@ -261,7 +261,7 @@ def test_second_connect_is_refused_and_the_first_goes_on(lab: Lab, client: Clien
     assert len(one.fds) == 3
     assert len(lab.descriptors()) == 2
     lab.append()
-    assert one.ask_all(type="rotate") == {"type": "done", "changed": True}
+    assert one.ask_all(type="rotate") == {"type": "done", "changed": True, "warnings": []}
 
 
 def test_leaving_and_connecting_again_on_one_connection_leaks_nothing(lab: Lab, client: Clients) -> None:
@@ -312,11 +312,11 @@ def test_group_name_that_can_not_be_is_refused(client: Clients, join: str) -> No
     assert (answer["type"], "group name" in answer["reason"], "\n" in answer["reason"]) == ("refusal", True, False)
 
 
-@pytest.mark.parametrize("abi", [0, 2, -1, 2**62])
+@pytest.mark.parametrize("abi", [0, 1, -1, 2**62])
 def test_other_abi_is_refused_with_both_numbers(client: Clients, abi: int) -> None:
     answer = client().ask_all(type="connect", abi=abi)
     assert answer["type"] == "refusal"
-    assert f"speaks ABI 1, the client {abi}" in answer["reason"]
+    assert f"speaks ABI 2, the client {abi}" in answer["reason"]
 
 
 # ---- file descriptors -----------------------------------------------------------------------------------------------

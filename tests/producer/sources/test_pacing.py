@@ -463,7 +463,7 @@ def test_speeds_that_make_no_sense_are_usage_errors(capture: Path, options: list
 
 
 def test_steps_and_a_capture_do_not_both_come_from_standard_input() -> None:
-    assert "standard input, which is a capture" in error_of(run("zbufd", "replay", "-", "-o"), 2)
+    assert "reads your keys from standard input" in error_of(run("zbufd", "replay", "-", "-o"), 2)
 
 
 @pytest.mark.parametrize("options", [{"pps": Fraction(2 * 10**9)}, {"burst": 0, "pps": Fraction(1)}, {"duration_s": 0}])

@@ -216,13 +216,21 @@ _ORDERED_FIELD = re.compile(r"(?:\.|->)(kernel_gen|store_len|sleeping)\b")
 _PRIVATE_FLAG = re.compile(r"\s*#define (raise_flag|lower_flag|is_raised)\(flag\) __atomic_(load|store)_n\(flag, .*\)")
 
 
+_OF_ONE_PROCESS = {"mapping.h"}
+"""Files whose atomic operations are between the threads of one process and its signal handler, in no shared memory."""
+
+
 def stray_atomics(name: str, text: str) -> list[str]:
     """Atomic operations of a file other than zbuf.h, and plain accesses to what zbuf.h orders: a line each."""
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#") or "#define" in line]
     return [
         line.strip()
         for line in lines
-        if (_ATOMIC.search(line) and not (name == "spin.h" and _PRIVATE_FLAG.fullmatch(line)))
+        if (
+            name not in _OF_ONE_PROCESS
+            and _ATOMIC.search(line)
+            and not (name == "spin.h" and _PRIVATE_FLAG.fullmatch(line))
+        )
         or _ORDERED_FIELD.search(line)
     ]
 

@@ -90,10 +90,10 @@ def test_reader_s_process_and_user_are_named() -> None:
 
 
 def test_buffers_fill_is_a_share_of_both() -> None:
-    now = producer(1.0, descriptor(1, buffered_bytes=PAGE // 2), descriptor(2, buffered_bytes=9 * PAGE))
-    shown = [row[9].plain for row in sections([seen(now)])[1].rows]
+    now = producer(1.0, descriptor(1, stored_bytes=PAGE // 2), descriptor(2, stored_bytes=9 * PAGE))
+    shown = [row[10].plain for row in sections([seen(now)])[1].rows]
     assert shown == ["25%", "100%"]
-    assert sections([seen(producer(1.0, descriptor(1, buffer_bytes=None)))])[1].rows[0][9].plain == "-"
+    assert sections([seen(producer(1.0, descriptor(1, buffer_bytes=None)))])[1].rows[0][10].plain == "-"
 
 
 def busy() -> list[Seen]:
