@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from zbuf.shared.control.statistics import PACKET_COUNTS, DescriptorStatistics, Ledger
 from zbuf.shared.names import printable
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a table on stdout; numbers are set to the right, and their thousands apart."""
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, title_style="bold")
     for number, column in enumerate(columns):
         numeric = bool(rows) and isinstance(rows[0][number], int | float)
