@@ -48,6 +48,7 @@ def test_rates_of_a_real_producer_are_the_packets_that_it_was_given(lab: Lab, ca
         grown = {name: rate * now.interval_s for name, rate in now.descriptors[0].rates.items()}
         dropped = grown.pop("dropped")
         assert now.rates["offered"] * now.interval_s == pytest.approx(47)
+        assert grown.pop("received_bytes") == pytest.approx(now.now.descriptors[0].received_bytes)
         assert grown == pytest.approx(
             {"received": 47, "filtered": 7, "accepted": 40, "delivered": 0, "abandoned": 0, "truncated": 0}
         )
