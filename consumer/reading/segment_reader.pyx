@@ -23,28 +23,12 @@ from zbuf.shared.memory.abi cimport (
     zbuf_stored,
     zbuf_wake,
 )
+from zbuf.shared.memory.linux cimport MSG_DONTWAIT, POLLERR, POLLHUP, POLLIN, POLLNVAL, poll, pollfd, recv
 from zbuf.shared.memory.spin cimport LOOKS_PER_CLOCK, is_raised, lower_flag, now_ns, raise_flag, spin_pause
 
 from zbuf.shared.errors import CorruptBuffer, SegmentError, ValueRefused
 from zbuf.shared.memory.layout import announced
 from zbuf.shared.memory.pcapng import described
-
-cdef extern from "<poll.h>" nogil:
-    enum:
-        POLLIN
-        POLLHUP
-        POLLERR
-        POLLNVAL
-    cdef struct pollfd:
-        int fd
-        short events
-        short revents
-    int c_poll "poll"(pollfd *fds, unsigned long count, int timeout_ms)
-
-cdef extern from "<sys/socket.h>" nogil:
-    enum:
-        MSG_DONTWAIT
-    ssize_t recv(int fd, void *into, size_t length, int flags)
 
 cdef enum:
     LONGEST_POLL_MS = 250       # a signal that comes just before a poll does not end it
@@ -269,7 +253,7 @@ cdef class SegmentReader(Turn):
                 if deadline >= 0:
                     left_ms = max(<int64_t>0, (deadline - now_ns() + 999_999) // 1_000_000)
                 self._sleeps += 1
-                rung = c_poll(&bell, 1, LONGEST_POLL_MS if left_ms < 0 else <int>min(left_ms, LONGEST_POLL_MS))
+                rung = poll(&bell, 1, LONGEST_POLL_MS if left_ms < 0 else <int>min(left_ms, LONGEST_POLL_MS))
                 found = self._answer(which, rung, bell.revents)
         self._announced = found == NOT_YET and 0 <= deadline <= now_ns()  # so that fileno() becomes readable
         if not self._announced:

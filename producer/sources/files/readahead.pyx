@@ -26,24 +26,17 @@ from zbuf.producer.sources.files.carried cimport CARRIED_BLOCK_BYTES
 from zbuf.producer.sources.files.sizes cimport note_size, size_counts
 from zbuf.producer.sources.files.times cimport begin_next_pass, note_time, pass_times
 from zbuf.shared.memory.abi cimport ZBUF_NO_PACKET, zbuf_packet, zbuf_pad
-
-cdef extern from "<poll.h>" nogil:
-    enum:
-        POLLIN
-    cdef struct pollfd:
-        int fd
-        short events
-        short revents
-    int poll(pollfd *fds, unsigned long count, int timeout_ms)
-
-cdef extern from "<sys/eventfd.h>" nogil:
-    enum:
-        EFD_CLOEXEC
-        EFD_NONBLOCK
-        EFD_SEMAPHORE
-    int eventfd(unsigned int value, int flags)
-    int eventfd_read(int fd, uint64_t *value)
-    int eventfd_write(int fd, uint64_t value)
+from zbuf.shared.memory.linux cimport (
+    EFD_CLOEXEC,
+    EFD_NONBLOCK,
+    EFD_SEMAPHORE,
+    POLLIN,
+    eventfd,
+    eventfd_read,
+    eventfd_write,
+    poll,
+    pollfd,
+)
 
 cdef enum:
     BLOCKS = 8

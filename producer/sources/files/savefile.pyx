@@ -20,21 +20,13 @@ cimport cython
 from zbuf.producer.ring.contract cimport NativeSource, SOURCE_BLOCK, SOURCE_ENDED, SOURCE_FAILED, SOURCE_WOKEN
 from zbuf.producer.sources.files.carried cimport CARRIED_BLOCK_BYTES, carried_options, put_carried_options
 from zbuf.shared.memory.abi cimport ZBUF_NO_PACKET, zbuf_packet, zbuf_pad
+from zbuf.shared.memory.linux cimport POLLIN, poll, pollfd
 
 from zbuf.shared.errors import CaptureFileError
 
 cdef extern from "<unistd.h>" nogil:
     ssize_t read(int fd, void *to, size_t count)
     ssize_t pread(int fd, void *to, size_t count, off_t offset)
-
-cdef extern from "<poll.h>" nogil:
-    enum:
-        POLLIN
-    cdef struct pollfd:
-        int fd
-        short events
-        short revents
-    int poll(pollfd *fds, unsigned long count, int timeout_ms)
 
 cdef extern from "zbuf/producer/sources/files/mapping.h" nogil:
     cdef struct mapping:
