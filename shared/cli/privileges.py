@@ -37,7 +37,8 @@ def drop(user: str | None, group: int | None = None, keep: int | None = None) ->
     Raises:
         ConfigurationError: there is no such user, or this process may not become it.
     """
-    importlib.import_module("zoneinfo")  # msgspec imports it later, and the user may not be able to read it
+    if user is not None:
+        _import_what_is_used_later()
     kept = 0 if keep is None else 1 << keep
     _drop_bounding_set(kept)
     prctl(_PR_SET_NO_NEW_PRIVS, 1)
@@ -53,6 +54,12 @@ def give(path: str, user: str) -> None:
         os.chown(path, *_ids_of(user))
     except OSError as error:
         raise _may_not_become(user, error) from None
+
+
+def _import_what_is_used_later() -> None:
+    """Import what is imported only when it is used: the user may not be able to read Python's folders."""
+    for module in ("rich.console", "rich.live", "rich.table", "zoneinfo"):  # reports, progress; msgspec's times
+        importlib.import_module(module)
 
 
 def _become(user: str, group: int | None) -> None:
