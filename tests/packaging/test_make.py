@@ -12,8 +12,10 @@ THIS = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def make(*arguments: str) -> str:
-    """What make prints."""
-    return subprocess.run(["make", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    """What make prints, where no other make started it: that one's flags would be taken over."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    command = ["make", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
 
 
 def test_make_alone_tells_each_target() -> None:
