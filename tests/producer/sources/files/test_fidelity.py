@@ -451,21 +451,24 @@ TCPDUMP_CAN_NOT_WRITE = {
 """Captures whose times don't fit into tcpdump's files, and why."""
 
 
-def as_libpcap_reads(path: Path) -> tuple[int, list[Record]]:
-    """The strict reader's packets, changed as libpcap changes them; the link type before."""
-    image = path.read_bytes()
-    capture = read_capture(image)
+def as_written(path: Path) -> tuple[int, list[Record]]:
+    """The link type and the packets of a capture of one link type, as the strict reader finds them."""
+    capture = read_capture(path.read_bytes())
     assert len(set(capture.linktypes)) == 1
-    records = without_interfaces(capture.records)
-    if image[:4] in (b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\xc3\xd4"):
-        order = "<" if image[0] == 0xD4 else ">"
-        (snaplen,) = struct.unpack_from(f"{order}I", image, 16)
+    return capture.linktypes[0], without_interfaces(capture.records)
+
+
+def as_libpcap_reads(path: Path, records: list[Record]) -> list[Record]:
+    """Packets of a capture as libpcap changes them: cut to the file's snapshot length, and some with another time."""
+    head = path.read_bytes()[:24]
+    if head[:4] in (b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\xc3\xd4"):
+        (snaplen,) = struct.unpack_from("<I" if head[0] == 0xD4 else ">I", head, 16)
         records = [replace(one, data=one.data[:snaplen]) for one in records]
     times = LIBPCAP_READS_OTHERWISE.get(path.name)
     if times is not None:
         assert times != [one.time_ns for one in records], "nothing is read otherwise here"
         records = [replace(one, time_ns=time_ns) for one, time_ns in zip(records, times, strict=True)]
-    return capture.linktypes[0], records
+    return records
 
 
 def corpus_problem(pair: Pair, path: Path) -> str:
@@ -475,12 +478,12 @@ def corpus_problem(pair: Pair, path: Path) -> str:
     except (ZbufError, EOFError, BrokenPipeError, ConnectionResetError) as error:  # it broke, or its process died
         pair.renew()
         return repr(error)
-    linktype, expected = as_libpcap_reads(path)
+    linktype, expected = as_written(path)
     if not outcome.linktype == linktype == verdict.linktype:
         return f"link type {outcome.linktype}, to the strict reader {linktype}, to libpcap {verdict.linktype}"
     if outcome.warnings or verdict.damaged:
         return f"damaged is {verdict.damaged} to libpcap, and the warnings are {outcome.warnings}"
-    by_tcpdump, got = verdict.records, outcome.records
+    by_tcpdump, got = verdict.records, as_libpcap_reads(path, outcome.records)
     if path.name in TCPDUMP_CAN_NOT_WRITE:
         if difference(got, by_tcpdump) == "":
             return "tcpdump can write it after all"
@@ -521,7 +524,7 @@ def check_dump(commands: Commands, path: Path, name: str) -> bytes:
     with tempfile.TemporaryDirectory(prefix="zb") as folder:
         dumped = Path(folder) / "dumped.pcapng"
         replay_and_dump(commands, path, name, dumped)
-        linktype, expected = as_libpcap_reads(path)
+        linktype, expected = as_written(path)
         capture = read_capture(dumped.read_bytes())
         assert difference(capture.records, expected) == ""
         assert capture.linktypes == [linktype]
