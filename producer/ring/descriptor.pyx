@@ -437,24 +437,71 @@ cdef class Descriptor(PacketSink):
         """The packet path; see PacketSink."""
         if not self.has_memory or self.finished:
             return count
-        cdef zbuf_packet packet
-        cdef uint8_t *place
-        cdef uint32_t at, kept_bytes
-        for at in range(count):
-            packet = packets[at]
-            if not self.sees(&packet):
-                continue
-            place = NULL
-            kept_bytes = self.verdict(&packet)
-            if kept_bytes:
-                place = self.place_for(&packet, kept_bytes)
-                if place == NULL and lossless:
+        cdef bint takes_all = self.takes_all()
+        cdef uint32_t at = 0
+        while at < count:
+            if takes_all:
+                at += self.append_run(packets + at, count - at)
+            if at < count:
+                if not self.take_one(&packets[at], lossless):
                     return at
-            self.count(&packet, kept_bytes, place != NULL, packets[at].dropped)
-            if place != NULL:
-                zbuf_copy(place, packet.data, packet.caplen)
-                self.appended(&packet, packets[at].caplen)
+                at += 1
         return count
+
+    cdef inline bint takes_all(self) noexcept nogil:
+        """Whether no packet is kept from the readers, and none rotates the buffers by itself."""
+        return not (self.direction or self.restricted or has_programs(&self.programs) or self.immediate)
+
+    cdef inline uint32_t append_run(self, const zbuf_packet *packets, uint32_t count) noexcept nogil:
+        """Append packets while each of them goes into the store just as it is; returns how many.
+
+        This does for a run of packets what take_one() does for each: it leaves the counts to the end of the run, and
+        whatever needs a decision to take_one(), the first packet of a buffer too.
+        """
+        cdef zbuf *store = &self.zbufs[self.store]
+        cdef uint32_t done = 0, length = store.length, limit = self.limit, gen = store.gen + 1, block_bytes
+        cdef uint32_t longest = min(self.snaplen, <uint32_t>ZBUF_MAX_CAPLEN)
+        cdef uint64_t wire_bytes = 0
+        cdef uint8_t *place
+        if store.packets == 0 or store.assigned or self.lost:
+            return 0
+        while done < count and packets[done].caplen <= longest and packets[done].options_words == 0:
+            block_bytes = zbuf_block_bytes(&packets[done])
+            if length + block_bytes > limit:
+                break
+            place = zbuf_block_begin(store.blocks + length, &packets[done], NULL)
+            zbuf_copy(place, packets[done].data, packets[done].caplen)
+            length += block_bytes
+            zbuf_store(store.header, gen, length)
+            wire_bytes += packets[done].wirelen
+            done += 1
+        if done:
+            store.length = length
+            store.packets += done
+            store.wire_bytes += wire_bytes
+            store.last_ns = packets[done - 1].time_ns
+            self.counts.received += done
+            self.counts.received_bytes += wire_bytes
+            self.counts.accepted += done
+        return done
+
+    cdef bint take_one(self, const zbuf_packet *offered, bint lossless) noexcept nogil:
+        """Take a packet, or count why it was not taken; False where a lossless descriptor has to wait for room."""
+        cdef zbuf_packet packet = offered[0]
+        cdef uint8_t *place = NULL
+        cdef uint32_t kept_bytes
+        if not self.sees(&packet):
+            return True
+        kept_bytes = self.verdict(&packet)
+        if kept_bytes:
+            place = self.place_for(&packet, kept_bytes)
+            if place == NULL and lossless:
+                return False
+        self.count(&packet, kept_bytes, place != NULL, offered.dropped)
+        if place != NULL:
+            zbuf_copy(place, packet.data, packet.caplen)
+            self.appended(&packet, offered.caplen)
+        return True
 
     cdef bint take_block(self, const zbuf_packet *block, bint lossless) noexcept nogil:
         """A block that is no packet; see PacketSink.  Only those who may see all packets get it."""

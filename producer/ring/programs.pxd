@@ -18,7 +18,9 @@ cdef struct filter_programs:
 cdef inline uint32_t run_programs(const filter_programs *programs, const zbuf_packet *packet) noexcept nogil:
     """How many bytes of a packet its interface's program wants; 0 where it refuses the packet."""
     cdef uint32_t interface = packet.interface_id
-    return packet_filter_run(&programs.own[interface] if interface < programs.count else &programs.common, packet)
+    if interface < programs.count:
+        return packet_filter_run(&programs.own[interface], packet)
+    return packet_filter_run(&programs.common, packet)
 
 
 cdef inline bint has_programs(const filter_programs *programs) noexcept nogil:
