@@ -9,7 +9,7 @@ C_FILES = $(shell find shared producer consumer examples tests bench -name '*.h'
 
 STUBS = $(shell find shared producer consumer -name '*.pyi' | sed 's|/|.|g; s|^|zbuf.|; s|\.pyi$$||')
 
-.PHONY: help demo test test-all lint format wheel bench bench-quick docs model soak clean
+.PHONY: help demo test test-all lint format wheel bench bench-quick docs model prove soak clean
 .DELETE_ON_ERROR:
 
 help:  ## print this list
@@ -60,6 +60,10 @@ docs: $(VENV)/docs  ## build the pages and the reference into build/docs; a brok
 model:  ## check the model of the protocol exhaustively
 	@PYTHON=$(PYTHON) .ci/require spin
 	docs/model/check
+
+prove:  ## prove that walking a buffer reads nothing outside of it
+	@PYTHON=$(PYTHON) .ci/require frama-c-base why3 z3
+	docs/proof/check
 
 soak: $(VENV)/test  ## watch a capture daemon for leaks, for minutes; as root; SOAK='--minutes 120' for longer
 	@PYTHON=$(PYTHON) .ci/require iproute2

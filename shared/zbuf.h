@@ -31,6 +31,8 @@
  * Ordering: each edge carries a label, found at both of its ends: SYNC assign, SYNC acknowledge,
  * SYNC store_len, SYNC sleep, SYNC state, SYNC prologue, SYNC ledger.
  *
+ * The comments that begin with an @ are what docs/proof needs to prove that.
+ *
  * A C or C++ consumer needs only this file; docs/protocol.md says how it gets the file descriptors.
  */
 #ifndef ZBUF_H
@@ -308,7 +310,7 @@ static_assert(sizeof(struct zbuf_packet) == 40, "zbuf_packet");
 
 static inline uint32_t zbuf_pad(uint32_t length_bytes)
 {
-    return (length_bytes + 3u) & ~3u;
+    return (length_bytes + 3u) / 4u * 4u;
 }
 
 /* One load of a word that somebody else may be changing: what was checked is what is used. */
@@ -407,17 +409,23 @@ static inline uint32_t zbuf_next_block(const uint8_t *blocks, uint32_t length_by
     return offset + total;
 }
 
-static inline void zbuf_get_options(const uint8_t *option, const uint8_t *end, struct zbuf_packet *packet)
+static inline void zbuf_get_options(const uint8_t *options, uint32_t length_bytes, struct zbuf_packet *packet)
 {
-    while (end - option >= 8) {
-        uint32_t head = zbuf_get32(option), room = (uint32_t)(end - option) - 4, padded = zbuf_pad(head >> 16);
-        if ((head & 0xffffu) == 0 || padded > room)
+    uint32_t at = 0;
+
+    /*@ loop invariant at <= length_bytes;
+        loop assigns at, packet->direction, packet->dropped;
+        loop variant length_bytes - at; */
+    while (length_bytes - at >= 8) {
+        const uint8_t *option = options + at;
+        uint32_t head = zbuf_get32(option), padded = zbuf_pad(head >> 16);
+        if ((head & 0xffffu) == 0 || padded > length_bytes - at - 4)
             return;
         if (head == ZBUF_EPB_FLAGS)
             packet->direction = (uint8_t)(zbuf_get32(option + 4) & 3u);
         else if (head == ZBUF_EPB_DROPCOUNT)
             packet->dropped = zbuf_get32(option + 4) | (uint64_t)zbuf_get32(option + 8) << 32;
-        option += 4 + padded;
+        at += 4 + padded;
     }
 }
 
@@ -443,7 +451,7 @@ static inline uint32_t zbuf_get_packet(const uint8_t *blocks, uint32_t offset, u
     packet->options_words = (uint16_t)(words < UINT16_MAX ? words : UINT16_MAX);
     packet->data = at + ZBUF_EPB_DATA;
     if (total > bare)
-        zbuf_get_options(packet->data + zbuf_pad(caplen), at + total - 4, packet);
+        zbuf_get_options(packet->data + zbuf_pad(caplen), total - bare, packet);
     return following;
 }
 
@@ -455,6 +463,9 @@ static inline uint32_t zbuf_next_packet(const uint8_t *blocks, uint32_t length_b
 {
     uint32_t type, following;
 
+    /*@ loop invariant \at(offset, Pre) <= offset <= length_bytes && offset % 4 == 0;
+        loop assigns offset, type, following;
+        loop variant length_bytes - offset; */
     do {
         following = zbuf_next_block(blocks, length_bytes, offset, &type);
         if (following == 0)
