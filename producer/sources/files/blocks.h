@@ -121,10 +121,6 @@ static inline char option_form(uint32_t kind, uint16_t code)
                             : 'b'; /* if_tzone; 16 and 17 are the speeds of either direction */
     if (kind == BLOCK_PACKET)
         return code == PACKET_FLAGS || code == 6 ? 'l' : code == PACKET_DROPCOUNT || code == 5 ? 'q' : 'b';
-    if (kind == BLOCK_OLD_PACKET)
-        return code == PACKET_FLAGS ? 'l' : 'b';
-    if (kind == BLOCK_STATISTICS)
-        return code == 2 || code == 3 ? 'l' : code >= 4 && code <= 8 ? 'q' : 'b';
     return 'b';
 }
 
@@ -205,9 +201,9 @@ static inline uint32_t block_least(uint32_t kind)
     }
 }
 
-/* Make a block little-endian, packets excepted; false where its structure is not known, and its body stays as it is.
- * The block has block_least() bytes, and its length at both of its ends is total_bytes, a multiple of 4. */
-static inline bool swap_block(uint8_t *block, uint32_t total_bytes)
+/* Make a block little-endian: an Interface Description, names, secrets, or a custom block.  The body of any other stays as
+ * it is.  The block has block_least() bytes, and its length at both of its ends is total_bytes, a multiple of 4. */
+static inline void swap_block(uint8_t *block, uint32_t total_bytes)
 {
     uint8_t *body = block + 8, *end = block + total_bytes - 4, *options = end;
     uint32_t kind = load32(block, true);
@@ -216,23 +212,11 @@ static inline bool swap_block(uint8_t *block, uint32_t total_bytes)
     store32(block + 4, total_bytes);
     store32(end, total_bytes);
     switch (kind) {
-    case BLOCK_SECTION:
-        swap32_at(body);
-        swap16_at(body + 4);
-        swap16_at(body + 6);
-        swap64_at(body + 8);
-        options = body + 16;
-        break;
     case BLOCK_INTERFACE:
         swap16_at(body);
         swap16_at(body + 2);
         swap32_at(body + 4);
         options = body + 8;
-        break;
-    case BLOCK_STATISTICS:
-        for (int at = 0; at < 12; at += 4)
-            swap32_at(body + at);
-        options = body + 12;
         break;
     case BLOCK_NAMES:
         options = swap_names(body, end);
@@ -244,13 +228,8 @@ static inline bool swap_block(uint8_t *block, uint32_t total_bytes)
     case BLOCK_CUSTOM_NOT_COPIED:
         swap32_at(body);
         break;
-    case BLOCK_JOURNAL:
-        break;
-    default:
-        return false;
     }
     swap_options(options, end, kind);
-    return true;
 }
 
 #endif /* ZBUF_BLOCKS_H */

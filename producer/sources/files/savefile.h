@@ -28,14 +28,13 @@
 #define SAVEFILE_LONGEST_BLOCK (16u << 20)  /* as libpcap has it */
 #define SAVEFILE_LONGEST_PACKET (128u << 20) /* of the link types that have the largest */
 #define SAVEFILE_INTERFACES 65536u          /* of a file, all its sections together */
-#define SAVEFILE_LONGEST_OPTIONS 65536u     /* of a packet: as much as one option can have */
+#define SAVEFILE_LONGEST_OPTIONS (128u << 10) /* of a packet, those that are told: twice what one option can have */
 
 enum savefile_event {
     SAVEFILE_MORE,      /* the window ends before the next event: `need` bytes of it are wanted */
     SAVEFILE_PACKET,
     SAVEFILE_INTERFACE, /* the last one of `interfaces`; `block` is its description, NULL in a pcap file */
     SAVEFILE_BLOCK,     /* some other block: `block` */
-    SAVEFILE_UNASKED,   /* a packet is next whose interface has not been admitted: see savefile_interface */
     SAVEFILE_DAMAGED,   /* `reason` says why the file can't be read from here on */
     SAVEFILE_END,
 };
@@ -51,7 +50,6 @@ struct savefile_interface {
     uint32_t snaplen;  /* 0: not limited */
     uint32_t number;   /* packets get this one: the caller's, who sets it at SAVEFILE_INTERFACE */
     uint16_t linktype;
-    bool admitted;     /* the caller sets it at SAVEFILE_UNASKED, or reads no further */
 };
 
 /* What zbuf_packet has no place for. */
@@ -67,11 +65,11 @@ struct savefile {
     uint64_t offset;             /* of the window's first byte in the file */
     uint64_t packets;            /* told so far */
     uint64_t saturated;          /* of them, those whose time is not what the file says, see ticks.h */
-    uint64_t foreign;            /* blocks of unknown structure in big-endian sections: they can't be told */
     struct savefile_interface *interfaces; /* of the section */
     uint32_t count, room;
     uint32_t all_interfaces;     /* of all sections */
     uint32_t longest;            /* bytes of a block or record at most */
+    bool over_snaplen;           /* a packet of a pcap file was longer than the snapshot length in its header */
     bool far;                    /* the caller's: the window is not in the processor's cache, but a mapping */
     /* of a pcap file */
     uint32_t record_bytes;       /* of what is before a packet's data */
@@ -236,8 +234,6 @@ static inline int pcap_next(struct savefile *file, const uint8_t *at, size_t len
 
     if (length < file->record_bytes)
         return length == 0 && last ? SAVEFILE_END : savefile_lacks(file, file->record_bytes, length, last);
-    if (!interface->admitted)
-        return savefile_used(file, 0, SAVEFILE_UNASKED);
     caplen = load32(at + 8, swapped);
     wirelen = load32(at + 12, swapped);
     if (file->lengths == LENGTHS_WIRE_FIRST || (file->lengths == LENGTHS_LARGER_IS_WIRE && caplen > wirelen)) {
@@ -250,6 +246,8 @@ static inline int pcap_next(struct savefile *file, const uint8_t *at, size_t len
                                 savefile_longest_packet(interface->linktype));
     if (length - file->record_bytes < caplen)
         return savefile_lacks(file, (size_t)file->record_bytes + caplen, length, last);
+    if (caplen > interface->snaplen)
+        file->over_snaplen = true;
     packet->time_ns = load32(at, swapped) * NS_PER_S + load32(at + 4, swapped) * interface->ticks.factor;
     packet->dropped = 0;
     packet->caplen = caplen <= ZBUF_MAX_CAPLEN ? caplen : ZBUF_MAX_CAPLEN + 1; /* so that the cut is counted */
@@ -263,7 +261,7 @@ static inline int pcap_next(struct savefile *file, const uint8_t *at, size_t len
 
 /* ---- pcapng ---------------------------------------------------------------------------------------------------------- */
 
-/* What a packet's block says beside its data: flags, losses, and options that are valid up to where they end. */
+/* What a packet's block says beside its data: flags, losses, and the options themselves. */
 static inline void pcapng_packet_options(struct zbuf_packet *packet, struct savefile_extra *extra, uint32_t kind,
                                          const uint8_t *options, const uint8_t *end, bool swapped)
 {
@@ -278,11 +276,10 @@ static inline void pcapng_packet_options(struct zbuf_packet *packet, struct save
         } else if (code == PACKET_DROPCOUNT && length == 8 && kind == BLOCK_PACKET) {
             packet->dropped = load64(option + 4, swapped);
         }
-        if ((size_t)(next - options) > SAVEFILE_LONGEST_OPTIONS)
-            break;
+        if ((size_t)(next - options) <= SAVEFILE_LONGEST_OPTIONS)
+            extra->options_bytes = (uint32_t)(next - options);
         option = next;
     }
-    extra->options_bytes = (uint32_t)(option - options);
 }
 
 /* An Enhanced Packet Block, or the obsolete Packet Block, which has a count of losses beside a shorter interface. */
@@ -301,8 +298,6 @@ static inline int pcapng_packet(struct savefile *file, const uint8_t *at, uint32
     interface = &file->interfaces[number];
     if (caplen > total - 32)
         return savefile_damaged(file, "a packet of %u bytes in a block of %u", caplen, total);
-    if (!interface->admitted)
-        return savefile_used(file, 0, SAVEFILE_UNASKED);
     packet->time_ns = ticks_ns(&interface->ticks, (uint64_t)load32(at + 12, swapped) << 32 | load32(at + 16, swapped),
                                &file->saturated);
     packet->dropped = kind == BLOCK_OLD_PACKET ? load16(at + 10, swapped) : 0;
@@ -333,8 +328,6 @@ static inline int pcapng_simple_packet(struct savefile *file, const uint8_t *at,
         caplen = interface->snaplen;
     if (caplen > total - 16)
         return savefile_damaged(file, "a packet of %u bytes in a block of %u", caplen, total);
-    if (!interface->admitted)
-        return savefile_used(file, 0, SAVEFILE_UNASKED);
     *packet = (struct zbuf_packet){.wirelen = wirelen, .interface_id = interface->number, .data = at + 12};
     packet->caplen = caplen <= ZBUF_MAX_CAPLEN ? caplen : ZBUF_MAX_CAPLEN + 1;
     *extra = (struct savefile_extra){0};
@@ -513,34 +506,6 @@ static inline int savefile_batch(struct savefile *file, const uint8_t *at, size_
     } while (count < most && savefile_goes_on(file, at + done, length - done));
     *used = done;
     return count;
-}
-
-/* Give a little-endian Interface Statistics Block the caller's number of its interface, and times in nanoseconds; false
- * where the section has no such interface. */
-static inline bool savefile_rewrite_statistics(struct savefile *file, uint8_t *block, uint32_t block_bytes)
-{
-    uint32_t number = load32(block + 8, false);
-    uint8_t *option = block + 20, *end = block + block_bytes - 4;
-    const struct savefile_interface *interface;
-    const uint8_t *next;
-    uint16_t code, length;
-    uint64_t time_ns, saturated = 0;
-
-    if (number >= file->count)
-        return false;
-    interface = &file->interfaces[number];
-    store32(block + 8, interface->number);
-    for (uint8_t *time = block + 12; time != NULL;) {
-        time_ns =
-            ticks_ns(&interface->ticks, (uint64_t)load32(time, false) << 32 | load32(time + 4, false), &saturated);
-        store32(time, (uint32_t)(time_ns >> 32));
-        store32(time + 4, (uint32_t)time_ns);
-        for (time = NULL; time == NULL && (next = next_option(option, end, false, &code, &length));
-             option += next - option)
-            if ((code == 2 || code == 3) && length == 8) /* isb_starttime, isb_endtime */
-                time = option + 4;
-    }
-    return true;
 }
 
 #endif /* ZBUF_SAVEFILE_H */

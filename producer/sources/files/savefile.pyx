@@ -7,6 +7,7 @@ have been used.
 
 import os
 import stat
+from collections import deque
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -45,11 +46,14 @@ cdef extern from "zbuf/producer/sources/files/savefile.h" nogil:
         SAVEFILE_PACKET
         SAVEFILE_INTERFACE
         SAVEFILE_BLOCK
-        SAVEFILE_UNASKED
         SAVEFILE_DAMAGED
         SAVEFILE_END
+        SAVEFILE_PCAP
+        BLOCK_NAMES
         BLOCK_PACKET
-        BLOCK_STATISTICS
+        BLOCK_SECRETS
+        BLOCK_CUSTOM
+        BLOCK_CUSTOM_NOT_COPIED
         BLOCK_SECTION
     cdef struct pcap_magic_number "pcap_magic":
         uint32_t magic
@@ -63,7 +67,6 @@ cdef extern from "zbuf/producer/sources/files/savefile.h" nogil:
         uint32_t snaplen
         uint32_t number
         uint16_t linktype
-        bint admitted
     cdef struct savefile_extra:
         const uint8_t *options
         uint32_t options_bytes
@@ -74,10 +77,10 @@ cdef extern from "zbuf/producer/sources/files/savefile.h" nogil:
         uint64_t offset
         uint64_t packets
         uint64_t saturated
-        uint64_t foreign
         savefile_interface *interfaces
         uint32_t count
         uint32_t all_interfaces
+        c_bool over_snaplen
         bint far
         uint8_t fcs_bits
         size_t used
@@ -92,8 +95,7 @@ cdef extern from "zbuf/producer/sources/files/savefile.h" nogil:
                       savefile_extra *extra)
     int savefile_batch(savefile *file, const uint8_t *at, size_t length, bint last, zbuf_packet *packets,
                        savefile_extra *extras, int most, int *event, size_t *used)
-    bint savefile_rewrite_statistics(savefile *file, uint8_t *block, uint32_t block_bytes)
-    bint swap_block(uint8_t *block, uint32_t total_bytes)
+    void swap_block(uint8_t *block, uint32_t total_bytes)
     void swap_options(uint8_t *option, uint8_t *end, uint32_t kind)
 
 cdef enum:
@@ -101,9 +103,10 @@ cdef enum:
     DRY = 0                         # what refill() says where a pipe has nothing at the moment
     FILLED = 1
     OVER = 2
+    WAITING_BYTES = 16 << 20        # of blocks before the first interface, which are kept until somebody asks for them
 
-PASSED_BLOCKS = frozenset((4, 10, 0x0BAD, 0x4000_0BAD))
-"""Types of the blocks that are passed on: names, secrets, and custom blocks, also those that are not to be copied."""
+LONGEST_PASSED_BLOCK_BYTES = CARRIED_BLOCK_BYTES
+"""A longer block is not passed on, unless it is a packet."""
 
 cdef size_t READ_BYTES = 256 << 10  # stays in a second-level cache until its packets are used
 
@@ -145,20 +148,19 @@ cdef class Savefile(NativeSource):
         fd: a file descriptor of it, which is closed with this object.
         name: what messages call it.
         interfaces: who knows the interfaces of the whole source: its add() is called with each one that appears, and
-            returns the number that its packets get; its admit() with that number before the first of them is given,
-            and with that packet's place in the file, from 1 on. Both may raise: check() passes it on.
+            returns the number that its packets get. It may raise: check() passes it on.
         head: bytes that were read from `fd` already.
         stop_fd: once this file descriptor is readable, a pipe is over.
-        keep_blocks: whether take_blocks() is going to be called.
-        pass_blocks: whether names, secrets and custom blocks are passed on, by SOURCE_BLOCK.
 
     Raises:
         CaptureFileError: it is neither pcap nor pcapng, or of a version that is not known, or describes no interface.
     """
 
     cdef int _fd, _stop_fd
-    cdef bint _seekable, _over, _ended, _ran_dry, _keep_blocks, _pass_blocks
-    cdef list _waiting              # blocks that are to be passed on
+    cdef bint _seekable, _over, _ended, _ran_dry
+    cdef bint _waits                # whether _waiting has any
+    cdef object _waiting            # blocks that are to be passed on
+    cdef size_t _waiting_bytes
     cdef bytes _passed              # the one that was last
     cdef zbuf_packet _block
     cdef uint8_t *_carried          # packets of a batch that have options, each with them behind it
@@ -166,7 +168,6 @@ cdef class Savefile(NativeSource):
     cdef off_t _position            # of what is read next, where it is seekable
     cdef str _name
     cdef object _interfaces, _error
-    cdef list _blocks
     cdef savefile _file
     cdef readonly Mapping lasting
     """What keeps the packets that were given in their place; None where they are good until the next call only."""
@@ -178,20 +179,16 @@ cdef class Savefile(NativeSource):
     cdef int _batch_packets
     cdef uint8_t *_options          # of a batch, in this machine's byte order, where the file has the other one
     cdef size_t _options_size
+    cdef readonly uint64_t left_out
+    """Blocks so far that were not passed on, since they are too large: see LONGEST_PASSED_BLOCK_BYTES."""
     cdef readonly str damage
     """Why reading stopped before the end, or None; what is read by then is whole."""
 
-    def __cinit__(
-        self, int fd, str name not None, interfaces, *, bytes head=b"", int stop_fd=-1, bint keep_blocks=False,
-        bint pass_blocks=False
-    ):
+    def __cinit__(self, int fd, str name not None, interfaces, *, bytes head=b"", int stop_fd=-1):
         self._fd, self._stop_fd = fd, stop_fd
         self._name = name
         self._interfaces = interfaces
-        self._keep_blocks = keep_blocks
-        self._pass_blocks = pass_blocks
-        self._blocks = []
-        self._waiting = []
+        self._waiting = deque()
         savefile_begin(&self._file)
         self._seekable = is_seekable(fd)
         if self._seekable:
@@ -253,14 +250,18 @@ cdef class Savefile(NativeSource):
         return self._file.offset
 
     @property
+    def snaplen(self):
+        """The snapshot length of a pcap file, if no packet so far was longer than that; else 0, as of a pcapng file.
+
+        Interfaces of a pcapng file have a snapshot length each, as add() is told.
+        """
+        is_kept = self._file.format == SAVEFILE_PCAP and not self._file.over_snaplen
+        return self._file.interfaces[0].snaplen if is_kept else 0
+
+    @property
     def saturated(self):
         """Packets so far whose time is before 1970 or after 2554, and was given as the nearest that there is."""
         return self._file.saturated
-
-    @property
-    def left_out(self):
-        """Blocks so far that can't be taken out of their section, see swap_block()."""
-        return self._file.foreign
 
     @property
     def reason(self):
@@ -272,21 +273,11 @@ cdef class Savefile(NativeSource):
         if self._error is not None:
             raise self._error
 
-    def take_blocks(self):
-        """The blocks that came since the last call, in the order of the file, as far as they are no packets.
-
-        They are section headers, names, secrets, statistics and custom blocks, little-endian; interfaces are not among
-        them. They belong before the packets that next() gives next.
-        """
-        blocks, self._blocks = self._blocks, []
-        return blocks
-
     def read(self):
         """A batch, for Python: (data, time_ns, wirelen, interface, flags, dropped, options) of each packet.
 
-        At the end of the file it is empty.
-
-        Options are as in a little-endian pcapng file, the end of the list left out.
+        It is empty at the end of the file. Options are as in a little-endian pcapng file, the end of the list left out.
+        A block that is no packet comes alone, as bytes.
         """
         cdef const zbuf_packet *batch
         cdef int count = SOURCE_WOKEN, at
@@ -295,6 +286,8 @@ cdef class Savefile(NativeSource):
                 count = self.next(&batch)
         if count == SOURCE_FAILED:
             self.check()
+        if count == SOURCE_BLOCK:
+            return self._passed
         return [
             (
                 batch[at].data[:batch[at].caplen], batch[at].time_ns, batch[at].wirelen, batch[at].interface_id,
@@ -303,26 +296,20 @@ cdef class Savefile(NativeSource):
             for at in range(max(count, 0))
         ]
 
-    cdef const savefile_extra *extras(self) noexcept nogil:
-        """What the packets of the last batch have beside themselves, good as long as these are."""
-        return self._extras
-
     cdef int next(self, const zbuf_packet **batch) noexcept nogil:
         cdef int event, status
-        if self._pass_blocks and self.pass_block():
-            batch[0] = &self._block
-            return SOURCE_BLOCK
         while not self._ended:
+            if self._waits:
+                self.take_waiting()
+                batch[0] = &self._block
+                return SOURCE_BLOCK
             event = self.parse()
             if self._batch_packets:
                 batch[0] = self._batch
-                return self._batch_packets if self.turn_options() and self.carry_options() else SOURCE_FAILED
+                return self._batch_packets if self.turn_options() and self.carry_options() else self.fail()
             status = self.handle(event)
             if status <= 0:
                 return status
-            if event == SAVEFILE_BLOCK and self._pass_blocks and self.pass_block():
-                batch[0] = &self._block
-                return SOURCE_BLOCK
         return SOURCE_ENDED
 
     cdef int parse(self) noexcept nogil:
@@ -370,16 +357,23 @@ cdef class Savefile(NativeSource):
             with gil:
                 self.end(event == SAVEFILE_DAMAGED)
             return SOURCE_ENDED
-        with gil:
-            try:
-                self.tell(event)
-            except BaseException as error:
-                self._error = error
-                self.close()
-                return SOURCE_FAILED
+        if event == SAVEFILE_INTERFACE or is_passed_on(self._file.kind):
+            with gil:
+                try:
+                    self.tell(event)
+                except BaseException as error:
+                    self._error = error
+                    self.close()
+                    return SOURCE_FAILED
         self._begin += self._file.used
         self._file.offset += self._file.used
         return 1
+
+    cdef int fail(self) noexcept nogil:
+        """There is no memory."""
+        with gil:
+            self._error = MemoryError()
+        return SOURCE_FAILED
 
     cdef end(self, bint damaged):
         """The file is over; a pipe that was stopped in the middle of something is not damaged."""
@@ -391,80 +385,40 @@ cdef class Savefile(NativeSource):
     # ---- what is no packet ------------------------------------------------------------------------------------------
 
     cdef tell(self, int event):
-        cdef uint32_t at
-        if event == SAVEFILE_INTERFACE:
-            at = self._file.count - 1
-            self._file.interfaces[at].number = self.tell_interface(&self._file.interfaces[at])
-        elif event == SAVEFILE_BLOCK:
-            self.tell_block()
-        else:
-            self.admit()
-
-    cdef tell_interface(self, const savefile_interface *one):
+        cdef savefile_interface *added
         block = b"" if self._file.block == NULL else self.little_endian(self._file.block, self._file.block_bytes)
-        fcs_bits = None if self._file.fcs_bits == 0xFF else self._file.fcs_bits * 16
-        return self._interfaces.add(
-            self._file.all_interfaces - 1, linktype=one.linktype, snaplen=one.snaplen, block=block, fcs_bits=fcs_bits)
-
-    cdef admit(self):
-        """Ask whether the interface is wanted whose first packet is next."""
-        cdef uint32_t at = self.asked_for()
-        self._interfaces.admit(self._file.interfaces[at].number, self._file.packets + 1)
-        self._file.interfaces[at].admitted = True
-
-    cdef uint32_t asked_for(self):
-        """The interface, in its section, of the packet that is next."""
-        cdef const uint8_t *at = self._window + self._begin
-        if self._file.block == NULL or at[0 if not self._file.swapped else 3] == 3:  # pcap, or a Simple Packet Block
-            return 0
-        kind, number = at[:4], at[8:12]
-        order = "big" if self._file.swapped else "little"
-        if int.from_bytes(kind, order) != BLOCK_PACKET:
-            number = number[:2]
-        return <uint32_t>int.from_bytes(number, order)
-
-    cdef tell_block(self):
-        cdef bytes block
-        if self._pass_blocks and self._file.kind in PASSED_BLOCKS:
-            self.queue_block()
-        if not self._keep_blocks:
-            return
-        block = self.little_endian(self._file.block, self._file.block_bytes)
-        if block is None:
-            self._file.foreign += 1
-            return
-        if self._file.kind == BLOCK_STATISTICS and not savefile_rewrite_statistics(
-                &self._file, <uint8_t *>PyBytes_AS_STRING(block), <uint32_t>len(block)):
-            self._file.foreign += 1
-            return
-        self._blocks.append(block)
-
-    cdef queue_block(self):
-        """Have next() pass a block on, unless it can't be read outside of its section, or is too large for that."""
-        cdef bytes block = self.little_endian(self._file.block, self._file.block_bytes)
-        if block is None or len(block) > CARRIED_BLOCK_BYTES:
-            self._file.foreign += 1
+        if event == SAVEFILE_INTERFACE:
+            added = &self._file.interfaces[self._file.count - 1]
+            added.number = self.tell_interface(added.linktype, block)
+        elif len(block) > CARRIED_BLOCK_BYTES or self._waiting_bytes + len(block) > WAITING_BYTES:
+            self.left_out += 1
         else:
             self._waiting.append(block)
+            self._waiting_bytes += len(block)
+            self._waits = True
 
-    cdef bint pass_block(self) noexcept nogil:
-        """Whether a block waits to be passed on; then it is in `_block`, until the next call."""
+    cdef tell_interface(self, linktype, block):
+        fcs_bits = None if self._file.fcs_bits == 0xFF else self._file.fcs_bits * 16
+        return self._interfaces.add(
+            self._file.all_interfaces - 1, linktype=linktype, block=block, fcs_bits=fcs_bits)
+
+    cdef void take_waiting(self) noexcept nogil:
+        """Have the first block that waits in `_block`, where it is good until the next call."""
         with gil:
-            if not self._waiting:
-                return False
-            self._passed = self._waiting.pop(0)
+            self._passed = self._waiting.popleft()
+            self._waiting_bytes -= len(self._passed)
+            self._waits = len(self._waiting) > 0
             memset(&self._block, 0, sizeof(self._block))
             self._block.interface_id = ZBUF_NO_PACKET
             self._block.data = <const uint8_t *>PyBytes_AS_STRING(self._passed)
             self._block.caplen = self._block.wirelen = <uint32_t>len(self._passed)
-            return True
 
     cdef bytes little_endian(self, const uint8_t *block, uint32_t block_bytes):
-        """A copy of a block, in little-endian order; None where that can't be made."""
+        """A copy of a block, in little-endian order."""
         cdef bytes copy = PyBytes_FromStringAndSize(<const char *>block, block_bytes)
         cdef uint8_t *place = <uint8_t *>PyBytes_AS_STRING(copy)
-        if self._file.swapped and not swap_block(place, block_bytes):
-            return None
+        if self._file.swapped:
+            swap_block(place, block_bytes)
         return copy
 
     cdef bint turn_options(self) noexcept nogil:
@@ -529,9 +483,7 @@ cdef class Savefile(NativeSource):
         """Have more of the file in the window; 1, or what next() is to return."""
         cdef int got
         if not self.make_room():
-            with gil:
-                self._error = MemoryError()
-            return SOURCE_FAILED
+            return self.fail()
         got = self.read_some()
         if got == DRY:
             return SOURCE_WOKEN
@@ -588,6 +540,11 @@ cdef class Savefile(NativeSource):
         polled[0].events = polled[1].events = POLLIN
         self._ran_dry = True
         return poll(polled, 2, -1 if patient else 0) > 0 and not polled[1].revents
+
+
+cdef bint is_passed_on(uint32_t kind) noexcept nogil:
+    """Whether blocks of this type are passed on: names, secrets, and custom blocks."""
+    return kind == BLOCK_NAMES or kind == BLOCK_SECRETS or kind == BLOCK_CUSTOM or kind == BLOCK_CUSTOM_NOT_COPIED
 
 
 cdef bint is_readable(int fd) noexcept nogil:

@@ -222,8 +222,33 @@ def test_link_type_with_the_length_of_the_fcs_in_it_is_read_without(publish: Pub
 def test_snaplen_of_a_file_limits_nothing_that_it_holds(publish: Publish, save: Callable[..., str]) -> None:
     # libpcap cuts packets to the snaplen that the file's header names, and so does tcpdump.
     records = sample(1000, [60, 9000])
-    assert publish(FileSource([save(pcap(records, snaplen=65535))])) == records
-    assert publish(FileSource([save(pcap(records, snaplen=0))])) == records
+    for snaplen in (65535, 61, 0):
+        assert publish(FileSource([save(pcap(records, snaplen=snaplen))])) == records
+
+
+@pytest.mark.parametrize(
+    ("image", "limit", "told"),
+    [
+        (pcap(sample(1000, [60, 96]), snaplen=96), PRELOADED, 96),
+        (pcap(sample(1000, [60, 96]), snaplen=0), PRELOADED, 0),
+        (pcap(sample(1000, [60, 97]), snaplen=96), PRELOADED, 0),
+        (pcap(sample(1000, [60, 96]), snaplen=96), STREAMED, 0),
+        (section() + interface("<", ETHERNET, 96) + packet(bytes(97), 5), PRELOADED, 96),
+        (section() + interface("<", ETHERNET, 96) + packet(bytes(97), 5), STREAMED, 96),
+    ],
+)
+def test_snaplen_of_a_pcap_file_is_told_where_all_packets_are_known_to_keep_to_it(
+    save: Callable[..., str], image: bytes, limit: int, told: int
+) -> None:
+    assert [one.snaplen for one in FileSource([save(image)], limit).interfaces] == [told]
+
+
+def test_snaplen_of_a_pipe_is_not_told_since_later_packets_may_be_over_it(publish: Publish) -> None:
+    records = sample(1000, [60, 96])
+    with standard_input(pipe_with(pcap(records, snaplen=96))):
+        source = FileSource(["-"])
+        assert [one.snaplen for one in source.interfaces] == [0]
+        assert publish(source) == records
 
 
 @pytest.mark.parametrize("form", ["pcap-le-us", "pcap-be-ns", "pcapng-le-us", "pcapng-be-ns"])
