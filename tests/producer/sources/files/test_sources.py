@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from support.captures import DBUS, ETHERNET, FORMATS, RAW_IP, Record, again, pcap, pcapng, received, sample
 from support.processes import LIMIT_S, Remote
-from support.reference import interface, packet, section
+from support.reference import interface, option, packet, section
 
 from zbuf.consumer import connect
 from zbuf.producer import FileSource, Producer, RawPacket, ScapySource
@@ -647,12 +647,28 @@ def test_scapy_refuses_a_second_section_whose_interfaces_it_mixes_up(
         publish(ScapySource([path]))
 
 
-def test_scapy_refuses_packets_of_different_link_types(publish: Publish, save: Callable[..., str]) -> None:
-    image = section() + interface() + interface("<", RAW_IP) + packet(b"one", 1) + packet(b"two", 2, 1)
-    path = save(image)
-    why = f"{path}: packet 2 has link type 101, where packets before it have 1: they can't be replayed together"
-    with pytest.raises(CaptureFileError, match=why):
-        publish(ScapySource([path]))
+def test_scapy_carries_packets_of_different_link_types_each_with_its_own(
+    publish: Publish, save: Callable[..., str]
+) -> None:
+    named = interface("<", RAW_IP, options=option("<", 2, b"tun0"))
+    image = section() + interface() + named + packet(b"one", 1) + packet(b"two", 2, 1) + packet(b"three", 3)
+    source = ScapySource([save(image, "mixed.pcapng"), save(pcap(sample(1000, [60])), "b.pcap")])
+    assert [(one.name, one.linktype) for one in source.interfaces] == [("mixed.pcapng", ETHERNET), ("b.pcap", ETHERNET)]
+    got = publish(source, loops=2)
+    assert [(one.data, one.interface) for one in got if len(one.data) < 60] == [
+        (b"one", 0), (b"two", 2), (b"three", 0),
+    ] * 2  # fmt: skip
+    assert [(one.name, one.linktype) for one in source.interfaces[2:]] == [("tun0", RAW_IP)]
+    assert source.recordings == [0, 1, 0]
+
+
+def test_reader_of_scapys_that_comes_upon_another_link_type_is_refused_there(
+    save: Callable[..., str], scapy: Any
+) -> None:
+    path = save(section() + interface() + interface("<", RAW_IP) + packet(b"one", 1) + packet(b"two", 2, 1))
+    why = f"{path}: packet 2 has link type 101, where packets before it have 1: give the file to ScapySource"
+    with scapy.RawPcapNgReader(path) as reader, pytest.raises(CaptureFileError, match=why):
+        list(packets_of(reader))
 
 
 def test_scapy_refuses_what_is_compressed_twice(save: Callable[..., str]) -> None:
