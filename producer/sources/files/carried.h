@@ -1,7 +1,7 @@
-/* Which options of a packet go along with it: all but those that zbuf writes itself.
+/* Which options of a packet go along with it: all except those that zbuf writes itself.
  *
- * epb_dropcount is zbuf_packet.dropped.  epb_flags that say no more than a direction are zbuf_packet.direction.  Options are
- * little-endian, without opt_endofopt, and lie inside their block: the reader of the file has checked them.
+ * zbuf writes epb_dropcount from zbuf_packet.dropped, and from zbuf_packet.direction an epb_flags that tells no more than
+ * that.  Options here are little-endian, without opt_endofopt, and the reader of the file has checked their lengths.
  */
 #ifndef ZBUF_CARRIED_H
 #define ZBUF_CARRIED_H

@@ -1,8 +1,8 @@
 """A capture file that zbuf reads itself: pcap or pcapng, from a disk or from a pipe; savefile.h has the formats.
 
-A window of the file is in memory, and packets are given where they lie in it.  Of a file on a disk it is a mapping of
-the whole.  Of a pipe it is as large as one read, grows for a block that is larger, and is moved on once its packets
-have been used.
+A window of the file is in memory, and packets are given where they lie in it.  For a file on a disk the window is a
+mapping of the whole file.  For a pipe it is as large as one read, grows for a larger block, and moves on when its
+packets have been used.
 """
 
 import os
@@ -100,26 +100,26 @@ cdef extern from "zbuf/producer/sources/files/savefile.h" nogil:
 
 cdef enum:
     BATCH_PACKETS = 256
-    DRY = 0                         # what refill() says where a pipe has nothing at the moment
-    FILLED = 1
-    OVER = 2
+    DRY = 0                         # what read_some() found: nothing at the moment,
+    FILLED = 1                      # something,
+    OVER = 2                        # or the end
     WAITING_BYTES = 16 << 20        # of blocks before the first interface, which are kept until somebody asks for them
 
 LONGEST_PASSED_BLOCK_BYTES = CARRIED_BLOCK_BYTES
 """A longer block is not passed on, unless it is a packet."""
 
-cdef size_t READ_BYTES = 256 << 10  # stays in a second-level cache until its packets are used
+cdef size_t READ_BYTES = 256 << 10  # little enough to stay in a second-level cache until its packets are used
 
 
 @cython.final
 cdef class Mapping:
-    """A file in memory: the packets in it stay where they are as long as this object is there.
+    """A file mapped into memory, where its packets stay as long as this object lives.
 
     Args:
         fd: a file descriptor of it, which may be closed afterwards.
 
     Raises:
-        OSError: it can't be mapped, for one since it is empty.
+        OSError: it can't be mapped; an empty file can't.
     """
 
     cdef mapping *_mapping
@@ -139,21 +139,22 @@ cdef class Mapping:
 cdef class Savefile(NativeSource):
     """A pcap or pcapng file, read once from its beginning to its end; a native source.
 
-    A batch ends before anything that is no packet.  Of a pipe, a batch has what is there: next() says SOURCE_WOKEN
-    once where that is nothing, so that what was read can be passed on, and waits when it is called again.
+    A batch ends before anything that is no packet.  Names, secrets and custom blocks are passed on by SOURCE_BLOCK.  A
+    batch of a pipe has what is there.  If nothing is, next() returns SOURCE_WOKEN once, so that what was read before can
+    be passed on, and waits when it is called again.
 
-    Of a pipe, the first interface is waited for here.
+    The first interface is waited for here.
 
     Args:
         fd: a file descriptor of it, which is closed with this object.
         name: what messages call it.
-        interfaces: who knows the interfaces of the whole source: its add() is called with each one that appears, and
-            returns the number that its packets get. It may raise: check() passes it on.
+        interfaces: who numbers the interfaces of the whole source: its add() is called with each one that appears, and
+            returns the number that its packets get. If it raises an error, check() raises that.
         head: bytes that were read from `fd` already.
-        stop_fd: once this file descriptor is readable, a pipe is over.
+        stop_fd: a file descriptor that ends the reading of a pipe when it becomes readable.
 
     Raises:
-        CaptureFileError: it is neither pcap nor pcapng, or of a version that is not known, or describes no interface.
+        CaptureFileError: it is neither pcap nor pcapng, is of an unknown version, or describes no interface.
     """
 
     cdef int _fd, _stop_fd
@@ -170,7 +171,7 @@ cdef class Savefile(NativeSource):
     cdef object _interfaces, _error
     cdef savefile _file
     cdef readonly Mapping lasting
-    """What keeps the packets that were given in their place; None where they are good until the next call only."""
+    """What keeps packets in their place as long as it lives; None if they are good until the next call only."""
     cdef uint8_t *_window
     cdef uint8_t *_owned            # the same, unless it is a mapping
     cdef size_t _size, _begin, _end  # of the window; what is in it and not used yet
@@ -180,9 +181,9 @@ cdef class Savefile(NativeSource):
     cdef uint8_t *_options          # of a batch, in this machine's byte order, where the file has the other one
     cdef size_t _options_size
     cdef readonly uint64_t left_out
-    """Blocks so far that were not passed on, since they are too large: see LONGEST_PASSED_BLOCK_BYTES."""
+    """Blocks so far that were too long to be passed on: see LONGEST_PASSED_BLOCK_BYTES."""
     cdef readonly str damage
-    """Why reading stopped before the end, or None; what is read by then is whole."""
+    """Why reading stopped before the end of the file, or None; what was read before is whole."""
 
     def __cinit__(self, int fd, str name not None, interfaces, *, bytes head=b"", int stop_fd=-1):
         self._fd, self._stop_fd = fd, stop_fd
@@ -203,7 +204,7 @@ cdef class Savefile(NativeSource):
             self._end = len(head)
 
     cdef _map(self):
-        """Have the file mapped, where that can be."""
+        """Map the file, if that is possible."""
         try:
             self.lasting = Mapping(self._fd)
         except OSError:
@@ -246,7 +247,7 @@ cdef class Savefile(NativeSource):
 
     @property
     def offset(self):
-        """Bytes of the file, unpacked if it is compressed, that were read and made sense."""
+        """Bytes of the unpacked file that were read and made sense."""
         return self._file.offset
 
     @property
@@ -260,7 +261,7 @@ cdef class Savefile(NativeSource):
 
     @property
     def saturated(self):
-        """Packets so far whose time is before 1970 or after 2554, and was given as the nearest that there is."""
+        """Packets so far with a time before 1970 or after 2554, which became the nearest one in between."""
         return self._file.saturated
 
     @property
@@ -313,7 +314,7 @@ cdef class Savefile(NativeSource):
         return SOURCE_ENDED
 
     cdef int parse(self) noexcept nogil:
-        """Have the packets that are next in the batch, or none; returns the event that comes then."""
+        """Put the next packets into the batch; if there are none, the event that is returned comes next."""
         cdef int event
         cdef size_t used
         cdef uint64_t offset = self._file.offset, packets = self._file.packets, saturated = self._file.saturated
@@ -338,19 +339,17 @@ cdef class Savefile(NativeSource):
         return True
 
     cdef int go_on(self) noexcept nogil:
-        """Deal with what comes before packets; SOURCE_WOKEN where there may be more of it."""
+        """Deal with one event before the first interface; SOURCE_WOKEN if there may be more of them."""
         cdef int event, status
         if self._ended:
             return SOURCE_ENDED
         event = savefile_next(
             &self._file, self._window + self._begin, self._end - self._begin, self._over, self._batch, self._extras)
-        if event == SAVEFILE_PACKET:  # only where it has been asked for, which nobody has yet
-            return SOURCE_ENDED
         status = self.handle(event)
         return SOURCE_WOKEN if status > 0 else status
 
     cdef int handle(self, int event) noexcept nogil:
-        """Deal with what is no packet; 1, or what next() is to return."""
+        """Deal with an event that is no packet; returns 1, or what next() is to return."""
         if event == SAVEFILE_MORE:
             return self.refill()
         if event == SAVEFILE_DAMAGED or event == SAVEFILE_END:
@@ -376,7 +375,7 @@ cdef class Savefile(NativeSource):
         return SOURCE_FAILED
 
     cdef end(self, bint damaged):
-        """The file is over; a pipe that was stopped in the middle of something is not damaged."""
+        """The file is over. A pipe that was stopped in the middle of something is not damaged."""
         if damaged and not (self._over and is_readable(self._stop_fd)):
             where = f"after {self._file.packets} whole packets, at byte {self._file.offset}"
             self.damage = f"{self._name}: damaged {where}: {self.reason}"
@@ -403,7 +402,7 @@ cdef class Savefile(NativeSource):
             self._file.all_interfaces - 1, linktype=linktype, block=block, fcs_bits=fcs_bits)
 
     cdef void take_waiting(self) noexcept nogil:
-        """Have the first block that waits in `_block`, where it is good until the next call."""
+        """Put the first block that waits into `_block`, where it is good until the next call."""
         with gil:
             self._passed = self._waiting.popleft()
             self._waiting_bytes -= len(self._passed)
@@ -422,7 +421,7 @@ cdef class Savefile(NativeSource):
         return copy
 
     cdef bint turn_options(self) noexcept nogil:
-        """Have the options of a big-endian file in little-endian order; False where there is no memory for that."""
+        """Make the options of a big-endian file's packets little-endian; False if there is no memory."""
         cdef size_t wanted = 0
         cdef int at
         if not self._file.swapped:
@@ -446,7 +445,7 @@ cdef class Savefile(NativeSource):
         return True
 
     cdef bint carry_options(self) noexcept nogil:
-        """Copy packets that have options worth carrying, with those behind them; False where there is no memory."""
+        """Copy packets with options worth carrying, and put these behind them; False if there is no memory."""
         cdef size_t wanted = 0
         cdef uint32_t words
         cdef uint8_t *place
@@ -456,7 +455,7 @@ cdef class Savefile(NativeSource):
             words = 0
             if self._extras[at].options_bytes:
                 words = carried_options(self._extras[at].options, self._extras[at].options_bytes)
-            self._batch[at].options_words = <uint16_t>words  # also where it is 0: the batch before had others here
+            self._batch[at].options_words = <uint16_t>words  # 0, too: the batch before may have left another number
             wanted += zbuf_pad(self._batch[at].caplen) + 4 * words if words else 0
         if wanted == 0:
             return True
@@ -480,7 +479,7 @@ cdef class Savefile(NativeSource):
     # ---- the window -------------------------------------------------------------------------------------------------
 
     cdef int refill(self) noexcept nogil:
-        """Have more of the file in the window; 1, or what next() is to return."""
+        """Read more of the file into the window; returns 1, or what next() is to return."""
         cdef int got
         if not self.make_room():
             return self.fail()
@@ -496,9 +495,9 @@ cdef class Savefile(NativeSource):
         return 1
 
     cdef bint make_room(self) noexcept nogil:
-        """Move what is left to the window's beginning, and have room behind it.
+        """Move what is left to the beginning of the window, and have room behind it.
 
-        It is twice as much as there is, so that a length which lies costs no more than what has come.
+        The window becomes at most twice as long as what it holds, so that a length that lies takes no more memory.
         """
         cdef size_t left = self._end - self._begin
         cdef size_t wanted = max(READ_BYTES, min(self._file.need, 2 * left))
@@ -516,7 +515,7 @@ cdef class Savefile(NativeSource):
         return True
 
     cdef int read_some(self) noexcept nogil:
-        """Read what there is, up to the window's end; FILLED, OVER or DRY, or -1 for an error."""
+        """Read what there is into the rest of the window; returns FILLED, OVER or DRY, or -1 for an error."""
         cdef ssize_t got
         if not self._seekable and not self.wait_for_input():
             return OVER if is_readable(self._stop_fd) else DRY
@@ -532,7 +531,7 @@ cdef class Savefile(NativeSource):
         return FILLED if got else OVER
 
     cdef bint wait_for_input(self) noexcept nogil:
-        """Whether there is something to read: at once the first time, and for as long as it takes when asked again."""
+        """Whether there is something to read; only a second call in a row waits for that."""
         cdef pollfd polled[2]
         cdef bint patient = self._ran_dry
         memset(polled, 0, sizeof(polled))
@@ -560,7 +559,7 @@ def is_seekable(int fd):
 
 
 def is_savefile(bytes head not None):
-    """Whether a file that begins with these bytes, 4 or all that it has, is pcap or pcapng, as far as they tell."""
+    """Whether a file is pcap or pcapng, as far as its first 4 bytes tell, or all of it if it is shorter."""
     cdef c_bool swapped
     cdef const uint8_t *at = <const uint8_t *>PyBytes_AS_STRING(head)
     return len(head) < 4 or pcap_magic(at, &swapped) != NULL or load32(at, False) == BLOCK_SECTION
