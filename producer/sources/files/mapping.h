@@ -103,4 +103,11 @@ static inline size_t mapping_left(int fd, size_t bytes)
     return fstat(fd, &now) == 0 && (uint64_t)now.st_size < bytes ? (size_t)now.st_size : bytes;
 }
 
+/* Have the kernel read a range into memory now, except for the page that it begins in. */
+static inline void mapping_touch(const uint8_t *at, size_t bytes)
+{
+    for (size_t done = MAPPING_PAGE_BYTES; done < bytes; done += MAPPING_PAGE_BYTES)
+        (void)*(const volatile uint8_t *)(at + done);
+}
+
 #endif /* ZBUF_MAPPING_H */
