@@ -1,6 +1,7 @@
 """A capture file being read: of any format and compression, from a disk or by a pipe."""
 
 import contextlib
+import fcntl
 import itertools
 import os
 import select
@@ -15,7 +16,8 @@ from zbuf.producer.sources.files.savefile import LONGEST_PASSED_BLOCK_BYTES, Sav
 from zbuf.producer.sources.files.stopping import Stop, start_deaf
 from zbuf.shared.errors import CaptureFileError
 
-_COPY_BYTES = 1 << 16
+_COPY_BYTES = 1 << 17
+_PIPE_BYTES = 1 << 19
 
 
 class OpenFile:
@@ -82,6 +84,8 @@ class OpenFile:
 
     def _start_thread(self, fd: int, head: bytes, compression: Compression | None) -> int:
         reading, writing = os.pipe2(os.O_CLOEXEC)
+        with contextlib.suppress(OSError):  # more than a user may have
+            fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         head = b"" if is_seekable(fd) else head
         work = (fd, head, writing, compression, self._thread)
         self._thread = threading.Thread(target=self._copy, args=work, name="zbuf-unpack", daemon=True)

@@ -12,7 +12,7 @@ from collections import deque
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove, memset, strerror
 from posix.types cimport off_t
 
@@ -24,6 +24,9 @@ from zbuf.shared.memory.abi cimport ZBUF_NO_PACKET, zbuf_packet, zbuf_pad
 from zbuf.shared.memory.linux cimport POLLIN, poll, pollfd
 
 from zbuf.shared.errors import CaptureFileError
+
+cdef extern from "<stdlib.h>" nogil:
+    void *aligned_alloc(size_t alignment, size_t size)
 
 cdef extern from "<unistd.h>" nogil:
     ssize_t read(int fd, void *to, size_t count)
@@ -100,6 +103,7 @@ cdef extern from "zbuf/producer/sources/files/savefile.h" nogil:
 
 cdef enum:
     BATCH_PACKETS = 256
+    PAGE_BYTES = 4096
     DRY = 0                         # what read_some() found: nothing at the moment,
     FILLED = 1                      # something,
     OVER = 2                        # or the end
@@ -196,7 +200,7 @@ cdef class Savefile(NativeSource):
             self._position = os.lseek(fd, 0, os.SEEK_CUR)
             self._map()
         if self.lasting is None:
-            self._size = max(READ_BYTES, <size_t>len(head))
+            self._size = <size_t>len(head) + 1
             self._window = self._owned = <uint8_t *>malloc(self._size)
             if self._window == NULL:
                 raise MemoryError
@@ -497,21 +501,24 @@ cdef class Savefile(NativeSource):
     cdef bint make_room(self) noexcept nogil:
         """Move what is left to the beginning of the window, and have room behind it.
 
-        The window becomes at most twice as long as what it holds, so that a length that lies takes no more memory.
+        The window becomes at most twice as long as what it holds, so that a length that lies takes no more memory. What
+        is read next begins on a page: to other places the kernel copies up to four times more slowly.
         """
         cdef size_t left = self._end - self._begin
-        cdef size_t wanted = max(READ_BYTES, min(self._file.need, 2 * left))
-        cdef uint8_t *grown
-        if left and self._begin:
-            memmove(self._window, self._window + self._begin, left)
-        self._begin, self._end = 0, left
-        if wanted <= self._size and not (self._size > READ_BYTES and wanted == READ_BYTES and left < READ_BYTES):
-            return True
-        grown = <uint8_t *>realloc(self._window, wanted)
-        if grown == NULL:
-            return False
-        self._window = self._owned = grown
-        self._size = wanted
+        cdef size_t place = (PAGE_BYTES - left % PAGE_BYTES) % PAGE_BYTES
+        cdef size_t wanted = PAGE_BYTES + max(READ_BYTES, min(self._file.need, 2 * left))
+        cdef uint8_t *window = self._window
+        if wanted > self._size or (self._size > PAGE_BYTES + READ_BYTES and left < READ_BYTES):
+            window = <uint8_t *>aligned_alloc(PAGE_BYTES, (wanted + PAGE_BYTES - 1) // PAGE_BYTES * PAGE_BYTES)
+            if window == NULL:
+                return False
+        if left:
+            memmove(window + place, self._window + self._begin, left)
+        if window != self._window:
+            free(self._owned)
+            self._window = self._owned = window
+            self._size = wanted
+        self._begin, self._end = place, place + left
         return True
 
     cdef int read_some(self) noexcept nogil:
