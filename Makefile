@@ -47,7 +47,7 @@ wheel: $(VENV)/test  ## build a wheel with libpcap in it, for this Python and Li
 	@.ci/wheel
 
 bench: $(VENV)/bench  ## measure zbuf against its peers; BENCH='--only iterate' for one measure
-	@PYTHON=$(PYTHON) .ci/require strace iproute2 netsniff-ng tcpdump tcpreplay tshark
+	@PYTHON=$(PYTHON) .ci/require strace iproute2 netsniff-ng tcpdump tcpreplay tshark zstd
 	$(BIN)/python -m bench $(BENCH)
 
 bench-quick: override BENCH += --quick

@@ -17,6 +17,7 @@ from bench import (
     batches,
     buffers,
     dump,
+    files,
     index,
     iterate,
     latency,
@@ -63,6 +64,9 @@ class Measure(StrEnum):
     MESSAGES = "messages"
     DUMP = "dump"
     PACING = "pacing"
+    PRELOAD = "preload"
+    STREAM = "stream"
+    ZSTD = "zstd"
 
 
 _MEASURES: dict[Measure, Callable[[Session], list[Row]]] = {
@@ -81,6 +85,9 @@ _MEASURES: dict[Measure, Callable[[Session], list[Row]]] = {
     Measure.MESSAGES: throughput.measure,
     Measure.DUMP: dump.measure,
     Measure.PACING: pacing.measure,
+    Measure.PRELOAD: files.measure_preload,
+    Measure.STREAM: files.measure_stream,
+    Measure.ZSTD: files.measure_zstd,
 }
 
 _LONG_ROUNDS = (
@@ -92,6 +99,9 @@ _LONG_ROUNDS = (
     Measure.LATENCY,
     Measure.MESSAGES,
     Measure.PACING,
+    Measure.PRELOAD,
+    Measure.STREAM,
+    Measure.ZSTD,
 )
 """Measures whose rounds take so long that --quick runs one only."""
 

@@ -14,7 +14,7 @@ from zbuf.consumer.reading.connection import wait_for_producer
 from zbuf.consumer.reading.opening import connect
 from zbuf.consumer.reading.reader import Reader
 from zbuf.producer.producer import Producer
-from zbuf.producer.sources.files.file_source import FileSource
+from zbuf.producer.sources.files.file_source import DEFAULT_PRELOAD_LIMIT_BYTES, FileSource
 from zbuf.shared.memory.layout import DEFAULT_BUFFER_BYTES
 
 _PATIENCE_S = 60.0
@@ -43,13 +43,19 @@ class Usage:
 
 
 def replay(
-    name: str, run_dir: str, file: str, loops: int, readers: int = 1, buffer_bytes: int = DEFAULT_BUFFER_BYTES
+    name: str,
+    run_dir: str,
+    file: str,
+    loops: int,
+    readers: int = 1,
+    buffer_bytes: int = DEFAULT_BUFFER_BYTES,
+    preload_limit_bytes: int = DEFAULT_PRELOAD_LIMIT_BYTES,
 ) -> Times:
-    """Be the producer: a file from memory, `loops` times, lossless, to so many readers.
+    """Be the producer: a file from memory, or a larger one streamed, `loops` times, lossless, to so many readers.
 
     It ends with the last acknowledgement.
     """
-    source = FileSource([file])
+    source = FileSource([file], preload_limit_bytes)
     with Producer(
         name, linktype=source.linktype, lossless=True, buffer_size=buffer_bytes, run_dir=run_dir, linger_s=None
     ) as producer:

@@ -183,10 +183,24 @@ class Producer(Closing):
         """Whether another pass may follow."""
         if isinstance(one, NativeSource):
             paced = one if pace is None else Paced(one, pace)
-            ended = self._owner.run(paced, lambda: self._roster.announce(self._appeared(source)))
+            ended = self._owner.run(paced, lambda: self._announce(source, pace))
             return ended and not (pace is not None and pace.over)
-        self._publish_packets(one if pace is None else self._paced(one, pace))
+        known = self._announcing(source, one, pace)
+        self._publish_packets(known if pace is None else self._paced(known, pace))
         return not self._owner.stopping
+
+    def _announce(self, source: Any, pace: Pace | None) -> None:
+        """Tell readers, and the schedule, of interfaces that a source did not have at first."""
+        self._roster.announce(self._appeared(source))
+        if pace is not None and isinstance(source, Recorded):
+            pace.set_recordings(source.recordings)
+
+    def _announcing(self, source: Any, packets: Any, pace: Pace | None) -> Iterator[RawPacket | None]:
+        """Packets from Python; before the first of an interface that the source has come upon, that is announced."""
+        for packet in packets:
+            if packet is not None and packet.interface >= len(self._identity.interfaces):
+                self._owner.submit(lambda: self._announce(source, pace)).result()
+            yield packet
 
     def _publish_packets(self, packets: Any) -> None:
         for packet in packets:
@@ -231,7 +245,9 @@ class Producer(Closing):
 
     def _appeared(self, source: Any) -> list[Interface]:
         """The interfaces of a source that are not announced yet."""
-        return [_described(one, one.linktype) for one in source.interfaces[len(self._identity.interfaces) :]]
+        return [
+            _described(one, one.linktype) for one in getattr(source, "interfaces", [])[len(self._identity.interfaces) :]
+        ]
 
     def _access(self, allow: Sequence[Rule]) -> Access:
         return Access(allow, self._identity.interfaces)

@@ -3,6 +3,7 @@
 Each gives RawPackets: bytes and their metadata, not dissected. scapy is imported only when it is needed.
 """
 
+import contextlib
 import gzip
 import itertools
 import os
@@ -54,18 +55,28 @@ class ScapySource:
             raise ValueRefused("no capture files: name one at least")
         self.damage: list[str] = []
         self.warnings = self.damage
-        linktypes = [_scapy_linktype(path) for path in self.paths]
-        self.linktype = linktypes[0]
-        """LINKTYPE_ value of the first file."""
-        self.interfaces = [
-            Interface(os.path.basename(path) or path, linktype)
-            for path, linktype in zip(self.paths, linktypes, strict=True)
-        ]
+        self.interfaces: list[Interface] = []
+        """Those that packets have come from so far: the first of each file, and more as they appear."""
+        self.recordings: list[int] = []
+        """Which file each interface is of: each file is a recording of its own."""
+        self._numbers: dict[tuple[int, int, bytes | None], int] = {}
+        for number, path in enumerate(self.paths):
+            self._number(number, *_first_interface(path))
 
     @property
-    def recordings(self) -> range:
-        """Each file is a recording of its own."""
-        return range(len(self.paths))
+    def linktype(self) -> int:
+        """LINKTYPE_ value of the first interface."""
+        return self.interfaces[0].linktype
+
+    def _number(self, file: int, linktype: int, name: bytes | None) -> int:
+        """The number of an interface; scapy tells interfaces of a file apart by their link types and names."""
+        number = self._numbers.setdefault((file, linktype, name), len(self.interfaces))
+        if number == len(self.interfaces):
+            path = self.paths[file]
+            called = (name or b"").rstrip(b"\0").decode("utf-8", "replace") or os.path.basename(path) or path
+            self.interfaces.append(Interface(called, linktype))
+            self.recordings.append(file)
+        return number
 
     def passes(self, count: int) -> Iterator[Iterator[RawPacket]]:
         """One pass, which has all packets `count` times: see zbuf.producer.sources.source.Source."""
@@ -96,10 +107,11 @@ class ScapySource:
     def _packets_of_file(self, number: int, path: str) -> Iterator[RawPacket]:
         whole = 0
         with _WatchedFile(path) as file:
-            for packet in _from_reader(_scapy_reader(file)):
+            reader = _scapy_reader(file)
+            for data, meta in _read_all(reader):
                 if file.damage is not None:
                     break
-                yield packet._replace(interface=number)
+                yield _raw_packet(reader, data, meta, self._number(number, *_interface_of(reader, meta)))
                 whole += 1
         if file.damage is not None:
             self._note_damage(f"{path}: damaged after {whole} whole packets, before byte {file.offset}: {file.damage}")
@@ -196,35 +208,50 @@ def _has_option(options: bytes, wanted: int, order: str) -> bool:
     return False
 
 
-def _scapy_linktype(path: str) -> int:
+def _first_interface(path: str) -> tuple[int, bytes | None]:
+    """The link type, and the name if there is one, of the interface of a file's first packet."""
     with _WatchedFile(path) as file:
         reader = _scapy_reader(file)
         if hasattr(reader, "linktype"):
-            return int(reader.linktype) & 0xFFFF  # the rest tells the length of the FCS
-        first = next(iter(reader), None)  # of pcapng the packets tell, each by its interface
-        return int(first[1].linktype) if first is not None else LINKTYPE_ETHERNET
+            return _interface_of(reader, None)
+        first = next(_read_all(reader), None)
+        return _interface_of(reader, first[1]) if first is not None else (LINKTYPE_ETHERNET, None)
+
+
+def _interface_of(reader: Any, meta: Any) -> tuple[int, bytes | None]:
+    """The link type and the name of a packet's interface: a pcap file has one, and pcapng tells with each packet."""
+    if hasattr(reader, "linktype"):
+        return int(reader.linktype) & 0xFFFF, None  # the rest tells the length of the FCS
+    return int(meta.linktype), getattr(meta, "ifname", None)
+
+
+def _read_all(reader: Any) -> Iterator[tuple[bytes, Any]]:
+    """What one of scapy's readers gives, not dissected: bytes, and what is known of them."""
+    with contextlib.suppress(EOFError):
+        while True:
+            yield reader._read_packet(size=_SCAPY_SNAPLEN)
+
+
+def _raw_packet(reader: Any, data: bytes, meta: Any, interface: int = 0) -> RawPacket:
+    if hasattr(meta, "sec"):
+        time_ns = meta.sec * 1_000_000_000 + meta.usec * (1 if getattr(reader, "nano", False) else 1000)
+    else:
+        time_ns = ((meta.tshigh or 0) << 32 | (meta.tslow or 0)) * 1_000_000_000 // (meta.tsresol or 1_000_000)
+    return RawPacket(data, min(time_ns, _LAST_NS), meta.wirelen, interface)
 
 
 def _from_reader(reader: Any) -> Iterator[RawPacket]:
     """The packets of one of scapy's readers of pcap or pcapng, whether it dissects or not."""
-    nanoseconds = 1 if getattr(reader, "nano", False) else 1000
-    linktypes: list[int] = []
-    for number in itertools.count(1):
-        try:
-            data, meta = reader._read_packet(size=_SCAPY_SNAPLEN)
-        except EOFError:
-            return
-        if hasattr(meta, "sec"):
-            time_ns = meta.sec * 1_000_000_000 + meta.usec * nanoseconds
-        else:
-            linktypes = linktypes or [meta.linktype]
-            if meta.linktype != linktypes[0]:
-                raise CaptureFileError(
-                    f"{getattr(reader, 'filename', 'the capture')}: packet {number} has link type {meta.linktype}, "
-                    f"where packets before it have {linktypes[0]}: they can't be replayed together"
-                )
-            time_ns = ((meta.tshigh or 0) << 32 | (meta.tslow or 0)) * 1_000_000_000 // (meta.tsresol or 1_000_000)
-        yield RawPacket(data, min(time_ns, _LAST_NS), meta.wirelen)
+    first = None
+    for number, (data, meta) in enumerate(_read_all(reader), 1):
+        linktype, _ = _interface_of(reader, meta)
+        first = linktype if first is None else first
+        if linktype != first:
+            raise CaptureFileError(
+                f"{getattr(reader, 'filename', 'the capture')}: packet {number} has link type {linktype}, "
+                f"where packets before it have {first}: give the file to ScapySource, which keeps them apart"
+            )
+        yield _raw_packet(reader, data, meta)
 
 
 def _from_socket(socket: Any) -> Iterator[RawPacket | None]:

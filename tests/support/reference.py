@@ -23,6 +23,8 @@ PCAP_MAGICS = {
     0x1C0001AB: (1000, 4, 16),
 }
 """Nanoseconds of a tick, bytes more in the file's header, bytes before a packet's data."""
+AIX_LINKTYPES = {6: 1, 9: 6, 15: 10, 24: 0}
+"""The interface types in AIX's files of version 2.2, which have nanoseconds."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,9 @@ def _read_pcap(image: bytes, found: Found, offset: list[int]) -> None:
     _need(len(image) >= 24 + more)
     major, minor, snaplen, linktype = struct.unpack_from(f"{order}HH8xII", image, 4)
     _need(major in (2, 543))
+    if (order, image[:4]) in (("<", b"\xd4\xc3\xb2\xa1"), (">", b"\xa1\xb2\xc3\xd4")) and (major, minor) == (2, 2):
+        tick_ns = 1 if linktype in AIX_LINKTYPES else tick_ns
+        linktype = AIX_LINKTYPES.get(linktype, linktype)
     fcs = ((13, bytes([16 * (linktype >> 28)])),) if linktype >> 26 & 1 else ()
     found.faces.append(Face(linktype & 0xFFFF, snaplen, options=fcs))
     offset[0] = 24 + more

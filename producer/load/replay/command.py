@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from zbuf.producer.load.damage import warn
 from zbuf.producer.load.replay.measured import Measured
 from zbuf.producer.load.replay.page import write_page
 from zbuf.producer.load.replay.stepping import step
@@ -187,12 +188,13 @@ def replay(
     ending.watch(producer)
     linktypes = linktypes_of(one.linktype for one in source.interfaces)
     sys.stderr.write(f"zbufd: {producer.name} ready in {producer.run_dir}, link-type {linktypes}\n")
-    known = _warn(source.warnings)
+    known = len(source.warnings)
+    warn(source.warnings)
     measured = Measured(want_latency=latency, want_rates=report is not None)
     with producer:
         _replay(producer, source, schedule, loops, wait_readers, measured)
     made = measured.report(files, schedule, producer.final_stats(), source)
-    _warn(source.warnings[known:])
+    warn(source.warnings[known:])
     if json:
         sys.stdout.write(made.as_json() + "\n")
     else:
@@ -205,16 +207,6 @@ def replay(
         sys.stderr.write(f"zbufd: no packets in {', '.join(files)}\n")
     if source.damage or nothing:
         raise typer.Exit(1)
-
-
-def _warn(warnings: list[str]) -> int:
-    """Print warnings of damage, which are known before the replay for files in memory, and after it for streamed ones.
-
-    Returns how many there are.
-    """
-    for warning in warnings:
-        sys.stderr.write(f"zbufd: {warning}\n")
-    return len(warnings)
 
 
 def _schedule(**options: Any) -> Schedule:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from zbuf.producer.load.damage import warn
 from zbuf.producer.load.sweep.consumers import Consumer
 from zbuf.producer.load.sweep.results import Results
 from zbuf.producer.load.sweep.search import Trial, find_throughput
@@ -79,6 +80,7 @@ def sweep(
     """Find the throughput of consumers: the highest rate at which they lose nothing (RFC 2544).
 
     Packets are replayed from memory, at one rate in each trial. The first is at top speed, which shows where to look.
+    If a file is damaged, what was whole of it is replayed, and the exit status is 1.
     """
     buffer_bytes = parse_size("--buffer-size", buffer_size)
     check_space(buffer_bytes)
@@ -87,6 +89,8 @@ def sweep(
     raise_descriptor_limit()
     interrupt_on(signal.SIGTERM, signal.SIGHUP)  # so that `with` ends the consumers, too
     source = FileSource(files, once=False)
+    known = len(source.warnings)
+    warn(source.warnings)
     trials: list[Trial] = []
     results = Results(files=files, consumers=[], trial_s=trial, precision=precision, trials=trials)
     with results.partly_printed(not json), contextlib.ExitStack() as closing:
@@ -119,6 +123,9 @@ def sweep(
         results.print()
     if plot is not None:
         results.plot(plot)
+    warn(source.warnings[known:])
+    if source.damage:
+        raise typer.Exit(1)
 
 
 def _wait_readers(producer: Producer, consumers: Sequence[Consumer], count: int, seconds: float) -> None:

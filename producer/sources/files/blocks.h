@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * The byte order of pcapng blocks: numbers of either order are read, and blocks of a big-endian section are made
- * little-endian ones, as far as their structure is known (draft-ietf-opsawg-pcapng, sections 3.5 and 4).
+ * The byte order of pcapng blocks: reading numbers in either order, and making a block of a big-endian section
+ * little-endian (draft-ietf-opsawg-pcapng, sections 3.5 and 4).
  *
- * Everything here is given a block with lengths that were checked, and reads and writes nothing outside of it, whatever
- * the lengths inside of it say.
+ * A caller has checked the length of a block as a whole.  Whatever lengths are inside the block, nothing outside of it is
+ * read or written.
  */
 #ifndef ZBUF_BLOCKS_H
 #define ZBUF_BLOCKS_H
@@ -29,7 +29,7 @@ enum {
 
 enum {
     OPTION_END = 0,
-    OPTION_CUSTOM = 2988, /* and three more, which begin with a Private Enterprise Number as it does */
+    OPTION_CUSTOM = 2988, /* this one and the next three begin with a Private Enterprise Number */
     OPTION_CUSTOM_BINARY = 2989,
     OPTION_CUSTOM_NOT_COPIED = 19372,
     OPTION_CUSTOM_BINARY_NOT_COPIED = 19373,
@@ -90,7 +90,8 @@ static inline void swap64_at(uint8_t *at)
 
 /* ---- options -------------------------------------------------------------------------------------------------------- */
 
-/* One option of a list: returns the next one, or NULL at the end of the list, and where an option does not fit in it. */
+/* Read the head of an option.  Returns the option behind it, or `end`; NULL at the end of the list, or if the option is
+ * longer than the list. */
 static inline const uint8_t *next_option(const uint8_t *option, const uint8_t *end, bool swapped, uint16_t *code,
                                          uint16_t *length)
 {
@@ -100,7 +101,7 @@ static inline const uint8_t *next_option(const uint8_t *option, const uint8_t *e
     *length = load16(option + 2, swapped);
     if (*code == OPTION_END || *length > end - option - 4)
         return NULL;
-    /* the last one's padding may be missing: it is not read */
+    /* the last option may lack its padding, which nobody reads */
     return (uint32_t)(end - option) - 4 < padded(*length) ? end : option + 4 + padded(*length);
 }
 
@@ -110,7 +111,7 @@ static inline bool is_custom_option(uint16_t code)
            code == OPTION_CUSTOM_BINARY_NOT_COPIED;
 }
 
-/* The value of an option, 'l' a list of 32-bit numbers, 'q' of 64-bit ones, 'b' bytes, which have no order. */
+/* What the value of an option is: 'l' is 32-bit numbers, 'q' 64-bit ones, 'c' a 32-bit one and then bytes, 'b' bytes. */
 static inline char option_form(uint32_t kind, uint16_t code)
 {
     if (is_custom_option(code))
@@ -118,13 +119,9 @@ static inline char option_form(uint32_t kind, uint16_t code)
     if (kind == BLOCK_INTERFACE)
         return code == INTERFACE_SPEED || code == INTERFACE_TSOFFSET || code == 16 || code == 17 ? 'q'
                : code == 10 ? 'l'
-                            : 'b'; /* if_tzone; 16 and 17 are the speeds of either direction */
+                            : 'b'; /* 10 is if_tzone; 16 and 17 are the speeds of the two directions */
     if (kind == BLOCK_PACKET)
         return code == PACKET_FLAGS || code == 6 ? 'l' : code == PACKET_DROPCOUNT || code == 5 ? 'q' : 'b';
-    if (kind == BLOCK_OLD_PACKET)
-        return code == PACKET_FLAGS ? 'l' : 'b';
-    if (kind == BLOCK_STATISTICS)
-        return code == 2 || code == 3 ? 'l' : code >= 4 && code <= 8 ? 'q' : 'b';
     return 'b';
 }
 
@@ -138,7 +135,7 @@ static inline void swap_value(uint8_t *value, uint16_t length, char form)
         swap64_at(value + at);
 }
 
-/* Make a list of options little-endian.  What comes behind an option that does not fit is given up: zeros. */
+/* Make a list of options little-endian.  An option that is longer than the list, and all behind it, becomes zeros. */
 static inline void swap_options(uint8_t *option, uint8_t *end, uint32_t kind)
 {
     uint16_t code, length;
@@ -155,7 +152,8 @@ static inline void swap_options(uint8_t *option, uint8_t *end, uint32_t kind)
 
 /* ---- blocks ---------------------------------------------------------------------------------------------------------- */
 
-/* The records of a Name Resolution Block: each has a type and a length; the addresses in it have no byte order. */
+/* Make the records of a Name Resolution Block little-endian: their types and lengths, since addresses have no byte order.
+ * Returns where the block's options begin. */
 static inline uint8_t *swap_names(uint8_t *at, uint8_t *end)
 {
     uint16_t code, length;
@@ -169,6 +167,7 @@ static inline uint8_t *swap_names(uint8_t *at, uint8_t *end)
     return end - at >= 4 ? at + 4 : end; /* nrb_record_end is zeros */
 }
 
+/* The same for a Decryption Secrets Block. */
 static inline uint8_t *swap_secrets(uint8_t *at, uint8_t *end)
 {
     uint32_t length = load32(at + 4, true);
@@ -178,7 +177,7 @@ static inline uint8_t *swap_secrets(uint8_t *at, uint8_t *end)
                                                                                             : end;
 }
 
-/* The bytes that a block of this kind has at least, its lengths included; 0 where its structure is not known. */
+/* The least length of a block of this type, in bytes; 0 if its structure is not known. */
 static inline uint32_t block_least(uint32_t kind)
 {
     switch (kind) {
@@ -205,9 +204,9 @@ static inline uint32_t block_least(uint32_t kind)
     }
 }
 
-/* Make a block little-endian, packets excepted; false where its structure is not known, and its body stays as it is.
- * The block has block_least() bytes, and its length at both of its ends is total_bytes, a multiple of 4. */
-static inline bool swap_block(uint8_t *block, uint32_t total_bytes)
+/* Make a big-endian block little-endian: an Interface Description, names, secrets, or a custom block.  The body of any other
+ * block stays as it is.  total_bytes is the length at both ends of the block, a multiple of 4 and block_least() or more. */
+static inline void swap_block(uint8_t *block, uint32_t total_bytes)
 {
     uint8_t *body = block + 8, *end = block + total_bytes - 4, *options = end;
     uint32_t kind = load32(block, true);
@@ -216,23 +215,11 @@ static inline bool swap_block(uint8_t *block, uint32_t total_bytes)
     store32(block + 4, total_bytes);
     store32(end, total_bytes);
     switch (kind) {
-    case BLOCK_SECTION:
-        swap32_at(body);
-        swap16_at(body + 4);
-        swap16_at(body + 6);
-        swap64_at(body + 8);
-        options = body + 16;
-        break;
     case BLOCK_INTERFACE:
         swap16_at(body);
         swap16_at(body + 2);
         swap32_at(body + 4);
         options = body + 8;
-        break;
-    case BLOCK_STATISTICS:
-        for (int at = 0; at < 12; at += 4)
-            swap32_at(body + at);
-        options = body + 12;
         break;
     case BLOCK_NAMES:
         options = swap_names(body, end);
@@ -244,13 +231,8 @@ static inline bool swap_block(uint8_t *block, uint32_t total_bytes)
     case BLOCK_CUSTOM_NOT_COPIED:
         swap32_at(body);
         break;
-    case BLOCK_JOURNAL:
-        break;
-    default:
-        return false;
     }
     swap_options(options, end, kind);
-    return true;
 }
 
 #endif /* ZBUF_BLOCKS_H */

@@ -1,7 +1,7 @@
-/* Which options of a packet go along with it: all but those that zbuf writes itself.
+/* Which options of a packet go along with it: all except those that zbuf writes itself.
  *
- * epb_dropcount is zbuf_packet.dropped.  epb_flags that say no more than a direction are zbuf_packet.direction.  Options are
- * little-endian, without opt_endofopt, and lie inside their block: the reader of the file has checked them.
+ * zbuf writes epb_dropcount from zbuf_packet.dropped, and from zbuf_packet.direction an epb_flags that tells no more than
+ * that.  Options here are little-endian, without opt_endofopt, and the reader of the file has checked their lengths.
  */
 #ifndef ZBUF_CARRIED_H
 #define ZBUF_CARRIED_H
@@ -11,8 +11,6 @@
 
 #include "zbuf/shared/zbuf.h"
 
-enum { CARRIED_MOST_BYTES = 65536 };
-
 static inline int is_carried(const uint8_t *option)
 {
     uint32_t head = zbuf_get32(option);
@@ -21,11 +19,12 @@ static inline int is_carried(const uint8_t *option)
     return head != ZBUF_EPB_DROPCOUNT;
 }
 
-/* The length of the options of a packet that go along with it, in words of four bytes; 0 where they are too many. */
+/* The length of the options of a packet that go along with it, in words of four bytes. */
 static inline uint32_t carried_options(const uint8_t *options, uint32_t options_bytes)
 {
     const uint8_t *end = options + options_bytes;
     uint32_t bytes = 0;
+
     while (end - options >= 4) {
         uint32_t total = 4 + zbuf_pad(zbuf_get32(options) >> 16);
         if (total > (uint32_t)(end - options))
@@ -34,7 +33,7 @@ static inline uint32_t carried_options(const uint8_t *options, uint32_t options_
             bytes += total;
         options += total;
     }
-    return bytes <= CARRIED_MOST_BYTES ? bytes / 4 : 0;
+    return bytes / 4;
 }
 
 /* Write those options, carried_options() words of them. */

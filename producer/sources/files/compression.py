@@ -1,7 +1,7 @@
-"""Compressed files: known by their first bytes, whatever they are called, and unpacked in bounded memory.
+"""Compressed files: recognised by their first bytes, whatever their names are, and unpacked in bounded memory.
 
-gzip, zstd, lz4, xz and bzip2 files may each have several parts, one after the other, as `cat a.gz b.gz` makes them. A
-part of a few bytes can stand for gigabytes; what is unpacked is given in small pieces, and never in memory at once.
+A gzip, zstd, lz4, xz or bzip2 file may have several parts, one after the other, as `cat a.gz b.gz` makes them. A few
+bytes can unpack to gigabytes: the data comes in small pieces, and is never in memory as a whole.
 """
 
 import bz2
@@ -20,21 +20,21 @@ else:
     from backports import zstd
 
 HEAD_BYTES = 6
-"""So many bytes of a file tell how it is compressed."""
+"""How many bytes at the beginning of a file tell how it is compressed."""
 
 _PIECE_BYTES = 1 << 16
 _END_BYTES = 64
 _DICTIONARY_BYTES = 256 << 20
-"""What xz may use; its strongest preset takes 65 MiB. zstd has a limit of its own, 128 MiB."""
+"""How much memory xz may use; its strongest preset takes 65 MiB. zstd has a limit of its own, 128 MiB."""
 _ERRORS = (EOFError, OSError, RuntimeError, ValueError, zlib.error, lzma.LZMAError, zstd.ZstdError)
 
 
 class DamagedData(Exception):
-    """Compressed data can't be unpacked to its end."""
+    """Compressed data is damaged, or ends too early."""
 
 
 class _Decompressor(Protocol):
-    """What the modules of the standard library have in common; lz4 follows them."""
+    """A decompressor as the modules of the standard library have it; lz4's is alike."""
 
     @property
     def eof(self) -> bool: ...
@@ -46,7 +46,7 @@ class _Decompressor(Protocol):
 
 
 class _Gunzip:
-    """zlib, which gives back input that it had no room for, in the form of the others."""
+    """zlib's decompressor, made like the others: it keeps the input that it had no room for."""
 
     def __init__(self) -> None:
         self._inner = zlib.decompressobj(wbits=31)  # with gzip's header and checksum
@@ -74,10 +74,10 @@ class Compression:
     magics: tuple[bytes, ...]
     make: Callable[[], _Decompressor]
     padded: bool = False
-    """Whether zeros may follow a part."""
+    """Whether a part may be followed by zeros."""
 
     def begins(self, head: bytes) -> bool:
-        """Whether a file, or a part, that begins with these bytes is of this kind."""
+        """Whether these bytes are the beginning of a file, or of a part, of this kind."""
         return head.startswith(self.magics)
 
 
@@ -95,7 +95,11 @@ KNOWN = (
 
 
 def compression_of(head: bytes) -> Compression | None:
-    """How a file is compressed that begins with these HEAD_BYTES, or all that it has; None where it is not."""
+    """How a file is compressed; None if it is not.
+
+    Args:
+        head: its first HEAD_BYTES bytes, or all of it if it is shorter.
+    """
     return next((one for one in KNOWN if one.begins(head)), None)
 
 
@@ -104,10 +108,10 @@ def unpack(compression: Compression, read: Callable[[], bytes]) -> Iterator[byte
 
     Args:
         compression: how it is compressed.
-        read: gives the next bytes of the file, some of them; b"" at its end.
+        read: returns the next bytes of the file, as many as it likes; b"" at its end.
 
     Raises:
-        DamagedData: the file is damaged, or ends in the middle of a part; everything before that was given.
+        DamagedData: the file is damaged, or ends in the middle of a part. All data before that has been given.
     """
     pieces = _slow_at_the_end(read)
 
@@ -122,9 +126,9 @@ def unpack(compression: Compression, read: Callable[[], bytes]) -> Iterator[byte
 
 
 def _slow_at_the_end(read: Callable[[], bytes]) -> Iterator[bytes]:
-    """What `read` gives, but its last bytes one by one.
+    """The same bytes that `read` returns, but the last ones of the file one by one.
 
-    A checksum is there. Where it is wrong, whatever would be unpacked in the same call is lost, which is little then.
+    They are a checksum. If it is wrong, the data unpacked in the same call is lost, which is little then.
     """
     held = b""
     while piece := read():
@@ -154,7 +158,11 @@ def _unpack_part(
 
 
 def _next_part(compression: Compression, data: bytes, read: Callable[[], bytes]) -> bytes:
-    """What follows a part, as far as it has been read; b"" at the end of the file."""
+    """The first bytes of the next part; b"" at the end of the file.
+
+    Args:
+        data: what has been read already of what follows the part before.
+    """
     while True:
         if compression.padded:
             data = data.lstrip(b"\0")

@@ -184,6 +184,8 @@ class FileSource:
         if self._fits(store):
             self._store = store
             self.sizes = Sizes(*store.sizes)
+            for file in itertools.chain(*groups):
+                file.tell_snaplen()
         elif pipe := next((file for group in groups for file in group if file.is_pipe), None):
             name = "standard input" if pipe.path == "-" else f"{pipe.path}: it is a pipe, and"
             raise CaptureFileError(f"{name} has more than {self._limit} bytes: raise --preload-limit")
@@ -246,9 +248,8 @@ class FileSource:
 
     def _close_file(self, file: OpenFile) -> None:
         file.close()
-        for line, kept in ((file.damage, self.damage), (file.damage or file.warning, self.warnings)):
-            if line is not None and line not in kept:
-                kept.append(line)
+        for lines, kept in (([file.damage] if file.damage else [], self.damage), (file.warnings, self.warnings)):
+            kept += [line for line in lines if line not in kept]
 
 
 def _together(files: list[OpenFile]) -> "NativeSource":

@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import PurePath
 
 from zbuf.shared.memory.pcapng import Interface, interface_of
@@ -35,6 +36,11 @@ class SourceInterfaces:
             self.files.append(file)
         return number
 
+    def limit(self, file: int, snaplen: int) -> None:
+        """Say that no packet of the first interface of a file is longer than this, in bytes."""
+        number = self._numbers[file, 0]
+        self.found[number] = replace(self.found[number], snaplen=snaplen)
+
 
 class FileInterfaces:
     """The interfaces of one file; what a Savefile asks for.
@@ -50,17 +56,22 @@ class FileInterfaces:
         self._file = file
         self._path = path
 
-    def add(self, index: int, *, linktype: int, snaplen: int, block: bytes, fcs_bits: int | None) -> int:
-        """The number of an interface that has appeared; see Savefile."""
+    def add(self, index: int, *, linktype: int, block: bytes, fcs_bits: int | None) -> int:
+        """The number of an interface that has appeared; see Savefile.
+
+        That of a pcap file has no limit at first: its packets may be longer than the snapshot length in its header, and
+        readers of pcapng refuse a packet which is longer than its interface allows. See limit().
+        """
         name = PurePath(self._path).name or self._path
         if block:
             interface = interface_of(block, default_name=name)
         else:
-            interface = Interface(name, linktype, snaplen=snaplen, options=tuple(_fcs_option(fcs_bits)))
+            interface = Interface(name, linktype, options=tuple(_fcs_option(fcs_bits)))
         return self._source.add(self._file, index, interface)
 
-    def admit(self, number: int, packet: int) -> None:
-        """A packet of an interface is next: nothing to say against it."""
+    def limit(self, snaplen: int) -> None:
+        """Give the interface of a pcap file its snapshot length, once all packets have been seen to keep to it."""
+        self._source.limit(self._file, snaplen)
 
 
 def _fcs_option(fcs_bits: int | None) -> Iterator[tuple[int, bytes]]:

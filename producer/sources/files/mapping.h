@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause
  *
- * A file in memory, which somebody may cut meanwhile.
+ * A file mapped into memory, which somebody may cut short meanwhile.
  *
- * A page of a mapping that its file no longer has is a SIGBUS for whoever touches it.  Here it becomes a page of zeros.
- * Who has read something asks mapping_left() whether it was there.  Any other SIGBUS goes where it would have gone.
+ * Whoever touches a page of a mapping that its file has no more gets a SIGBUS.  Here such a page becomes one of zeros, and
+ * mapping_left() tells the reader whether what it has read was in the file.  Any other SIGBUS is passed on to the handler
+ * that was there before.
  */
 #ifndef ZBUF_MAPPING_H
 #define ZBUF_MAPPING_H
@@ -18,10 +19,10 @@
 
 #define MAPPING_PAGE_BYTES UINT64_C(4096)
 
-/* One of a list that only grows, since the handler of a signal may be in the middle of it: it is used again. */
+/* A member of a list that only grows, since the handler of a signal may be walking it; members are used again. */
 struct mapping {
     struct mapping *next;
-    uint8_t *at; /* NULL: nobody's */
+    uint8_t *at; /* NULL: not in use */
     size_t bytes;
 };
 
@@ -49,7 +50,7 @@ static inline void mapping_on_sigbus(int number, siginfo_t *info, void *context)
     else if (mapping_previous.sa_handler != SIG_DFL && mapping_previous.sa_handler != SIG_IGN)
         mapping_previous.sa_handler(number);
     else
-        sigaction(SIGBUS, &mapping_previous, NULL); /* and it comes again */
+        sigaction(SIGBUS, &mapping_previous, NULL); /* the instruction is run again, and so is the signal */
 }
 
 static inline void mapping_watch(void)
@@ -63,7 +64,7 @@ static inline void mapping_watch(void)
     sigaction(SIGBUS, &action, &mapping_previous);
 }
 
-/* Map the first `bytes` of a file to be read; NULL where that can't be.  One thread at a time maps and unmaps. */
+/* Map the first `bytes` of a file for reading; NULL if that fails.  Only one thread at a time may map and unmap. */
 static inline struct mapping *mapping_make(int fd, size_t bytes)
 {
     void *at = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, fd, 0);
@@ -95,11 +96,18 @@ static inline void mapping_end(struct mapping *one)
     munmap(at, one->bytes);
 }
 
-/* How many of so many bytes the file has still. */
+/* How many of its first `bytes` the file still has. */
 static inline size_t mapping_left(int fd, size_t bytes)
 {
     struct stat now;
     return fstat(fd, &now) == 0 && (uint64_t)now.st_size < bytes ? (size_t)now.st_size : bytes;
+}
+
+/* Have the kernel read a range into memory now, except for the page that it begins in. */
+static inline void mapping_touch(const uint8_t *at, size_t bytes)
+{
+    for (size_t done = MAPPING_PAGE_BYTES; done < bytes; done += MAPPING_PAGE_BYTES)
+        (void)*(const volatile uint8_t *)(at + done);
 }
 
 #endif /* ZBUF_MAPPING_H */

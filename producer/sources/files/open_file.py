@@ -1,6 +1,7 @@
 """A capture file being read: of any format and compression, from a disk or by a pipe."""
 
 import contextlib
+import fcntl
 import itertools
 import os
 import select
@@ -11,11 +12,12 @@ from collections.abc import Iterator
 from zbuf.producer.sources.files.compression import HEAD_BYTES, Compression, DamagedData, compression_of, unpack
 from zbuf.producer.sources.files.interfaces import FileInterfaces
 from zbuf.producer.sources.files.libpcap_file import CaptureFile
-from zbuf.producer.sources.files.savefile import Savefile, is_savefile, is_seekable
+from zbuf.producer.sources.files.savefile import LONGEST_PASSED_BLOCK_BYTES, Savefile, is_savefile, is_seekable
 from zbuf.producer.sources.files.stopping import Stop, start_deaf
 from zbuf.shared.errors import CaptureFileError
 
-_COPY_BYTES = 1 << 16
+_COPY_BYTES = 1 << 17
+_PIPE_BYTES = 1 << 19
 
 
 class OpenFile:
@@ -58,15 +60,14 @@ class OpenFile:
             head = self._look(fd)
         if is_savefile(head):
             unread = b"" if is_seekable(fd) else head
-            return Savefile(fd, self.path, self._interfaces, head=unread, stop_fd=self._stop.fileno(), pass_blocks=True)
+            return Savefile(fd, self.path, self._interfaces, head=unread, stop_fd=self._stop.fileno())
         if not is_seekable(fd):
             fd = self._start_thread(fd, head, None)
         return self._open_by_libpcap(fd)
 
     def _open_by_libpcap(self, fd: int) -> CaptureFile:
         file = CaptureFile(fd, self.path)
-        number = self._interfaces.add(0, linktype=file.linktype, snaplen=0, block=b"", fcs_bits=None)
-        self._interfaces.admit(number, 1)
+        number = self._interfaces.add(0, linktype=file.linktype, block=b"", fcs_bits=None)
         file.interface = number
         return file
 
@@ -83,6 +84,8 @@ class OpenFile:
 
     def _start_thread(self, fd: int, head: bytes, compression: Compression | None) -> int:
         reading, writing = os.pipe2(os.O_CLOEXEC)
+        with contextlib.suppress(OSError):  # more than a user may have
+            fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         head = b"" if is_seekable(fd) else head
         work = (fd, head, writing, compression, self._thread)
         self._thread = threading.Thread(target=self._copy, args=work, name="zbuf-unpack", daemon=True)
@@ -112,6 +115,11 @@ class OpenFile:
 
     # ---- the end ------------------------------------------------------------------------------------------------
 
+    def tell_snaplen(self) -> None:
+        """Give the interface of a pcap file that is read whole its snapshot length, if all packets keep to it."""
+        if isinstance(self.capture, Savefile) and self.capture.snaplen:
+            self._interfaces.limit(self.capture.snaplen)
+
     def close(self) -> None:
         """Close the file, or do nothing if it was."""
         self.capture.close()
@@ -128,13 +136,18 @@ class OpenFile:
         return self.capture.damage
 
     @property
-    def warning(self) -> str | None:
-        """What else there is to say of it; None where that is nothing."""
-        count = self.capture.saturated if isinstance(self.capture, Savefile) else 0
-        if not count:
-            return None
-        packets = "1 packet has a time" if count == 1 else f"{count} packets have times"
-        return f"{self.path}: {packets} before 1970 or after 2554, given as the first or the last moment in between"
+    def warnings(self) -> list[str]:
+        """All that there is to say of it, a line each: the damage, and what else did not come out as it was."""
+        said = [self.damage]
+        if isinstance(self.capture, Savefile):
+            if count := self.capture.saturated:
+                packets = "1 packet has a time" if count == 1 else f"{count} packets have times"
+                moments = "given as the first or the last moment in between"
+                said.append(f"{self.path}: {packets} before 1970 or after 2554, {moments}")
+            if count := self.capture.left_out:
+                blocks = "1 block that is no packet is" if count == 1 else f"{count} blocks that are no packets are"
+                said.append(f"{self.path}: {blocks} left out: longer than {LONGEST_PASSED_BLOCK_BYTES} bytes")
+        return [line for line in said if line is not None]
 
 
 def _pieces_of(fd: int, stop: Stop) -> Iterator[bytes]:

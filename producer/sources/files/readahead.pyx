@@ -3,6 +3,9 @@
 The two share a ring of blocks.  The thread fills one after the other and posts each; the pump takes the packets of one
 after the other, and gives each back.  Two eventfds count the blocks that are posted and those that are free: whoever
 has read one off them owns that block, and there is nothing else to agree on.
+
+Packets of a mapped file stay where they are: a block has their places only, and the thread touches each of their pages,
+which the kernel reads from the disk then.
 """
 
 from libc.errno cimport EINTR, errno
@@ -37,6 +40,9 @@ from zbuf.shared.memory.linux cimport (
     poll,
     pollfd,
 )
+
+cdef extern from "zbuf/producer/sources/files/mapping.h" nogil:
+    void mapping_touch(const uint8_t *at, size_t bytes)
 
 cdef enum:
     BLOCKS = 8
@@ -73,6 +79,9 @@ cdef class ReadAhead(NativeSource):
     cdef pass_times _times
     cdef size_counts _sizes
     cdef Rewriter _rewriter
+    cdef bint _copies               # whether packets have to be copied, since they don't stay where they are
+    cdef uint64_t _begun            # blocks so far
+    cdef list _lasting              # what keeps packets in their place, each with the block from which on nobody needs it
     # the pump's
     cdef ahead_block *_taking
     cdef uint32_t _announced        # interfaces that the producer knows
@@ -84,6 +93,7 @@ cdef class ReadAhead(NativeSource):
     def __cinit__(self, int stop_fd, Rewriter rewriter=None, uint32_t interfaces=0xFFFFFFFF):
         cdef int number
         self._announced = interfaces
+        self._lasting = []
         self._stop_fd = stop_fd
         self._posted_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK | EFD_SEMAPHORE)
         self._free_fd = eventfd(BLOCKS, EFD_CLOEXEC | EFD_NONBLOCK | EFD_SEMAPHORE)
@@ -123,6 +133,9 @@ cdef class ReadAhead(NativeSource):
         cdef const zbuf_packet *batch
         cdef int packets
         cdef bint room = True
+        lasting = getattr(source, "lasting", None)
+        self._copies = lasting is None
+        self._let_go()
         with nogil:
             packets = source.next(&batch)
             while room and (packets > 0 or packets == SOURCE_WOKEN or packets == SOURCE_BLOCK):
@@ -130,9 +143,15 @@ cdef class ReadAhead(NativeSource):
                     self.flush()
                 room = self.put_all(batch, 1 if packets == SOURCE_BLOCK else packets)
                 packets = source.next(&batch) if room else packets
+        if lasting is not None:
+            self._lasting.append((lasting, self._begun))
         if packets < 0 and packets != SOURCE_WOKEN and packets != SOURCE_BLOCK:
             source.check()
         return room
+
+    def _let_go(self):
+        """Keep no file that all packets have been taken of: there is no more than a ring of blocks behind the last one."""
+        self._lasting = [(one, until) for one, until in self._lasting if until + BLOCKS > self._begun]
 
     def next_pass(self):
         """All sources are read; they begin again. Returns False where they have no packets at all."""
@@ -171,8 +190,11 @@ cdef class ReadAhead(NativeSource):
             return False
         copy = &self._filling.packet[self._filling.packets]
         copy[0] = packet[0]
-        copy.data = self._filling.data + self._used
-        memcpy(self._filling.data + self._used, packet.data, length)
+        if self._copies or is_block or packet.options_words or (self._pass and self._rewriter is not None):
+            copy.data = self._filling.data + self._used
+            memcpy(self._filling.data + self._used, packet.data, length)
+        else:
+            mapping_touch(packet.data, length)
         if not is_block:
             self.go_on(copy, self._filling.data + self._used)
             self._filling.interfaces = max(self._filling.interfaces, packet.interface_id + 1)
@@ -199,6 +221,7 @@ cdef class ReadAhead(NativeSource):
         while not take_one(self._free_fd):
             if wait_for(self._free_fd, self._stop_fd):
                 return False
+        self._begun += 1
         self._filling = &self._blocks[self._next_filled]
         self._next_filled = (self._next_filled + 1) % BLOCKS
         self._filling.packets = self._filling.interfaces = 0

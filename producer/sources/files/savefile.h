@@ -2,17 +2,16 @@
  *
  * A reader of pcap and pcapng files: from memory, by steps, without system calls.
  *
- * The caller has a window, the bytes of the file from some place on, and asks for the next event in it.  An event uses up
- * the bytes that it is about; packets stay in the window, nothing is copied.  Where an event has more bytes than the
- * window, the caller is told how many it needs: so a file can come from a mapping, from read(2), or from a pipe, in
- * pieces of any size.  What is needed is bounded: by SAVEFILE_LONGEST_BLOCK, and for link types with larger packets by
- * those.
+ * The caller has a window, which is a part of the file in memory, and asks for the next event in it.  An event uses up
+ * its bytes; packets stay in the window, and nothing is copied.  If an event needs more bytes than the window has, the
+ * caller is told how many: so a file can come from a mapping, from read(2) or from a pipe, in pieces of any size.  An
+ * event never needs more than SAVEFILE_LONGEST_BLOCK and, if a link type has larger packets, one of those.
  *
- * A record or block is checked as a whole before anything of it is told.  Where one is not well-formed the file is over,
- * and what came before it is good.
+ * A record or block is checked as a whole before anything in it is told.  The first one that is not well-formed ends the
+ * file, and what came before it is good.
  *
- * Sources: draft-ietf-opsawg-pcap, draft-ietf-opsawg-pcapng; for what is older than these, libpcap's sf-pcap.c and the
- * description of magic numbers in Wireshark's wiretap/libpcap.h.
+ * Sources: draft-ietf-opsawg-pcap, draft-ietf-opsawg-pcapng; for what is older, libpcap's sf-pcap.c, and Wireshark's
+ * wiretap/libpcap.h and libpcap.c, which describe magic numbers and how to tell AIX's files.
  */
 #ifndef ZBUF_SAVEFILE_H
 #define ZBUF_SAVEFILE_H
@@ -25,58 +24,56 @@
 #include "zbuf/producer/sources/files/ticks.h"
 #include "zbuf/shared/zbuf.h"
 
-#define SAVEFILE_LONGEST_BLOCK (16u << 20)  /* as libpcap has it */
-#define SAVEFILE_LONGEST_PACKET (128u << 20) /* of the link types that have the largest */
-#define SAVEFILE_INTERFACES 65536u          /* of a file, all its sections together */
-#define SAVEFILE_LONGEST_OPTIONS 65536u     /* of a packet: as much as one option can have */
+#define SAVEFILE_LONGEST_BLOCK (16u << 20)    /* libpcap's limit, too */
+#define SAVEFILE_LONGEST_PACKET (128u << 20)  /* of the link types with the largest packets */
+#define SAVEFILE_INTERFACES 65536u            /* of a file, in all its sections together */
+#define SAVEFILE_LONGEST_OPTIONS (128u << 10) /* of a packet that are told: room for two of the longest */
 
 enum savefile_event {
-    SAVEFILE_MORE,      /* the window ends before the next event: `need` bytes of it are wanted */
+    SAVEFILE_MORE,      /* the window ends within the next event: a window of `need` bytes is wanted */
     SAVEFILE_PACKET,
-    SAVEFILE_INTERFACE, /* the last one of `interfaces`; `block` is its description, NULL in a pcap file */
-    SAVEFILE_BLOCK,     /* some other block: `block` */
-    SAVEFILE_UNASKED,   /* a packet is next whose interface has not been admitted: see savefile_interface */
-    SAVEFILE_DAMAGED,   /* `reason` says why the file can't be read from here on */
+    SAVEFILE_INTERFACE, /* the last of `interfaces` is new; `block` is its description, or NULL in a pcap file */
+    SAVEFILE_BLOCK,     /* another block, `block` */
+    SAVEFILE_DAMAGED,   /* the file can't be read from here on: `reason` says why */
     SAVEFILE_END,
 };
 
 enum savefile_format { SAVEFILE_UNKNOWN, SAVEFILE_PCAP, SAVEFILE_PCAPNG };
 
-/* The order of the two lengths of a pcap record.  Before version 2.3 the length on the wire came first, and some files
- * of 2.3 are so, too: there, the larger one is that. */
+/* The order of the two lengths in a pcap record.  Before version 2.3 the length on the wire came first.  So it does in
+ * some files of version 2.3: there, the larger length is the one on the wire. */
 enum savefile_lengths { LENGTHS_CAPTURED_FIRST, LENGTHS_WIRE_FIRST, LENGTHS_LARGER_IS_WIRE };
 
 struct savefile_interface {
     struct ticks ticks;
-    uint32_t snaplen;  /* 0: not limited */
-    uint32_t number;   /* packets get this one: the caller's, who sets it at SAVEFILE_INTERFACE */
+    uint32_t snaplen; /* 0: no limit */
+    uint32_t number;  /* the interface number of its packets; the caller sets it at SAVEFILE_INTERFACE */
     uint16_t linktype;
-    bool admitted;     /* the caller sets it at SAVEFILE_UNASKED, or reads no further */
 };
 
-/* What zbuf_packet has no place for. */
+/* What a packet has that zbuf_packet has no place for. */
 struct savefile_extra {
-    const uint8_t *options; /* the packet's own, in the file's byte order, the end of the list left out */
+    const uint8_t *options; /* in the file's byte order, without opt_endofopt */
     uint32_t options_bytes;
-    uint32_t flags;         /* epb_flags: all of them */
+    uint32_t flags; /* epb_flags, all 32 bits */
 };
 
 struct savefile {
     enum savefile_format format;
-    bool swapped;                /* the section, or the file, is big-endian */
-    uint64_t offset;             /* of the window's first byte in the file */
-    uint64_t packets;            /* told so far */
-    uint64_t saturated;          /* of them, those whose time is not what the file says, see ticks.h */
-    uint64_t foreign;            /* blocks of unknown structure in big-endian sections: they can't be told */
-    struct savefile_interface *interfaces; /* of the section */
+    bool swapped;       /* the file, or this section of it, is big-endian */
+    uint64_t offset;    /* where the window begins in the file */
+    uint64_t packets;   /* told so far */
+    uint64_t saturated; /* packets so far whose time is out of range and was made the nearest in range: see ticks.h */
+    struct savefile_interface *interfaces; /* of this section */
     uint32_t count, room;
-    uint32_t all_interfaces;     /* of all sections */
-    uint32_t longest;            /* bytes of a block or record at most */
-    bool far;                    /* the caller's: the window is not in the processor's cache, but a mapping */
+    uint32_t all_interfaces; /* in all sections so far */
+    uint32_t longest;        /* a block or record with more bytes is damage */
+    bool far; /* set by the caller: the window is a mapping, which the processor's cache does not hold */
     /* of a pcap file */
-    uint32_t record_bytes;       /* of what is before a packet's data */
+    uint32_t record_bytes; /* before the data of each packet */
     enum savefile_lengths lengths;
-    uint8_t fcs_bits;            /* of the frame check sequence, in units of 16; 0xff: not said */
+    uint8_t fcs_bits; /* length of the frame check sequence in units of 16 bits; 0xff if that is not known */
+    bool over_snaplen; /* a packet was longer than the snapshot length in the file's header */
     /* of the last event */
     size_t used, need;
     const uint8_t *block;
@@ -90,7 +87,7 @@ static inline void savefile_free(struct savefile *file)
     file->interfaces = NULL;
 }
 
-/* ---- what becomes of an event ---------------------------------------------------------------------------------------- */
+/* ---- the end of an event ---------------------------------------------------------------------------------------- */
 
 static inline __attribute__((format(printf, 2, 3))) int savefile_damaged(struct savefile *file, const char *form, ...)
 {
@@ -102,7 +99,7 @@ static inline __attribute__((format(printf, 2, 3))) int savefile_damaged(struct 
     return SAVEFILE_DAMAGED;
 }
 
-/* The window has `length` bytes, and the next event `wanted`. */
+/* The next event has `wanted` bytes, and the window only `length`. */
 static inline int savefile_lacks(struct savefile *file, size_t wanted, size_t length, bool last)
 {
     file->need = wanted;
@@ -130,18 +127,18 @@ static inline int savefile_block(struct savefile *file, const uint8_t *block, ui
 static inline uint32_t savefile_longest_packet(uint16_t linktype)
 {
     switch (linktype) {
-    case 189:
+    case 189: /* USB requests */
     case 220:
-    case 249: /* USB: URBs */
-    case 231:                     /* D-Bus messages */
-    case 279:
-        return SAVEFILE_LONGEST_PACKET; /* EBHSCR */
+    case 249:
+    case 231: /* D-Bus messages */
+    case 279: /* EBHSCR frames */
+        return SAVEFILE_LONGEST_PACKET;
     default:
         return ZBUF_MAX_CAPLEN;
     }
 }
 
-/* An interface more in this section; NULL where there are too many, or no memory. */
+/* Add an interface to this section; NULL if there are too many, or there is no memory. */
 static inline struct savefile_interface *savefile_add_interface(struct savefile *file, uint16_t linktype,
                                                                 uint32_t snaplen)
 {
@@ -171,18 +168,18 @@ static inline struct savefile_interface *savefile_add_interface(struct savefile 
 struct pcap_magic {
     uint32_t magic;
     uint8_t resolution; /* of times, as in if_tsresol */
-    uint8_t more_header; /* bytes that the file's header has beyond the usual ones */
+    uint8_t more_header; /* bytes of the file's header behind the usual ones */
     uint8_t record_bytes;
 };
 
-/* The magic number's variant of the format, in either byte order; NULL where it is none. */
+/* The variant of the format that a magic number in either byte order stands for; NULL if it is no magic number. */
 static inline const struct pcap_magic *pcap_magic(const uint8_t *at, bool *swapped)
 {
     static const struct pcap_magic known[] = {
         {0xa1b2c3d4, 6, 0, 16}, {0xa1b23c4d, 9, 0, 16},
-        {0xa1b2cd34, 6, 0, 24}, /* Kuznetzov's: an interface, a protocol and a packet type with each packet */
-        {0x1c0001ac, 9, 4, 16}, /* Ixia's of hardware: the size of all records is behind the header */
-        {0x1c0001ab, 6, 4, 16}, /* and of software */
+        {0xa1b2cd34, 6, 0, 24}, /* Kuznetzov's: with an interface, a protocol and a packet type for each packet */
+        {0x1c0001ac, 9, 4, 16}, /* Ixia's, captured by hardware: with the size of all records behind the header */
+        {0x1c0001ab, 6, 4, 16}, /* Ixia's, captured by software */
     };
     for (size_t each = 0; each < sizeof known / sizeof *known; each++)
         for (int order = 0; order < 2; order++)
@@ -203,23 +200,45 @@ static inline bool pcap_version(struct savefile *file, uint16_t major, uint16_t 
     return major == 2 || major == 543;
 }
 
-/* The file's header, which stands for the description of one interface. */
+/* AIX has the usual magic number and version 2.2, nanoseconds, and for a link type the interface type of RFC 1573.  Files
+ * of libpcap's own version 2.2 had none of these types, PPP's 9 excepted, and AIX's token ring is the likelier one.
+ * Returns the link type; *resolution becomes that of AIX if the file is one of AIX. */
+static inline uint32_t pcap_linktype(struct savefile *file, const uint8_t *at, uint8_t *resolution)
+{
+    static const struct {
+        uint8_t interface_type, linktype;
+    } aix[] = {{6, 1 /* Ethernet */}, {9, 6 /* token ring */}, {15, 10 /* FDDI */}, {24, 0 /* loopback */}};
+    uint32_t linktype = load32(at + 20, file->swapped);
+
+    if (load32(at, file->swapped) != 0xa1b2c3d4 || load16(at + 4, file->swapped) != 2 ||
+        load16(at + 6, file->swapped) != 2)
+        return linktype;
+    for (size_t each = 0; each < sizeof aix / sizeof *aix; each++)
+        if (linktype == aix[each].interface_type) {
+            *resolution = 9;
+            return aix[each].linktype;
+        }
+    return linktype;
+}
+
+/* The file's header, which describes one interface. */
 static inline int pcap_begin(struct savefile *file, const uint8_t *at, size_t length, bool last)
 {
     const struct pcap_magic *magic = pcap_magic(at, &file->swapped);
     uint32_t linktype, header = PCAP_HEADER_BYTES + magic->more_header;
+    uint8_t resolution = magic->resolution;
     struct savefile_interface *interface;
 
     if (length < header)
         return savefile_lacks(file, header, length, last);
     if (!pcap_version(file, load16(at + 4, file->swapped), load16(at + 6, file->swapped)))
-        return savefile_damaged(file, "pcap version %u.%u, where versions 2.0 to 2.4 are known",
-                                load16(at + 4, file->swapped), load16(at + 6, file->swapped));
-    linktype = load32(at + 20, file->swapped);
+        return savefile_damaged(file, "pcap version %u.%u, where version 2 is known", load16(at + 4, file->swapped),
+                                load16(at + 6, file->swapped));
+    linktype = pcap_linktype(file, at, &resolution);
     interface = savefile_add_interface(file, (uint16_t)linktype, load32(at + 16, file->swapped));
     if (interface == NULL)
         return savefile_damaged(file, "out of memory");
-    interface->ticks = ticks_of(magic->resolution, 0);
+    interface->ticks = ticks_of(resolution, 0);
     file->fcs_bits = linktype & 1u << 26 ? linktype >> 28 : 0xff;
     file->record_bytes = magic->record_bytes;
     file->format = SAVEFILE_PCAP;
@@ -236,8 +255,6 @@ static inline int pcap_next(struct savefile *file, const uint8_t *at, size_t len
 
     if (length < file->record_bytes)
         return length == 0 && last ? SAVEFILE_END : savefile_lacks(file, file->record_bytes, length, last);
-    if (!interface->admitted)
-        return savefile_used(file, 0, SAVEFILE_UNASKED);
     caplen = load32(at + 8, swapped);
     wirelen = load32(at + 12, swapped);
     if (file->lengths == LENGTHS_WIRE_FIRST || (file->lengths == LENGTHS_LARGER_IS_WIRE && caplen > wirelen)) {
@@ -250,6 +267,8 @@ static inline int pcap_next(struct savefile *file, const uint8_t *at, size_t len
                                 savefile_longest_packet(interface->linktype));
     if (length - file->record_bytes < caplen)
         return savefile_lacks(file, (size_t)file->record_bytes + caplen, length, last);
+    if (caplen > interface->snaplen)
+        file->over_snaplen = true;
     packet->time_ns = load32(at, swapped) * NS_PER_S + load32(at + 4, swapped) * interface->ticks.factor;
     packet->dropped = 0;
     packet->caplen = caplen <= ZBUF_MAX_CAPLEN ? caplen : ZBUF_MAX_CAPLEN + 1; /* so that the cut is counted */
@@ -263,7 +282,7 @@ static inline int pcap_next(struct savefile *file, const uint8_t *at, size_t len
 
 /* ---- pcapng ---------------------------------------------------------------------------------------------------------- */
 
-/* What a packet's block says beside its data: flags, losses, and options that are valid up to where they end. */
+/* What a packet's block says beside its data: flags, losses, and the options themselves. */
 static inline void pcapng_packet_options(struct zbuf_packet *packet, struct savefile_extra *extra, uint32_t kind,
                                          const uint8_t *options, const uint8_t *end, bool swapped)
 {
@@ -278,11 +297,10 @@ static inline void pcapng_packet_options(struct zbuf_packet *packet, struct save
         } else if (code == PACKET_DROPCOUNT && length == 8 && kind == BLOCK_PACKET) {
             packet->dropped = load64(option + 4, swapped);
         }
-        if ((size_t)(next - options) > SAVEFILE_LONGEST_OPTIONS)
-            break;
+        if ((size_t)(next - options) <= SAVEFILE_LONGEST_OPTIONS)
+            extra->options_bytes = (uint32_t)(next - options);
         option = next;
     }
-    extra->options_bytes = (uint32_t)(option - options);
 }
 
 /* An Enhanced Packet Block, or the obsolete Packet Block, which has a count of losses beside a shorter interface. */
@@ -301,8 +319,6 @@ static inline int pcapng_packet(struct savefile *file, const uint8_t *at, uint32
     interface = &file->interfaces[number];
     if (caplen > total - 32)
         return savefile_damaged(file, "a packet of %u bytes in a block of %u", caplen, total);
-    if (!interface->admitted)
-        return savefile_used(file, 0, SAVEFILE_UNASKED);
     packet->time_ns = ticks_ns(&interface->ticks, (uint64_t)load32(at + 12, swapped) << 32 | load32(at + 16, swapped),
                                &file->saturated);
     packet->dropped = kind == BLOCK_OLD_PACKET ? load16(at + 10, swapped) : 0;
@@ -320,7 +336,7 @@ static inline int pcapng_packet(struct savefile *file, const uint8_t *at, uint32
     return savefile_used(file, total, SAVEFILE_PACKET);
 }
 
-/* A Simple Packet Block: of the section's first interface, without a time. */
+/* A Simple Packet Block: a packet of the section's first interface, without a time. */
 static inline int pcapng_simple_packet(struct savefile *file, const uint8_t *at, uint32_t total,
                                        struct zbuf_packet *packet, struct savefile_extra *extra)
 {
@@ -333,8 +349,6 @@ static inline int pcapng_simple_packet(struct savefile *file, const uint8_t *at,
         caplen = interface->snaplen;
     if (caplen > total - 16)
         return savefile_damaged(file, "a packet of %u bytes in a block of %u", caplen, total);
-    if (!interface->admitted)
-        return savefile_used(file, 0, SAVEFILE_UNASKED);
     *packet = (struct zbuf_packet){.wirelen = wirelen, .interface_id = interface->number, .data = at + 12};
     packet->caplen = caplen <= ZBUF_MAX_CAPLEN ? caplen : ZBUF_MAX_CAPLEN + 1;
     *extra = (struct savefile_extra){0};
@@ -363,7 +377,7 @@ static inline int pcapng_interface(struct savefile *file, const uint8_t *at, uin
     return savefile_block(file, at, total, SAVEFILE_INTERFACE);
 }
 
-/* A Section Header: all that was said of interfaces ends here. */
+/* A Section Header: from here on, interfaces are numbered anew. */
 static inline int pcapng_section(struct savefile *file, const uint8_t *at, uint32_t total, bool swapped)
 {
     uint16_t major = load16(at + 12, swapped), minor = load16(at + 14, swapped);
@@ -376,7 +390,7 @@ static inline int pcapng_section(struct savefile *file, const uint8_t *at, uint3
     return savefile_block(file, at, total, SAVEFILE_BLOCK);
 }
 
-/* The byte order that a Section Header says it has; its magic is behind its length. */
+/* The byte order of a section, which the magic number in its header tells; false if that is none. */
 static inline bool pcapng_order(const uint8_t *at, bool *swapped)
 {
     *swapped = load32(at + 8, true) == 0x1a2b3c4d;
@@ -399,7 +413,7 @@ static inline int pcapng_next(struct savefile *file, const uint8_t *at, size_t l
         return savefile_damaged(file, "a block of type %#x and %u bytes", kind, total);
     if (total > file->longest)
         return savefile_damaged(file, "a block of %u bytes, where %u are the most", total, file->longest);
-    whole = padded(total); /* some writers leave the padding out of the length */
+    whole = padded(total); /* some programs leave the padding out of the length */
     if (length < whole)
         return savefile_lacks(file, whole, length, last);
     trailer = load32(at + whole - 4, swapped);
@@ -439,7 +453,7 @@ static inline int savefile_first(struct savefile *file, const uint8_t *at, size_
         return savefile_lacks(file, 4, length, last);
     if (pcap_magic(at, &swapped) != NULL)
         return pcap_begin(file, at, length, last);
-    if (load32(at, false) == BLOCK_SECTION) /* no packet comes of it */
+    if (load32(at, false) == BLOCK_SECTION) /* which is no packet */
         return pcapng_next(file, at, length, last, &packet, &extra);
     return savefile_damaged(file, "it begins with %02x %02x %02x %02x, as neither pcap nor pcapng does", at[0], at[1],
                             at[2], at[3]);
@@ -450,8 +464,8 @@ static inline int savefile_first(struct savefile *file, const uint8_t *at, size_
  * at, length   the window
  * last         whether the file ends with it
  *
- * Returns an enum savefile_event.  file->used bytes of the window are used up then; the caller adds them to
- * file->offset once it is done with what they hold. */
+ * Returns an enum savefile_event.  It has used up file->used bytes of the window.  The caller adds these to file->offset
+ * when it no longer needs them. */
 static inline int savefile_next(struct savefile *file, const uint8_t *at, size_t length, bool last,
                                 struct zbuf_packet *packet, struct savefile_extra *extra)
 {
@@ -466,7 +480,7 @@ static inline int savefile_next(struct savefile *file, const uint8_t *at, size_t
     }
 }
 
-/* Whether nothing but a packet, or too few bytes to tell, is next: so that a batch ends before anything else. */
+/* Whether a packet is next, or too few bytes are there to tell: a batch ends before anything else. */
 static inline bool savefile_goes_on(const struct savefile *file, const uint8_t *at, size_t length)
 {
     uint32_t kind;
@@ -479,8 +493,8 @@ static inline bool savefile_goes_on(const struct savefile *file, const uint8_t *
 #define SAVEFILE_AHEAD_BYTES 2048u
 #define CACHE_LINE_BYTES 64u
 
-/* Have the processor fetch the bytes that come next.  Where a packet begins follows from the one before: without this, each
- * is waited for, one after the other, and that takes several times as long as all that is done with them. */
+/* Have the processor fetch the bytes that come next.  Only the header of a packet tells where the next packet begins:
+ * without this, the processor waits for memory at each of them, several times as long as all the work on it takes. */
 static inline size_t savefile_fetch(const uint8_t *at, size_t fetched, size_t done, size_t length)
 {
     size_t until = length - done < SAVEFILE_AHEAD_BYTES ? length : done + SAVEFILE_AHEAD_BYTES;
@@ -490,10 +504,10 @@ static inline size_t savefile_fetch(const uint8_t *at, size_t fetched, size_t do
     return fetched;
 }
 
-/* As many packets as there are in the window, up to `most`.
+/* The packets that come next in the window, up to `most`.
  *
- * Returns how many; *event is what came after the last of them, SAVEFILE_PACKET where that has yet to be found out.  An
- * event other than a packet comes alone.  *used bytes of the window are used up. */
+ * Returns how many there are.  If there are none, *event is the event that comes instead.  *used bytes of the window are
+ * used up by the packets; file->used by an event that is no packet, as savefile_next() says. */
 static inline int savefile_batch(struct savefile *file, const uint8_t *at, size_t length, bool last,
                                  struct zbuf_packet *packets, struct savefile_extra *extras, int most, int *event,
                                  size_t *used)
@@ -513,34 +527,6 @@ static inline int savefile_batch(struct savefile *file, const uint8_t *at, size_
     } while (count < most && savefile_goes_on(file, at + done, length - done));
     *used = done;
     return count;
-}
-
-/* Give a little-endian Interface Statistics Block the caller's number of its interface, and times in nanoseconds; false
- * where the section has no such interface. */
-static inline bool savefile_rewrite_statistics(struct savefile *file, uint8_t *block, uint32_t block_bytes)
-{
-    uint32_t number = load32(block + 8, false);
-    uint8_t *option = block + 20, *end = block + block_bytes - 4;
-    const struct savefile_interface *interface;
-    const uint8_t *next;
-    uint16_t code, length;
-    uint64_t time_ns, saturated = 0;
-
-    if (number >= file->count)
-        return false;
-    interface = &file->interfaces[number];
-    store32(block + 8, interface->number);
-    for (uint8_t *time = block + 12; time != NULL;) {
-        time_ns =
-            ticks_ns(&interface->ticks, (uint64_t)load32(time, false) << 32 | load32(time + 4, false), &saturated);
-        store32(time, (uint32_t)(time_ns >> 32));
-        store32(time + 4, (uint32_t)time_ns);
-        for (time = NULL; time == NULL && (next = next_option(option, end, false, &code, &length));
-             option += next - option)
-            if ((code == 2 || code == 3) && length == 8) /* isb_starttime, isb_endtime */
-                time = option + 4;
-    }
-    return true;
 }
 
 #endif /* ZBUF_SAVEFILE_H */

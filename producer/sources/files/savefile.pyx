@@ -1,17 +1,18 @@
 """A capture file that zbuf reads itself: pcap or pcapng, from a disk or from a pipe; savefile.h has the formats.
 
-A window of the file is in memory, and packets are given where they lie in it.  Of a file on a disk it is a mapping of
-the whole.  Of a pipe it is as large as one read, grows for a block that is larger, and is moved on once its packets
-have been used.
+A window of the file is in memory, and packets are given where they lie in it.  For a file on a disk the window is a
+mapping of the whole file.  For a pipe it is as large as one read, grows for a larger block, and moves on when its
+packets have been used.
 """
 
 import os
 import stat
+from collections import deque
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove, memset, strerror
 from posix.types cimport off_t
 
@@ -23,6 +24,9 @@ from zbuf.shared.memory.abi cimport ZBUF_NO_PACKET, zbuf_packet, zbuf_pad
 from zbuf.shared.memory.linux cimport POLLIN, poll, pollfd
 
 from zbuf.shared.errors import CaptureFileError
+
+cdef extern from "<stdlib.h>" nogil:
+    void *aligned_alloc(size_t alignment, size_t size)
 
 cdef extern from "<unistd.h>" nogil:
     ssize_t read(int fd, void *to, size_t count)
@@ -45,11 +49,14 @@ cdef extern from "zbuf/producer/sources/files/savefile.h" nogil:
         SAVEFILE_PACKET
         SAVEFILE_INTERFACE
         SAVEFILE_BLOCK
-        SAVEFILE_UNASKED
         SAVEFILE_DAMAGED
         SAVEFILE_END
+        SAVEFILE_PCAP
+        BLOCK_NAMES
         BLOCK_PACKET
-        BLOCK_STATISTICS
+        BLOCK_SECRETS
+        BLOCK_CUSTOM
+        BLOCK_CUSTOM_NOT_COPIED
         BLOCK_SECTION
     cdef struct pcap_magic_number "pcap_magic":
         uint32_t magic
@@ -63,7 +70,6 @@ cdef extern from "zbuf/producer/sources/files/savefile.h" nogil:
         uint32_t snaplen
         uint32_t number
         uint16_t linktype
-        bint admitted
     cdef struct savefile_extra:
         const uint8_t *options
         uint32_t options_bytes
@@ -74,10 +80,10 @@ cdef extern from "zbuf/producer/sources/files/savefile.h" nogil:
         uint64_t offset
         uint64_t packets
         uint64_t saturated
-        uint64_t foreign
         savefile_interface *interfaces
         uint32_t count
         uint32_t all_interfaces
+        c_bool over_snaplen
         bint far
         uint8_t fcs_bits
         size_t used
@@ -92,31 +98,32 @@ cdef extern from "zbuf/producer/sources/files/savefile.h" nogil:
                       savefile_extra *extra)
     int savefile_batch(savefile *file, const uint8_t *at, size_t length, bint last, zbuf_packet *packets,
                        savefile_extra *extras, int most, int *event, size_t *used)
-    bint savefile_rewrite_statistics(savefile *file, uint8_t *block, uint32_t block_bytes)
-    bint swap_block(uint8_t *block, uint32_t total_bytes)
+    void swap_block(uint8_t *block, uint32_t total_bytes)
     void swap_options(uint8_t *option, uint8_t *end, uint32_t kind)
 
 cdef enum:
     BATCH_PACKETS = 256
-    DRY = 0                         # what refill() says where a pipe has nothing at the moment
-    FILLED = 1
-    OVER = 2
+    PAGE_BYTES = 4096
+    DRY = 0                         # what read_some() found: nothing at the moment,
+    FILLED = 1                      # something,
+    OVER = 2                        # or the end
+    WAITING_BYTES = 16 << 20        # of blocks before the first interface, which are kept until somebody asks for them
 
-PASSED_BLOCKS = frozenset((4, 10, 0x0BAD, 0x4000_0BAD))
-"""Types of the blocks that are passed on: names, secrets, and custom blocks, also those that are not to be copied."""
+LONGEST_PASSED_BLOCK_BYTES = CARRIED_BLOCK_BYTES
+"""A longer block is not passed on, unless it is a packet."""
 
-cdef size_t READ_BYTES = 256 << 10  # stays in a second-level cache until its packets are used
+cdef size_t READ_BYTES = 256 << 10  # little enough to stay in a second-level cache until its packets are used
 
 
 @cython.final
 cdef class Mapping:
-    """A file in memory: the packets in it stay where they are as long as this object is there.
+    """A file mapped into memory, where its packets stay as long as this object lives.
 
     Args:
         fd: a file descriptor of it, which may be closed afterwards.
 
     Raises:
-        OSError: it can't be mapped, for one since it is empty.
+        OSError: it can't be mapped; an empty file can't.
     """
 
     cdef mapping *_mapping
@@ -136,29 +143,29 @@ cdef class Mapping:
 cdef class Savefile(NativeSource):
     """A pcap or pcapng file, read once from its beginning to its end; a native source.
 
-    A batch ends before anything that is no packet.  Of a pipe, a batch has what is there: next() says SOURCE_WOKEN
-    once where that is nothing, so that what was read can be passed on, and waits when it is called again.
+    A batch ends before anything that is no packet.  Names, secrets and custom blocks are passed on by SOURCE_BLOCK.  A
+    batch of a pipe has what is there.  If nothing is, next() returns SOURCE_WOKEN once, so that what was read before can
+    be passed on, and waits when it is called again.
 
-    Of a pipe, the first interface is waited for here.
+    The first interface is waited for here.
 
     Args:
         fd: a file descriptor of it, which is closed with this object.
         name: what messages call it.
-        interfaces: who knows the interfaces of the whole source: its add() is called with each one that appears, and
-            returns the number that its packets get; its admit() with that number before the first of them is given,
-            and with that packet's place in the file, from 1 on. Both may raise: check() passes it on.
+        interfaces: who numbers the interfaces of the whole source: its add() is called with each one that appears, and
+            returns the number that its packets get. If it raises an error, check() raises that.
         head: bytes that were read from `fd` already.
-        stop_fd: once this file descriptor is readable, a pipe is over.
-        keep_blocks: whether take_blocks() is going to be called.
-        pass_blocks: whether names, secrets and custom blocks are passed on, by SOURCE_BLOCK.
+        stop_fd: a file descriptor that ends the reading of a pipe when it becomes readable.
 
     Raises:
-        CaptureFileError: it is neither pcap nor pcapng, or of a version that is not known, or describes no interface.
+        CaptureFileError: it is neither pcap nor pcapng, is of an unknown version, or describes no interface.
     """
 
     cdef int _fd, _stop_fd
-    cdef bint _seekable, _over, _ended, _ran_dry, _keep_blocks, _pass_blocks
-    cdef list _waiting              # blocks that are to be passed on
+    cdef bint _seekable, _over, _ended, _ran_dry
+    cdef bint _waits                # whether _waiting has any
+    cdef object _waiting            # blocks that are to be passed on
+    cdef size_t _waiting_bytes
     cdef bytes _passed              # the one that was last
     cdef zbuf_packet _block
     cdef uint8_t *_carried          # packets of a batch that have options, each with them behind it
@@ -166,10 +173,9 @@ cdef class Savefile(NativeSource):
     cdef off_t _position            # of what is read next, where it is seekable
     cdef str _name
     cdef object _interfaces, _error
-    cdef list _blocks
     cdef savefile _file
     cdef readonly Mapping lasting
-    """What keeps the packets that were given in their place; None where they are good until the next call only."""
+    """What keeps packets in their place as long as it lives; None if they are good until the next call only."""
     cdef uint8_t *_window
     cdef uint8_t *_owned            # the same, unless it is a mapping
     cdef size_t _size, _begin, _end  # of the window; what is in it and not used yet
@@ -178,27 +184,23 @@ cdef class Savefile(NativeSource):
     cdef int _batch_packets
     cdef uint8_t *_options          # of a batch, in this machine's byte order, where the file has the other one
     cdef size_t _options_size
+    cdef readonly uint64_t left_out
+    """Blocks so far that were too long to be passed on: see LONGEST_PASSED_BLOCK_BYTES."""
     cdef readonly str damage
-    """Why reading stopped before the end, or None; what is read by then is whole."""
+    """Why reading stopped before the end of the file, or None; what was read before is whole."""
 
-    def __cinit__(
-        self, int fd, str name not None, interfaces, *, bytes head=b"", int stop_fd=-1, bint keep_blocks=False,
-        bint pass_blocks=False
-    ):
+    def __cinit__(self, int fd, str name not None, interfaces, *, bytes head=b"", int stop_fd=-1):
         self._fd, self._stop_fd = fd, stop_fd
         self._name = name
         self._interfaces = interfaces
-        self._keep_blocks = keep_blocks
-        self._pass_blocks = pass_blocks
-        self._blocks = []
-        self._waiting = []
+        self._waiting = deque()
         savefile_begin(&self._file)
         self._seekable = is_seekable(fd)
         if self._seekable:
             self._position = os.lseek(fd, 0, os.SEEK_CUR)
             self._map()
         if self.lasting is None:
-            self._size = max(READ_BYTES, <size_t>len(head))
+            self._size = <size_t>len(head) + 1
             self._window = self._owned = <uint8_t *>malloc(self._size)
             if self._window == NULL:
                 raise MemoryError
@@ -206,7 +208,7 @@ cdef class Savefile(NativeSource):
             self._end = len(head)
 
     cdef _map(self):
-        """Have the file mapped, where that can be."""
+        """Map the file, if that is possible."""
         try:
             self.lasting = Mapping(self._fd)
         except OSError:
@@ -249,18 +251,22 @@ cdef class Savefile(NativeSource):
 
     @property
     def offset(self):
-        """Bytes of the file, unpacked if it is compressed, that were read and made sense."""
+        """Bytes of the unpacked file that were read and made sense."""
         return self._file.offset
 
     @property
-    def saturated(self):
-        """Packets so far whose time is before 1970 or after 2554, and was given as the nearest that there is."""
-        return self._file.saturated
+    def snaplen(self):
+        """The snapshot length of a pcap file, if no packet so far was longer than that; else 0, as of a pcapng file.
+
+        Interfaces of a pcapng file have a snapshot length each, as add() is told.
+        """
+        is_kept = self._file.format == SAVEFILE_PCAP and not self._file.over_snaplen
+        return self._file.interfaces[0].snaplen if is_kept else 0
 
     @property
-    def left_out(self):
-        """Blocks so far that can't be taken out of their section, see swap_block()."""
-        return self._file.foreign
+    def saturated(self):
+        """Packets so far with a time before 1970 or after 2554, which became the nearest one in between."""
+        return self._file.saturated
 
     @property
     def reason(self):
@@ -272,21 +278,11 @@ cdef class Savefile(NativeSource):
         if self._error is not None:
             raise self._error
 
-    def take_blocks(self):
-        """The blocks that came since the last call, in the order of the file, as far as they are no packets.
-
-        They are section headers, names, secrets, statistics and custom blocks, little-endian; interfaces are not among
-        them. They belong before the packets that next() gives next.
-        """
-        blocks, self._blocks = self._blocks, []
-        return blocks
-
     def read(self):
         """A batch, for Python: (data, time_ns, wirelen, interface, flags, dropped, options) of each packet.
 
-        At the end of the file it is empty.
-
-        Options are as in a little-endian pcapng file, the end of the list left out.
+        It is empty at the end of the file. Options are as in a little-endian pcapng file, the end of the list left out.
+        A block that is no packet comes alone, as bytes.
         """
         cdef const zbuf_packet *batch
         cdef int count = SOURCE_WOKEN, at
@@ -295,6 +291,8 @@ cdef class Savefile(NativeSource):
                 count = self.next(&batch)
         if count == SOURCE_FAILED:
             self.check()
+        if count == SOURCE_BLOCK:
+            return self._passed
         return [
             (
                 batch[at].data[:batch[at].caplen], batch[at].time_ns, batch[at].wirelen, batch[at].interface_id,
@@ -303,30 +301,24 @@ cdef class Savefile(NativeSource):
             for at in range(max(count, 0))
         ]
 
-    cdef const savefile_extra *extras(self) noexcept nogil:
-        """What the packets of the last batch have beside themselves, good as long as these are."""
-        return self._extras
-
     cdef int next(self, const zbuf_packet **batch) noexcept nogil:
         cdef int event, status
-        if self._pass_blocks and self.pass_block():
-            batch[0] = &self._block
-            return SOURCE_BLOCK
         while not self._ended:
+            if self._waits:
+                self.take_waiting()
+                batch[0] = &self._block
+                return SOURCE_BLOCK
             event = self.parse()
             if self._batch_packets:
                 batch[0] = self._batch
-                return self._batch_packets if self.turn_options() and self.carry_options() else SOURCE_FAILED
+                return self._batch_packets if self.turn_options() and self.carry_options() else self.fail()
             status = self.handle(event)
             if status <= 0:
                 return status
-            if event == SAVEFILE_BLOCK and self._pass_blocks and self.pass_block():
-                batch[0] = &self._block
-                return SOURCE_BLOCK
         return SOURCE_ENDED
 
     cdef int parse(self) noexcept nogil:
-        """Have the packets that are next in the batch, or none; returns the event that comes then."""
+        """Put the next packets into the batch; if there are none, the event that is returned comes next."""
         cdef int event
         cdef size_t used
         cdef uint64_t offset = self._file.offset, packets = self._file.packets, saturated = self._file.saturated
@@ -351,38 +343,43 @@ cdef class Savefile(NativeSource):
         return True
 
     cdef int go_on(self) noexcept nogil:
-        """Deal with what comes before packets; SOURCE_WOKEN where there may be more of it."""
+        """Deal with one event before the first interface; SOURCE_WOKEN if there may be more of them."""
         cdef int event, status
         if self._ended:
             return SOURCE_ENDED
         event = savefile_next(
             &self._file, self._window + self._begin, self._end - self._begin, self._over, self._batch, self._extras)
-        if event == SAVEFILE_PACKET:  # only where it has been asked for, which nobody has yet
-            return SOURCE_ENDED
         status = self.handle(event)
         return SOURCE_WOKEN if status > 0 else status
 
     cdef int handle(self, int event) noexcept nogil:
-        """Deal with what is no packet; 1, or what next() is to return."""
+        """Deal with an event that is no packet; returns 1, or what next() is to return."""
         if event == SAVEFILE_MORE:
             return self.refill()
         if event == SAVEFILE_DAMAGED or event == SAVEFILE_END:
             with gil:
                 self.end(event == SAVEFILE_DAMAGED)
             return SOURCE_ENDED
-        with gil:
-            try:
-                self.tell(event)
-            except BaseException as error:
-                self._error = error
-                self.close()
-                return SOURCE_FAILED
+        if event == SAVEFILE_INTERFACE or is_passed_on(self._file.kind):
+            with gil:
+                try:
+                    self.tell(event)
+                except BaseException as error:
+                    self._error = error
+                    self.close()
+                    return SOURCE_FAILED
         self._begin += self._file.used
         self._file.offset += self._file.used
         return 1
 
+    cdef int fail(self) noexcept nogil:
+        """There is no memory."""
+        with gil:
+            self._error = MemoryError()
+        return SOURCE_FAILED
+
     cdef end(self, bint damaged):
-        """The file is over; a pipe that was stopped in the middle of something is not damaged."""
+        """The file is over. A pipe that was stopped in the middle of something is not damaged."""
         if damaged and not (self._over and is_readable(self._stop_fd)):
             where = f"after {self._file.packets} whole packets, at byte {self._file.offset}"
             self.damage = f"{self._name}: damaged {where}: {self.reason}"
@@ -391,84 +388,44 @@ cdef class Savefile(NativeSource):
     # ---- what is no packet ------------------------------------------------------------------------------------------
 
     cdef tell(self, int event):
-        cdef uint32_t at
-        if event == SAVEFILE_INTERFACE:
-            at = self._file.count - 1
-            self._file.interfaces[at].number = self.tell_interface(&self._file.interfaces[at])
-        elif event == SAVEFILE_BLOCK:
-            self.tell_block()
-        else:
-            self.admit()
-
-    cdef tell_interface(self, const savefile_interface *one):
+        cdef savefile_interface *added
         block = b"" if self._file.block == NULL else self.little_endian(self._file.block, self._file.block_bytes)
-        fcs_bits = None if self._file.fcs_bits == 0xFF else self._file.fcs_bits * 16
-        return self._interfaces.add(
-            self._file.all_interfaces - 1, linktype=one.linktype, snaplen=one.snaplen, block=block, fcs_bits=fcs_bits)
-
-    cdef admit(self):
-        """Ask whether the interface is wanted whose first packet is next."""
-        cdef uint32_t at = self.asked_for()
-        self._interfaces.admit(self._file.interfaces[at].number, self._file.packets + 1)
-        self._file.interfaces[at].admitted = True
-
-    cdef uint32_t asked_for(self):
-        """The interface, in its section, of the packet that is next."""
-        cdef const uint8_t *at = self._window + self._begin
-        if self._file.block == NULL or at[0 if not self._file.swapped else 3] == 3:  # pcap, or a Simple Packet Block
-            return 0
-        kind, number = at[:4], at[8:12]
-        order = "big" if self._file.swapped else "little"
-        if int.from_bytes(kind, order) != BLOCK_PACKET:
-            number = number[:2]
-        return <uint32_t>int.from_bytes(number, order)
-
-    cdef tell_block(self):
-        cdef bytes block
-        if self._pass_blocks and self._file.kind in PASSED_BLOCKS:
-            self.queue_block()
-        if not self._keep_blocks:
-            return
-        block = self.little_endian(self._file.block, self._file.block_bytes)
-        if block is None:
-            self._file.foreign += 1
-            return
-        if self._file.kind == BLOCK_STATISTICS and not savefile_rewrite_statistics(
-                &self._file, <uint8_t *>PyBytes_AS_STRING(block), <uint32_t>len(block)):
-            self._file.foreign += 1
-            return
-        self._blocks.append(block)
-
-    cdef queue_block(self):
-        """Have next() pass a block on, unless it can't be read outside of its section, or is too large for that."""
-        cdef bytes block = self.little_endian(self._file.block, self._file.block_bytes)
-        if block is None or len(block) > CARRIED_BLOCK_BYTES:
-            self._file.foreign += 1
+        if event == SAVEFILE_INTERFACE:
+            added = &self._file.interfaces[self._file.count - 1]
+            added.number = self.tell_interface(added.linktype, block)
+        elif len(block) > CARRIED_BLOCK_BYTES or self._waiting_bytes + len(block) > WAITING_BYTES:
+            self.left_out += 1
         else:
             self._waiting.append(block)
+            self._waiting_bytes += len(block)
+            self._waits = True
 
-    cdef bint pass_block(self) noexcept nogil:
-        """Whether a block waits to be passed on; then it is in `_block`, until the next call."""
+    cdef tell_interface(self, linktype, block):
+        fcs_bits = None if self._file.fcs_bits == 0xFF else self._file.fcs_bits * 16
+        return self._interfaces.add(
+            self._file.all_interfaces - 1, linktype=linktype, block=block, fcs_bits=fcs_bits)
+
+    cdef void take_waiting(self) noexcept nogil:
+        """Put the first block that waits into `_block`, where it is good until the next call."""
         with gil:
-            if not self._waiting:
-                return False
-            self._passed = self._waiting.pop(0)
+            self._passed = self._waiting.popleft()
+            self._waiting_bytes -= len(self._passed)
+            self._waits = len(self._waiting) > 0
             memset(&self._block, 0, sizeof(self._block))
             self._block.interface_id = ZBUF_NO_PACKET
             self._block.data = <const uint8_t *>PyBytes_AS_STRING(self._passed)
             self._block.caplen = self._block.wirelen = <uint32_t>len(self._passed)
-            return True
 
     cdef bytes little_endian(self, const uint8_t *block, uint32_t block_bytes):
-        """A copy of a block, in little-endian order; None where that can't be made."""
+        """A copy of a block, in little-endian order."""
         cdef bytes copy = PyBytes_FromStringAndSize(<const char *>block, block_bytes)
         cdef uint8_t *place = <uint8_t *>PyBytes_AS_STRING(copy)
-        if self._file.swapped and not swap_block(place, block_bytes):
-            return None
+        if self._file.swapped:
+            swap_block(place, block_bytes)
         return copy
 
     cdef bint turn_options(self) noexcept nogil:
-        """Have the options of a big-endian file in little-endian order; False where there is no memory for that."""
+        """Make the options of a big-endian file's packets little-endian; False if there is no memory."""
         cdef size_t wanted = 0
         cdef int at
         if not self._file.swapped:
@@ -492,7 +449,7 @@ cdef class Savefile(NativeSource):
         return True
 
     cdef bint carry_options(self) noexcept nogil:
-        """Copy packets that have options worth carrying, with those behind them; False where there is no memory."""
+        """Copy packets with options worth carrying, and put these behind them; False if there is no memory."""
         cdef size_t wanted = 0
         cdef uint32_t words
         cdef uint8_t *place
@@ -502,7 +459,7 @@ cdef class Savefile(NativeSource):
             words = 0
             if self._extras[at].options_bytes:
                 words = carried_options(self._extras[at].options, self._extras[at].options_bytes)
-            self._batch[at].options_words = <uint16_t>words  # also where it is 0: the batch before had others here
+            self._batch[at].options_words = <uint16_t>words  # 0, too: the batch before may have left another number
             wanted += zbuf_pad(self._batch[at].caplen) + 4 * words if words else 0
         if wanted == 0:
             return True
@@ -526,12 +483,10 @@ cdef class Savefile(NativeSource):
     # ---- the window -------------------------------------------------------------------------------------------------
 
     cdef int refill(self) noexcept nogil:
-        """Have more of the file in the window; 1, or what next() is to return."""
+        """Read more of the file into the window; returns 1, or what next() is to return."""
         cdef int got
         if not self.make_room():
-            with gil:
-                self._error = MemoryError()
-            return SOURCE_FAILED
+            return self.fail()
         got = self.read_some()
         if got == DRY:
             return SOURCE_WOKEN
@@ -544,27 +499,30 @@ cdef class Savefile(NativeSource):
         return 1
 
     cdef bint make_room(self) noexcept nogil:
-        """Move what is left to the window's beginning, and have room behind it.
+        """Move what is left to the beginning of the window, and have room behind it.
 
-        It is twice as much as there is, so that a length which lies costs no more than what has come.
+        The window becomes at most twice as long as what it holds, so that a length that lies takes no more memory. What
+        is read next begins on a page: to other places the kernel copies up to four times more slowly.
         """
         cdef size_t left = self._end - self._begin
-        cdef size_t wanted = max(READ_BYTES, min(self._file.need, 2 * left))
-        cdef uint8_t *grown
-        if left and self._begin:
-            memmove(self._window, self._window + self._begin, left)
-        self._begin, self._end = 0, left
-        if wanted <= self._size and not (self._size > READ_BYTES and wanted == READ_BYTES and left < READ_BYTES):
-            return True
-        grown = <uint8_t *>realloc(self._window, wanted)
-        if grown == NULL:
-            return False
-        self._window = self._owned = grown
-        self._size = wanted
+        cdef size_t place = (PAGE_BYTES - left % PAGE_BYTES) % PAGE_BYTES
+        cdef size_t wanted = PAGE_BYTES + max(READ_BYTES, min(self._file.need, 2 * left))
+        cdef uint8_t *window = self._window
+        if wanted > self._size or (self._size > PAGE_BYTES + READ_BYTES and left < READ_BYTES):
+            window = <uint8_t *>aligned_alloc(PAGE_BYTES, (wanted + PAGE_BYTES - 1) // PAGE_BYTES * PAGE_BYTES)
+            if window == NULL:
+                return False
+        if left:
+            memmove(window + place, self._window + self._begin, left)
+        if window != self._window:
+            free(self._owned)
+            self._window = self._owned = window
+            self._size = wanted
+        self._begin, self._end = place, place + left
         return True
 
     cdef int read_some(self) noexcept nogil:
-        """Read what there is, up to the window's end; FILLED, OVER or DRY, or -1 for an error."""
+        """Read what there is into the rest of the window; returns FILLED, OVER or DRY, or -1 for an error."""
         cdef ssize_t got
         if not self._seekable and not self.wait_for_input():
             return OVER if is_readable(self._stop_fd) else DRY
@@ -580,7 +538,7 @@ cdef class Savefile(NativeSource):
         return FILLED if got else OVER
 
     cdef bint wait_for_input(self) noexcept nogil:
-        """Whether there is something to read: at once the first time, and for as long as it takes when asked again."""
+        """Whether there is something to read; only a second call in a row waits for that."""
         cdef pollfd polled[2]
         cdef bint patient = self._ran_dry
         memset(polled, 0, sizeof(polled))
@@ -588,6 +546,11 @@ cdef class Savefile(NativeSource):
         polled[0].events = polled[1].events = POLLIN
         self._ran_dry = True
         return poll(polled, 2, -1 if patient else 0) > 0 and not polled[1].revents
+
+
+cdef bint is_passed_on(uint32_t kind) noexcept nogil:
+    """Whether blocks of this type are passed on: names, secrets, and custom blocks."""
+    return kind == BLOCK_NAMES or kind == BLOCK_SECRETS or kind == BLOCK_CUSTOM or kind == BLOCK_CUSTOM_NOT_COPIED
 
 
 cdef bint is_readable(int fd) noexcept nogil:
@@ -603,7 +566,7 @@ def is_seekable(int fd):
 
 
 def is_savefile(bytes head not None):
-    """Whether a file that begins with these bytes, 4 or all that it has, is pcap or pcapng, as far as they tell."""
+    """Whether a file is pcap or pcapng, as far as its first 4 bytes tell, or all of it if it is shorter."""
     cdef c_bool swapped
     cdef const uint8_t *at = <const uint8_t *>PyBytes_AS_STRING(head)
     return len(head) < 4 or pcap_magic(at, &swapped) != NULL or load32(at, False) == BLOCK_SECTION

@@ -2,9 +2,9 @@
  *
  * The time of a packet in nanoseconds since 1970, from the ticks that a capture file counts.
  *
- * pcapng counts ticks of 10^-n or 2^-n seconds, for n up to 127, from a moment of which if_tsoffset says how many seconds
- * it is from 1970 (draft-ietf-opsawg-pcapng, section 4.2).  The result has 64 bits: it ends in the year 2554.  A time
- * before 1970 is given as 0, a later one than the last as the last, and both are counted: no time wraps.
+ * pcapng counts ticks of 10^-n or 2^-n seconds, with n up to 127, from a moment that is if_tsoffset seconds after 1970, or
+ * before it (draft-ietf-opsawg-pcapng, section 4.2).  The result has 64 bits, which end in the year 2554.  An earlier time
+ * becomes 0 and a later one the last that there is, and both are counted: no time wraps.
  */
 #ifndef ZBUF_TICKS_H
 #define ZBUF_TICKS_H
@@ -13,14 +13,14 @@
 #include <stdint.h>
 
 #define NS_PER_S UINT64_C(1000000000)
-#define TICKS_BINARY 0x80u /* of if_tsresol: the rest is a power of 2, not of 10 */
+#define TICKS_BINARY 0x80u /* a bit of if_tsresol: ticks are a power of 2, not of 10 */
 
 struct ticks {
     int64_t offset_s;   /* if_tsoffset */
-    uint64_t factor;    /* nanoseconds in a tick, where that is a whole number */
+    bool simple;        /* whether a time is ticks * factor + base_ns, up to `most` ticks */
+    uint64_t factor;    /* nanoseconds in a tick */
     uint64_t base_ns;   /* the time of tick 0 */
-    uint64_t most;      /* ticks up to which the two above are enough */
-    bool simple;        /* whether they are, ever */
+    uint64_t most;
     uint8_t resolution; /* if_tsresol */
 };
 
@@ -37,7 +37,7 @@ static inline struct ticks ticks_of(uint8_t resolution, int64_t offset_s)
     return ticks;
 }
 
-/* The general case: both products have less than 94 bits. */
+/* The general case: no product has more than 94 bits. */
 static inline uint64_t ticks_far(const struct ticks *ticks, uint64_t count, uint64_t *saturated)
 {
     unsigned __int128 ns = (unsigned __int128)count * NS_PER_S;
@@ -56,7 +56,7 @@ static inline uint64_t ticks_far(const struct ticks *ticks, uint64_t count, uint
     return time < 0 ? 0 : UINT64_MAX;
 }
 
-/* The time of a tick; *saturated is incremented where 64 bits don't hold it. */
+/* The time of a tick; *saturated is incremented if 64 bits can't hold it. */
 static inline uint64_t ticks_ns(const struct ticks *ticks, uint64_t count, uint64_t *saturated)
 {
     if (ticks->simple && count <= ticks->most)

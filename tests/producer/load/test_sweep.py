@@ -277,6 +277,17 @@ def test_an_empty_capture_is_told(producer_name: str, tmp_path: Path, consumer: 
     assert error_of(sweep(producer_name, path, "--consumer", consumer())) == f"zbufd: {path}: no packets to replay"
 
 
+def test_a_damaged_capture_is_swept_as_far_as_it_is_whole_and_told_and_the_status_is_1(
+    producer_name: str, capture: Path, consumer: Callable[..., str]
+) -> None:
+    capture.write_bytes(capture.read_bytes()[:-1])
+    done = sweep(producer_name, capture, "--consumer", consumer(), "--precision", "50", "--tries", "1", "--json")
+    assert done.returncode == 1
+    assert len(json.loads(done.stdout)["trials"]) >= 1
+    assert done.stderr.startswith(f"zbufd: {capture}: damaged after 99 whole packets")
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_sweep_that_is_interrupted_takes_its_consumers_along(
     commands: Commands, producer_name: str, capture: Path, consumer: Callable[..., str], tmp_path: Path, number: int

@@ -24,15 +24,14 @@ static uint64_t touch(const struct zbuf_packet *packet, const struct savefile_ex
     return sum;
 }
 
-static void turn(struct savefile *file, int event)
+static void turn(const struct savefile *file)
 {
     uint8_t *copy;
     if (file->block == NULL || (copy = malloc(file->block_bytes)) == NULL)
         return;
     memcpy(copy, file->block, file->block_bytes);
-    if ((!file->swapped || swap_block(copy, file->block_bytes)) && event == SAVEFILE_BLOCK &&
-        file->kind == BLOCK_STATISTICS)
-        savefile_rewrite_statistics(file, copy, file->block_bytes);
+    if (file->swapped)
+        swap_block(copy, file->block_bytes);
     free(copy);
 }
 
@@ -72,7 +71,7 @@ static struct told read_all(const uint8_t *data, size_t size, size_t piece)
         if (count == 0 && (told.event == SAVEFILE_INTERFACE || told.event == SAVEFILE_BLOCK)) {
             if (told.event == SAVEFILE_INTERFACE)
                 file.interfaces[file.count - 1].number = file.all_interfaces - 1;
-            turn(&file, told.event);
+            turn(&file);
             used = file.used;
             file.offset += used;
         }
@@ -80,9 +79,6 @@ static struct told read_all(const uint8_t *data, size_t size, size_t piece)
         begin += used;
         if (count)
             continue;
-        if (told.event == SAVEFILE_UNASKED)
-            for (uint32_t at = 0; at < file.count; at++)
-                file.interfaces[at].admitted = true;
         if (told.event == SAVEFILE_MORE)
             end = size - end < piece ? size : end + piece;
         if (told.event == SAVEFILE_DAMAGED || told.event == SAVEFILE_END)

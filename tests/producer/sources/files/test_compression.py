@@ -16,7 +16,7 @@ import lz4.frame
 import pytest
 from support.captures import Record, pcap, pcapng, sample
 from support.processes import Remote
-from support.reference import block, interface, section
+from support.reference import block, interface, packet, section
 
 from zbuf.producer import FileSource
 from zbuf.producer.sources.files.compression import KNOWN, DamagedData, compression_of, unpack
@@ -224,7 +224,11 @@ def test_endless_pipe_of_zeros_ends_in_a_line(run_dir: Path, head: bytes, why: s
     assert "Traceback" not in done.stderr
 
 
-def test_block_of_16_mib_is_too_much_for_nobody(run_dir: Path) -> None:
-    done = replay(zstd.compress(section() + interface() + block("<", 0xBAD, bytes((16 << 20) - 12))), run_dir)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[1:] == ["zbufd: no packets in -"]
+def test_block_of_16_mib_is_read_but_not_passed_on_and_that_is_told(run_dir: Path) -> None:
+    long = block("<", 0xBAD, bytes((16 << 20) - 12))
+    done = replay(zstd.compress(section() + interface() + long + packet(b"x", 5)), run_dir)
+    assert done.returncode == 0
+    assert done.stderr.splitlines()[1:] == [
+        "zbufd: -: 1 block that is no packet is left out: longer than 1048576 bytes"
+    ]
+    assert "1 packets" in done.stdout

@@ -50,16 +50,12 @@ PIECES = (1, 7, 64, 4096)
 class Faces:
     """The interfaces, as a Savefile tells them."""
 
-    found: list[tuple[int, int, bytes, int | None]] = field(default_factory=list)
-    admitted: list[tuple[int, int]] = field(default_factory=list)
+    found: list[tuple[int, bytes, int | None]] = field(default_factory=list)
 
-    def add(self, index: int, *, linktype: int, snaplen: int, block: bytes, fcs_bits: int | None) -> int:
+    def add(self, index: int, *, linktype: int, block: bytes, fcs_bits: int | None) -> int:
         assert index == len(self.found)
-        self.found.append((linktype, snaplen, block, fcs_bits))
+        self.found.append((linktype, block, fcs_bits))
         return index
-
-    def admit(self, number: int, packet: int) -> None:
-        self.admitted.append((number, packet))
 
 
 def in_memory(image: bytes) -> int:
@@ -89,9 +85,9 @@ def by_pipe(image: bytes, piece: int) -> Iterator[int]:
         thread.join()
 
 
-def face_of(told: tuple[int, int, bytes, int | None]) -> Face:
-    """An interface that was told, as the second reader tells it."""
-    linktype, snaplen, described, fcs_bits = told
+def face_of(told: tuple[int, bytes, int | None], snaplen: int) -> Face:
+    """An interface that was told, as the second reader tells it; of a pcap file with this snaplen."""
+    linktype, described, fcs_bits = told
     if not described:
         return Face(linktype, snaplen, options=() if fcs_bits is None else ((13, bytes([fcs_bits])),))
     resolution, offset_s = 6, 0
@@ -100,7 +96,12 @@ def face_of(told: tuple[int, int, bytes, int | None]) -> Face:
             resolution = value[0]
         elif code == 14 and len(value) == 8:
             (offset_s,) = struct.unpack("<q", value)
-    return Face(linktype, snaplen, resolution, offset_s)
+    return Face(linktype, interface_of(described).snaplen, resolution, offset_s)
+
+
+def parts_of(file: Savefile) -> Iterator[bytes | list[tuple[bytes, int, int, int, int, int, bytes]]]:
+    """What a file has: batches of packets, and blocks that are passed on."""
+    return iter(file.read, [])
 
 
 def read(fd: int) -> Found:
@@ -111,12 +112,12 @@ def read(fd: int) -> Found:
     except CaptureFileError as refused:
         return Found(damaged_at=0) if re.fullmatch(r"lab: not a capture file: .+", str(refused)) else Found()
     with contextlib.closing(file):
-        while batch := file.read():
-            found.packets += [Packet(*one[:6], tuple(options_of("<", one[6]))) for one in batch]
-    found.faces = [face_of(one) for one in faces.found]
+        for part in parts_of(file):
+            if not isinstance(part, bytes):
+                found.packets += [Packet(*one[:6], tuple(options_of("<", one[6]))) for one in part]
+    found.faces = [face_of(one, file.snaplen) for one in faces.found]
     found.saturated = file.saturated
     assert file.packets == len(found.packets)
-    assert len({number for number, _ in faces.admitted}) == len(faces.admitted)
     if file.damage is not None:
         told = re.fullmatch(r"lab: damaged after (\d+) whole packets, at byte (\d+): \S.*", file.damage)
         assert told is not None, file.damage
@@ -131,8 +132,11 @@ def expected(image: bytes) -> Found:
     if not found.faces:
         return Found(damaged_at=0)
     is_pcap = image[:4] != b"\n\r\r\n"
+    is_kept = all(len(one.data) <= found.faces[0].snaplen for one in found.packets)
     found.faces = [
-        Face(one.linktype, one.snaplen, one.resolution, one.offset_s, one.options if is_pcap else ())
+        Face(one.linktype, one.snaplen if is_kept else 0, options=one.options)
+        if is_pcap
+        else Face(one.linktype, one.snaplen, one.resolution, one.offset_s)
         for one in found.faces
     ]
     return found
@@ -222,7 +226,7 @@ def pcap_files(draw: Any) -> bytes:
     order, magic = draw(ORDERS), draw(st.sampled_from(sorted(PCAP_MAGICS)))
     _, more, head = PCAP_MAGICS[magic]
     major, minor = draw(st.sampled_from([(2, 0), (2, 2), (2, 3), (2, 4), (2, 5), (543, 0)]))
-    linktype = draw(st.sampled_from([1, 113, 231, 290, 1 | 1 << 26 | 4 << 28]))
+    linktype = draw(st.sampled_from([1, 6, 9, 15, 24, 113, 231, 290, 1 | 1 << 26 | 4 << 28]))
     parts = [struct.pack(f"{order}IHHiIII", magic, major, minor, 0, 0, draw(st.sampled_from([0, 68])), linktype)]
     parts.append(bytes(more))
     for _ in range(draw(st.integers(0, 6))):
@@ -343,48 +347,43 @@ def test_interfaces_of_all_sections_have_numbers_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_other_blocks_pass_through_in_little_endian_order_of_the_file(order: str) -> None:
-    file = Savefile(in_memory(every_kind(order)), "lab", Faces(), keep_blocks=True)
-    blocks = file.take_blocks()
-    while file.read():
-        blocks += file.take_blocks()
-    little = every_kind("<")
-    kinds = [struct.unpack_from("<I", one)[0] for one in blocks]
-    assert kinds == [0x0A0D0D0A, 4, 10, 0xBAD, 5]
-    assert all(one in little for one in blocks[:4])
-    assert blocks[4] == block("<", 5, struct.pack("<III", 0, 0, 5) + option("<", 4, struct.pack("<Q", 7)) + bytes(4))
+def test_names_secrets_and_custom_blocks_are_passed_on_in_little_endian_order_in_their_place(order: str) -> None:
+    file = Savefile(in_memory(every_kind(order)), "lab", Faces())
+    parts = list(parts_of(file))
+    blocks = [part for part in parts if isinstance(part, bytes)]
+    assert [struct.unpack_from("<I", one)[0] for one in blocks] == [4, 10, 0xBAD]
+    assert all(one in every_kind("<") for one in blocks)
+    assert [len(part) for part in parts if not isinstance(part, bytes)] == [4, 1]
+    assert not isinstance(parts[0], bytes)
     assert file.left_out == 0
 
 
-def test_statistics_name_the_interface_by_its_number_and_have_nanoseconds() -> None:
-    times = option(">", 2, struct.pack(">II", 0, 1)) + option(">", 3, struct.pack(">II", 0, 2**31))
-    image = every_kind("<") + section(">") + interface(">", resolution=3)
-    image += block(">", 5, struct.pack(">III", 0, 1, 0) + times + bytes(4))
-    file = Savefile(in_memory(image), "lab", Faces(), keep_blocks=True)
-    while file.read():
-        pass
-    told = file.take_blocks()[-1]
-    number, high, low = struct.unpack_from("<III", told, 8)
-    assert (number, high << 32 | low) == (2, 2**32 * 10**6)
-    assert options_of("<", told[20:-4]) == [
-        (2, struct.pack("<II", 0, 10**6)),
-        (3, struct.pack("<II", *divmod(2**31 * 10**6, 2**32))),
-    ]
+def test_blocks_before_the_first_interface_are_passed_on_up_to_16_mib() -> None:
+    one = block("<", 10, struct.pack("<II", 0x544C534B, 1 << 19) + bytes(1 << 19))
+    file = Savefile(in_memory(section() + one * 40 + interface() + packet(b"x", 1)), "lab", Faces())
+    parts = list(parts_of(file))
+    assert parts[:-1] == [one] * 31
+    assert (file.left_out, file.packets) == (9, 1)
 
 
-def test_block_of_unknown_structure_in_a_big_endian_section_is_counted_and_left_out() -> None:
-    image = section(">") + interface(">") + block(">", 0x1234, b"what may that be")
-    file = Savefile(in_memory(image), "lab", Faces(), keep_blocks=True)
-    assert file.read() == []
-    assert [len(one) for one in file.take_blocks()] == [28]
+def test_block_that_is_too_long_to_be_passed_on_is_counted() -> None:
+    long = block("<", 4, bytes(1 << 20))
+    file = Savefile(in_memory(section() + interface() + long + packet(b"x", 1)), "lab", Faces())
+    assert [len(part) for part in parts_of(file)] == [1]
     assert file.left_out == 1
 
 
-def test_block_that_is_not_asked_for_is_not_kept() -> None:
-    file = Savefile(in_memory(every_kind("<")), "lab", Faces())
-    while file.read():
-        pass
-    assert file.take_blocks() == []
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_longest_comment_that_there_can_be_is_told_and_flags_behind_any_number_of_them(order: str) -> None:
+    comment, flags = option(order, 1, b"c" * 65535), option(order, 2, struct.pack(f"{order}I", 0x10002))
+    for count in (1, 9):
+        image = section(order) + interface(order) + packet(b"x", 1, order=order, options=comment * count + flags)
+        (batch,) = parts_of(Savefile(in_memory(image), "lab", Faces()))
+        assert not isinstance(batch, bytes)
+        ((*_, told_flags, _, options),) = batch
+        assert told_flags == 0x10002
+        assert (1, b"c" * 65535) in options_of("<", options)
+        assert len(options) <= 128 << 10
 
 
 @pytest.mark.parametrize("major", [0, 2, 65535])
@@ -407,7 +406,7 @@ def test_interface_tells_all_that_its_block_says() -> None:
     ])  # fmt: skip
     faces = Faces()
     Savefile(in_memory(section(">") + interface(">", 113, 96, resolution=3, offset_s=5, options=options)), "lab", faces)
-    told = interface_of(faces.found[0][2])
+    told = interface_of(faces.found[0][1])
     assert (told.name, told.linktype, told.description, told.snaplen) == ("eth0", 113, "the first", 96)
     assert (told.speed, told.filter) == (10**9, "tcp port 80")
     assert told.options == ((12, b"an OS"), (1, b"one"), (1, b"two"))
@@ -430,7 +429,7 @@ def test_batch_ends_before_an_interface_and_before_a_block() -> None:
     file = Savefile(
         in_memory(section() + face + one * 2 + face + one * 3 + block("<", 0xBAD, b"abcd") + one), "lab", Faces()
     )
-    assert [len(batch) for batch in iter(file.read, [])] == [2, 3, 1]
+    assert [len(part) for part in parts_of(file) if not isinstance(part, bytes)] == [2, 3, 1]
 
 
 # ---- sizes -----------------------------------------------------------------------------------------------------------
@@ -482,12 +481,12 @@ def test_file_that_is_cut_while_it_is_read_keeps_what_was_whole() -> None:
     fd = in_memory(image)
     other = os.dup(fd)
     file = Savefile(fd, "lab", Faces())
-    packets = file.read()
+    packets = [*file.read()]
     os.ftruncate(other, 24 + 1000 * 1000 + 500)
     os.close(other)
-    while batch := file.read():
-        packets += batch
-    assert {one[0] for one in packets} == {record[16:]}
+    for part in parts_of(file):
+        packets += part
+    assert {one[0] for one in packets if isinstance(one, tuple)} == {record[16:]}
     assert len(packets) == 1000
     assert (
         file.damage == "lab: damaged after 1000 whole packets, at byte 1000024: cut short: 500 bytes of 1000 are there"
@@ -507,6 +506,15 @@ def test_file_that_grows_while_it_is_read_ends_where_it_ended_when_it_was_opened
     assert file.damage is None
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("interface_type", "linktype"), [(6, 1), (9, 6), (15, 10), (24, 0)])
+def test_file_of_aix_has_nanoseconds_and_types_of_interfaces(order: str, interface_type: int, linktype: int) -> None:
+    header = struct.pack(f"{order}IHHiIII", 0xA1B2C3D4, 2, 2, 0, 0, 96, interface_type)
+    found = check(header + struct.pack(f"{order}4I", 1_700_000_000, 123_456_789, 60, 4) + b"data")
+    assert [one.linktype for one in found.faces] == [linktype]
+    assert found.packets == [Packet(b"data", 1_700_000_000_123_456_789, 60, 0)]
+
+
 REFUSED: dict[str, tuple[bytes, str]] = {
     "nothing": (b"", "cut short: 0 bytes of 4 are there"),
     "text": (b"text", "it begins with 74 65 78 74, as neither pcap nor pcapng does"),
@@ -514,7 +522,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "no interface": (section(), "it describes no interface"),
     "version 1.0": (
         struct.pack("<IHHiIII", 0xA1B2C3D4, 1, 0, 0, 0, 0, 1),
-        "pcap version 1.0, where versions 2.0 to 2.4 are known",
+        "pcap version 1.0, where version 2 is known",
     ),
 }
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from support.captures import DBUS, ETHERNET, FORMATS, RAW_IP, Record, again, pcap, pcapng, received, sample
 from support.processes import LIMIT_S, Remote
-from support.reference import interface, packet, section
+from support.reference import interface, option, packet, section
 
 from zbuf.consumer import connect
 from zbuf.producer import FileSource, Producer, RawPacket, ScapySource
@@ -222,8 +222,33 @@ def test_link_type_with_the_length_of_the_fcs_in_it_is_read_without(publish: Pub
 def test_snaplen_of_a_file_limits_nothing_that_it_holds(publish: Publish, save: Callable[..., str]) -> None:
     # libpcap cuts packets to the snaplen that the file's header names, and so does tcpdump.
     records = sample(1000, [60, 9000])
-    assert publish(FileSource([save(pcap(records, snaplen=65535))])) == records
-    assert publish(FileSource([save(pcap(records, snaplen=0))])) == records
+    for snaplen in (65535, 61, 0):
+        assert publish(FileSource([save(pcap(records, snaplen=snaplen))])) == records
+
+
+@pytest.mark.parametrize(
+    ("image", "limit", "told"),
+    [
+        (pcap(sample(1000, [60, 96]), snaplen=96), PRELOADED, 96),
+        (pcap(sample(1000, [60, 96]), snaplen=0), PRELOADED, 0),
+        (pcap(sample(1000, [60, 97]), snaplen=96), PRELOADED, 0),
+        (pcap(sample(1000, [60, 96]), snaplen=96), STREAMED, 0),
+        (section() + interface("<", ETHERNET, 96) + packet(bytes(97), 5), PRELOADED, 96),
+        (section() + interface("<", ETHERNET, 96) + packet(bytes(97), 5), STREAMED, 96),
+    ],
+)
+def test_snaplen_of_a_pcap_file_is_told_where_all_packets_are_known_to_keep_to_it(
+    save: Callable[..., str], image: bytes, limit: int, told: int
+) -> None:
+    assert [one.snaplen for one in FileSource([save(image)], limit).interfaces] == [told]
+
+
+def test_snaplen_of_a_pipe_is_not_told_since_later_packets_may_be_over_it(publish: Publish) -> None:
+    records = sample(1000, [60, 96])
+    with standard_input(pipe_with(pcap(records, snaplen=96))):
+        source = FileSource(["-"])
+        assert [one.snaplen for one in source.interfaces] == [0]
+        assert publish(source) == records
 
 
 @pytest.mark.parametrize("form", ["pcap-le-us", "pcap-be-ns", "pcapng-le-us", "pcapng-be-ns"])
@@ -622,12 +647,28 @@ def test_scapy_refuses_a_second_section_whose_interfaces_it_mixes_up(
         publish(ScapySource([path]))
 
 
-def test_scapy_refuses_packets_of_different_link_types(publish: Publish, save: Callable[..., str]) -> None:
-    image = section() + interface() + interface("<", RAW_IP) + packet(b"one", 1) + packet(b"two", 2, 1)
-    path = save(image)
-    why = f"{path}: packet 2 has link type 101, where packets before it have 1: they can't be replayed together"
-    with pytest.raises(CaptureFileError, match=why):
-        publish(ScapySource([path]))
+def test_scapy_carries_packets_of_different_link_types_each_with_its_own(
+    publish: Publish, save: Callable[..., str]
+) -> None:
+    named = interface("<", RAW_IP, options=option("<", 2, b"tun0"))
+    image = section() + interface() + named + packet(b"one", 1) + packet(b"two", 2, 1) + packet(b"three", 3)
+    source = ScapySource([save(image, "mixed.pcapng"), save(pcap(sample(1000, [60])), "b.pcap")])
+    assert [(one.name, one.linktype) for one in source.interfaces] == [("mixed.pcapng", ETHERNET), ("b.pcap", ETHERNET)]
+    got = publish(source, loops=2)
+    assert [(one.data, one.interface) for one in got if len(one.data) < 60] == [
+        (b"one", 0), (b"two", 2), (b"three", 0),
+    ] * 2  # fmt: skip
+    assert [(one.name, one.linktype) for one in source.interfaces[2:]] == [("tun0", RAW_IP)]
+    assert source.recordings == [0, 1, 0]
+
+
+def test_reader_of_scapys_that_comes_upon_another_link_type_is_refused_there(
+    save: Callable[..., str], scapy: Any
+) -> None:
+    path = save(section() + interface() + interface("<", RAW_IP) + packet(b"one", 1) + packet(b"two", 2, 1))
+    why = f"{path}: packet 2 has link type 101, where packets before it have 1: give the file to ScapySource"
+    with scapy.RawPcapNgReader(path) as reader, pytest.raises(CaptureFileError, match=why):
+        list(packets_of(reader))
 
 
 def test_scapy_refuses_what_is_compressed_twice(save: Callable[..., str]) -> None:
