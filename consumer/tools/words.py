@@ -4,8 +4,6 @@ from pathlib import Path
 
 from zbuf.shared.errors import ZbufError
 
-PRODUCER_DIED = "the producer died; everything that it had appended is here"
-
 
 def duration(seconds: float) -> str:
     """How long something has run, as ps(1) writes it."""
@@ -23,6 +21,19 @@ def process_name(pid: int) -> str:
         return "-"
 
 
-def evicted(name: str) -> ZbufError:
-    """The error of a tool whose reader the producer `name` has evicted."""
-    return ZbufError(f"{name} took this reader off: it was too slow for others, or is not allowed any more")
+_BAD_ENDS: dict[str | None, str] = {
+    "producer died": "died; everything that it had appended is here",
+    "evicted": "took this reader off: it was too slow for others, or is not allowed any more",
+    "moved": "went on in another segment: run this again to read what follows",
+}
+
+
+def check_end(name: str, reason: str | None) -> None:
+    """Raise ZbufError where a reader's stream ended before its producer `name` said that it was over.
+
+    Args:
+        name: the producer's.
+        reason: the reader's end_reason.
+    """
+    if reason in _BAD_ENDS:
+        raise ZbufError(f"{name} {_BAD_ENDS[reason]}")

@@ -32,6 +32,7 @@ from libc.string cimport memcpy, memmove, memset
 cimport cython
 
 from zbuf.producer.ring.accounts cimport (
+    all_passed,
     close_account,
     find_account,
     forget_stalls,
@@ -54,6 +55,7 @@ from zbuf.shared.memory.abi cimport (
     ZBUF_IDB_TYPE,
     ZBUF_MAX_BYTES,
     ZBUF_MAX_CAPLEN,
+    ZBUF_NO_END,
     ZBUF_PAGE_BYTES,
     zbuf_ack,
     zbuf_acknowledge,
@@ -262,11 +264,14 @@ cdef class Descriptor(PacketSink):
     def close(self):
         """Remove all readers, mark the segment closed, and let go of its memory; the ledger stays.
 
-        Readers can go on reading what they were assigned.
+        Readers can go on reading what they were assigned. Without a finish() before, they learn that they were taken
+        off, and not that the stream has ended.
         """
         if self.has_memory:
             self.reclaim()
             self.publish_ledger()
+            if not self.finished:
+                self.segment.end_sequence = ZBUF_NO_END
             zbuf_set_state(self.segment, ZBUF_CLOSED)
         self.release()
 
@@ -702,11 +707,20 @@ cdef class Descriptor(PacketSink):
                 self.rotate_buffers()
 
     cdef bint rotate_store(self) noexcept nogil:
-        """Assign what the store has, if a buffer is free, or can be reclaimed, for the next packets."""
+        """Assign what the store has, if a buffer is free, or can be reclaimed, for the next packets.
+
+        Or if nobody reads in the hold any more, and only views of it keep it: whoever has them waits for the store, and
+        may not let go of them before it comes.  What comes until then is lost, since no buffer is free.
+        """
         self.reclaim()
-        if self.hold != NONE or self.zbufs[self.store].length == 0:
+        if self.zbufs[self.store].length == 0:
             return False
-        self.rotate_buffers()
+        if self.hold == NONE:
+            self.rotate_buffers()
+            return True
+        if not self.can_write_buffer() or not all_passed(&self.accounts, self.hold, self.zbufs[self.hold].gen):
+            return False
+        self.buffer_full()
         return True
 
     # ---- requests of readers, and time ------------------------------------------------------------------------
@@ -715,7 +729,8 @@ cdef class Descriptor(PacketSink):
         """Assign the store though it is not full (BIOCROTZBUF).
 
         Returns:
-            Whether it was assigned: it had packets, and a buffer was free for those that come next.
+            Whether it was assigned: it had packets, and a buffer was free for those that come next, or is held up by
+            no more than views of readers that wait for the store.
         """
         self.need_memory()
         return self.rotate_store()

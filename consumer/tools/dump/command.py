@@ -18,7 +18,7 @@ from zbuf.consumer.tools.dump.saved import Saved, saved_capture
 from zbuf.consumer.tools.dump.savefile import Compression, Savefile
 from zbuf.consumer.tools.dump.savefiles import Savefiles
 from zbuf.consumer.tools.dump.trailer import final_ledger
-from zbuf.consumer.tools.words import PRODUCER_DIED, evicted
+from zbuf.consumer.tools.words import check_end
 from zbuf.shared.cli import privileges
 from zbuf.shared.cli.options import BufferSize, Join, RunDir, parse_size, seconds, whole_number
 from zbuf.shared.cli.progress import progress
@@ -171,11 +171,8 @@ def _dump(
         except ZbufError:
             sys.stderr.write(counts(output.packets, final_ledger(reader)))
             raise
-    if reader.end_reason == "producer died":
-        sys.stderr.write(f"zbuf: {PRODUCER_DIED}\n")
     sys.stderr.write(counts(output.packets, ledger))
-    if reader.end_reason == "evicted":
-        raise evicted(reader.name)
+    check_end(reader.name, reader.end_reason)
 
 
 def _output(reader: Reader, plan: Plan, compress: Compression | None, clobber: bool) -> Output:
