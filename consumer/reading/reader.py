@@ -95,6 +95,14 @@ class Reader(SegmentReader, Asking):
             self._ended_as = "closed" if self._closed_cleanly else "moved" if self._has_moved else "evicted"
         return self._ended_as
 
+    def _await_packet(self, timeout: float | None) -> bool:
+        """Whether an iteration has a packet to give, now or within this time after each buffer that has none."""
+        while not self._packets_left:
+            if self.next_buffer(timeout) is None:
+                return False
+            self._rewind()
+        return True
+
     def _check_open(self) -> None:
         if self._closed:
             raise closed_error(self.name)

@@ -64,7 +64,6 @@ class ReconnectingReader(Asking):
         self._told: set[str] = set()
         self._interrupted = False
         self._closed = False
-        self._packets: Iterator[Packet] = iter(())  # of the last buffer, those that an iteration has not given yet
 
     # ---- packets ------------------------------------------------------------------------------------------------
 
@@ -85,7 +84,6 @@ class ReconnectingReader(Asking):
         if self._closed:
             raise closed_error(self._name)
         deadline = None if timeout is None else time.monotonic() + timeout
-        self._packets = iter(())
         while True:
             if self._left_s is None:
                 buffer = self._reader.next_buffer(_left(deadline))
@@ -104,11 +102,18 @@ class ReconnectingReader(Asking):
 
     def __iter__(self) -> Iterator[Packet]:
         """Iterate over the packets, zero-copy: see Reader."""
-        while True:
-            yield from self._packets
-            if (buffer := self.next_buffer()) is None:
-                return
-            self._packets = iter(buffer)
+        while self._await_packet(None):
+            packets = iter(self._reader)
+            while self._reader._packets_left:
+                yield next(packets)
+
+    def _await_packet(self, timeout: float | None) -> bool:
+        """Whether an iteration has a packet to give: see Reader."""
+        while not self._reader._packets_left:
+            if self.next_buffer(timeout) is None:
+                return False
+            self._reader._rewind()
+        return True
 
     def interrupt(self) -> None:
         """Have a wait for a buffer end without one: that which goes on, or the next; see Reader.interrupt()."""

@@ -336,6 +336,18 @@ cdef class SegmentReader(Turn):
 
     # ---- iterating --------------------------------------------------------------------------------------------
 
+    @property
+    def _packets_left(self):
+        """How many packets of the current buffer an iteration gives before it takes the next buffer."""
+        if self._current is None or self._current._released:
+            return 0
+        return self._current._cursor_left
+
+    def _rewind(self):
+        """Leave all packets of the current buffer to the next iteration."""
+        if self._current is not None:
+            self._current._cursor, self._current._cursor_left = 0, self._current._packets
+
     def __iter__(self):
         """Iterate over the packets, zero-copy: each is valid until its buffer is acknowledged, which moving on does.
 
