@@ -29,8 +29,8 @@ class ScapySocket(SuperSocket):
     """A SuperSocket that receives a reader's packets, dissected by its link type, with their time to the nanosecond.
 
     Each packet's bytes are copied, once, since scapy keeps them. Closing it closes the reader, and sniff() does that at
-    the end of the stream. After a sniff() that ended sooner, another socket, or a loop over the reader, goes on with the
-    next packet. A closed reader raises ValueRefused. It can't send.
+    the end of the stream. After a sniff() that ended sooner, another socket, or a loop over the reader, goes on with
+    the next packet. A closed reader raises ValueRefused. It can't send.
 
     Args:
         reader: where the packets come from; nothing else may take its buffers meanwhile.

@@ -1,6 +1,4 @@
-"""What several tools tell people in the same words: a duration, a process, and how a reader came to its end."""
-
-from pathlib import Path
+"""What several tools tell people in the same words: a duration, and how a reader came to its end."""
 
 from zbuf.shared.errors import ZbufError
 
@@ -11,14 +9,6 @@ def duration(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
     return (f"{days}-" if days else "") + f"{hours:02d}:{minutes:02d}:{rest:02d}"
-
-
-def process_name(pid: int) -> str:
-    """What a process is called; "-" if that can't be read."""
-    try:
-        return Path(f"/proc/{pid}/comm").read_text(errors="backslashreplace").rstrip("\n")
-    except OSError:
-        return "-"
 
 
 _BAD_ENDS: dict[str | None, str] = {

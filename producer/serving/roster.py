@@ -15,7 +15,13 @@ from zbuf.producer.ring.pump import Pump
 from zbuf.producer.serving.counts import add_ledgers, statistics_of
 from zbuf.producer.serving.limits import Limits
 from zbuf.producer.serving.listener import Attached, Listener
-from zbuf.shared.control.statistics import DescriptorStatistics, InterfaceStatistics, Ledger, Statistics
+from zbuf.shared.control.statistics import (
+    DescriptorStatistics,
+    InterfaceStatistics,
+    Ledger,
+    ReaderStatistics,
+    Statistics,
+)
 from zbuf.shared.errors import Refused
 from zbuf.shared.memory.pcapng import Interface
 
@@ -195,6 +201,10 @@ class Roster:
     def buffered(self) -> int:
         """How many packets the readers have yet to acknowledge."""
         return sum(listener.descriptor.ledger()["buffered"] for listener in self._listeners.values())
+
+    def all_readers(self) -> list[ReaderStatistics]:
+        """The readers of all descriptors, and what each of them is holding."""
+        return [one for listener in self._listeners.values() for one in statistics_of(listener, is_open=True).readers]
 
     def close(self) -> None:
         """Close every descriptor, and let nobody in any more."""

@@ -22,6 +22,7 @@ from zbuf.consumer.tools.top.watch import Captures, Seen
 from zbuf.shared.cli.options import RunDir, whole_number
 from zbuf.shared.closing import Closing
 from zbuf.shared.errors import ProducerNotFound
+from zbuf.shared.patience import log as waits
 
 _DELAY_MIN_S, _DELAY_MAX_S = 0.1, 86_400.0
 
@@ -61,6 +62,7 @@ def top(
         raise typer.BadParameter("--once prints one update: leave out --count")
     if isinstance(sys.stdout, io.TextIOWrapper):  # a process may have a name that this terminal can't write
         sys.stdout.reconfigure(errors="backslashreplace")
+    waits.disabled = True  # each update tells who has not answered
     with Captures(names or [], run_dir) as captures:
         if not (once or json) and sys.stdout.isatty() and not Console().is_dumb_terminal:
             _show(captures, delay, count)
