@@ -87,6 +87,7 @@ cdef extern from "zbuf/producer/ring/copy.h" nogil:
 
 cdef enum:
     NONE = -1  # an empty slot
+    SECOND_NS = 1_000_000_000
 
 # A zbuf as its owner sees it.  The header's generation and length are written from here and never read back.
 cdef struct zbuf:
@@ -707,21 +708,34 @@ cdef class Descriptor(PacketSink):
                 self.rotate_buffers()
 
     cdef bint rotate_store(self) noexcept nogil:
-        """Assign what the store has, if a buffer is free, or can be reclaimed, for the next packets.
-
-        Or if nobody reads in the hold any more, and only views of it keep it: whoever has them waits for the store, and
-        may not let go of them before it comes.  What comes until then is lost, since no buffer is free.
-        """
+        """Assign what the store has, if a buffer is free, or can be reclaimed, for the next packets."""
         self.reclaim()
-        if self.zbufs[self.store].length == 0:
+        if self.hold != NONE or self.zbufs[self.store].length == 0:
             return False
-        if self.hold == NONE:
-            self.rotate_buffers()
+        self.rotate_buffers()
+        return True
+
+    cdef bint hurry_store(self, uint64_t waited_ns) noexcept nogil:
+        """rotate_store(); or if only views keep the hold: assign the store as it is, although no buffer is free.
+
+        Whoever has these views waits for the store, and may not let go of them before it comes.  What comes until then
+        is lost.  So this is for a store that has waited, and would take more than a second to fill up at this rate.
+        """
+        cdef uint64_t length = self.zbufs[self.store].length
+        if self.rotate_store():
             return True
-        if not self.can_write_buffer() or not all_passed(&self.accounts, self.hold, self.zbufs[self.hold].gen):
+        if length == 0 or not self.only_views_hold():
+            return False
+        if waited_ns < SECOND_NS and length * SECOND_NS >= self.capacity * waited_ns:
             return False
         self.buffer_full()
         return True
+
+    cdef bint only_views_hold(self) noexcept nogil:
+        """Whether all readers that owe the hold wait for the store, which is not theirs yet."""
+        if self.hold == NONE or not self.can_write_buffer():
+            return False
+        return all_passed(&self.accounts, self.hold, self.zbufs[self.hold].gen)
 
     # ---- requests of readers, and time ------------------------------------------------------------------------
 
@@ -733,13 +747,16 @@ cdef class Descriptor(PacketSink):
             no more than views of readers that wait for the store.
         """
         self.need_memory()
-        return self.rotate_store()
+        return self.hurry_store(SECOND_NS)
 
     def tick(self, uint64_t now_ns):
         """Assign a store whose oldest packet has waited for the read timeout; in immediate mode, any packet at all.
 
         It knows the time from ticks alone, so that appending a packet reads no clock: a wait counts from the first tick
         that sees it, and ends at the first tick that comes a timeout later.
+
+        Where only views of readers keep the other buffer, such a store is assigned, too, but later the fuller it is: a full
+        one after a second.  See hurry_store().
 
         Args:
             now_ns: the time on a clock that never goes back, in nanoseconds.
@@ -748,13 +765,15 @@ cdef class Descriptor(PacketSink):
         self.reclaim()
         if self.immediate:
             self.rotate_store()
-        if not self.timeout_ns or not self.can_write_buffer() or self.zbufs[self.store].length == 0:
+        if not (self.timeout_ns or self.immediate) or not self.can_write_buffer():
+            return
+        if self.zbufs[self.store].length == 0:
             return
         if self.waiting_sequence != self.next_sequence:
             self.waiting_sequence = self.next_sequence
             self.waiting_since_ns = now_ns
         elif now_ns - self.waiting_since_ns >= self.timeout_ns:
-            self.rotate_store()
+            self.hurry_store(now_ns - self.waiting_since_ns)
 
     def flush(self):
         """Start afresh (reset_d): empty the store and zero the ledger.
@@ -909,6 +928,11 @@ cdef class Descriptor(PacketSink):
             "packets": (self.zbufs[0].packets, self.zbufs[1].packets),
             "next_sequence": self.next_sequence,
         }
+
+    @property
+    def held_by_views(self):
+        """Whether only views keep the hold, of readers that wait for the store: the next tick() may assign that."""
+        return self.only_views_hold()
 
     @property
     def closed(self):

@@ -72,13 +72,19 @@ class Roster:
         self._closed_sum = Ledger()
         self._next_number = 1
         self._closing = False
+        self._hurried = False
         self._started_s = time.monotonic()
 
     # ---- from any thread --------------------------------------------------------------------------------------------
 
     @property
     def tick_s(self) -> float:
-        """How often tick() is due, in seconds: half of the shortest read timeout."""
+        """How often tick() is due, in seconds: half of the shortest read timeout.
+
+        More often where packets of immediate mode wait for it, since a reader keeps views: see Descriptor.tick().
+        """
+        if self._hurried:
+            return _SHORTEST_TICK_S
         timeouts = [one.settings.timeout_ms for one in list(self._listeners.values()) if one.settings.timeout_ms]
         return min(max(min(timeouts, default=1000) / 2000, _SHORTEST_TICK_S), _LONGEST_TICK_S)
 
@@ -153,6 +159,8 @@ class Roster:
         for listener in list(self._listeners.values()):
             listener.descriptor.tick(now_ns)
             self._evict_slow(listener, now_ns / 1e9)
+        immediate = [one.descriptor for one in self._listeners.values() if one.settings.immediate]
+        self._hurried = any(descriptor.held_by_views for descriptor in immediate)
         if self.live is not None:
             self.live.tick()
 

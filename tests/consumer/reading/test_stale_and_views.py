@@ -281,11 +281,28 @@ def test_the_read_timeout_and_immediate_mode_wait_for_no_view(make_rig: MakeRig,
     reader = rig.reader()
     for number in range(4):
         rig.append(1, bytes([number]) * 9)
-        for now_ns in (0, 10_000_000):
+        for now_ns in (0, 20_000_000):
             rig.descriptor.tick(now_ns)
         data = next(iter(take(reader))).data
         assert bytes(data) == bytes([number]) * 9
         assert take_nothing(reader)
+
+
+@pytest.mark.parametrize("packets", [3, PER_BUFFER // 2, PER_BUFFER - 1])
+def test_a_store_is_hurried_later_the_fuller_it_is(make_rig: MakeRig, packets: int) -> None:
+    rig = make_rig(timeout_ms=1)  # what comes while both buffers are held is lost: the faster, the more of it
+    reader = rig.reader()
+    rig.append()
+    rig.descriptor.rotate()
+    view = take(reader).data
+    assert take_nothing(reader)
+    rig.append(packets)
+    for now_ms in (0, 1, packets * 1000 // PER_BUFFER - 10):
+        rig.descriptor.tick(now_ms * 1_000_000)
+        assert take_nothing(reader)
+    rig.descriptor.tick((packets * 1000 // PER_BUFFER + 10) * 1_000_000)
+    assert len(take(reader)) == packets
+    del view
 
 
 def test_a_buffer_that_is_still_read_is_not_hurried(make_rig: MakeRig) -> None:
