@@ -3,10 +3,10 @@
 ::
 
     with connect("lab", filter="udp port 53") as reader:
-        sniff(opened_socket=ScapySocket(reader), prn=lambda packet: packet.summary(), store=False)
+        sniff(opened_socket=ScapySocket(reader), prn=lambda packet: packet.summary(), store=False, count=10)
+        sniff(opened_socket=ScapySocket(reader), prn=lambda packet: packet.show(), store=False)
 """
 
-from collections.abc import Iterator
 from select import select
 from typing import Any
 
@@ -28,7 +28,9 @@ _DIRECTIONS = {"in": 1, "out": 2}  # as epb_flags has them
 class ScapySocket(SuperSocket):
     """A SuperSocket that receives a reader's packets, dissected by its link type, with their time to the nanosecond.
 
-    Each packet's bytes are copied, once, since scapy keeps them. Closing it closes the reader. It can't send.
+    Each packet's bytes are copied, once, since scapy keeps them. Closing it closes the reader, and sniff() does that at
+    the end of the stream. After a sniff() that ended sooner, another socket, or a loop over the reader, goes on with
+    the next packet. A closed reader raises ValueRefused. It can't send.
 
     Args:
         reader: where the packets come from; nothing else may take its buffers meanwhile.
@@ -41,8 +43,9 @@ class ScapySocket(SuperSocket):
         import scapy.all  # noqa: F401  (it registers the layers)
 
         self.iface = reader.name
-        self._packets: Iterator[Packet] = iter(())
-        self._next: Packet | None = None
+
+    def __del__(self) -> None:
+        """The reader is not this socket's own: scapy would close it here."""
 
     # ---- what scapy calls ---------------------------------------------------------------------------------------
 
@@ -93,33 +96,18 @@ class ScapySocket(SuperSocket):
     def close(self) -> None:
         """Leave the capture."""
         self.closed = True
-        self._next = None
         self.reader.close()
 
     # ---- packets ------------------------------------------------------------------------------------------------
 
     def _is_ready(self) -> bool:
         """Whether recv() would not wait."""
-        return self._next is not None or self._fetch(0) or self.reader.finished
-
-    def _fetch(self, timeout: float | None) -> bool:
-        """Fetch the next packet, from this buffer or a later one; False if there is none in time."""
-        self._next = next(self._packets, None)
-        while self._next is None:
-            self._packets = iter(())  # the packets of a buffer that is given back are stale
-            buffer = self.reader.next_buffer(timeout)
-            if buffer is None:
-                return False
-            self._packets = iter(buffer)
-            self._next = next(self._packets, None)
-        return True
+        return self.reader._await_packet(0) or self.reader.finished
 
     def _take(self) -> Packet:
-        if self._next is None and not self._fetch(None):
+        if not self.reader._await_packet(None):
             raise EOFError(f"{self.reader.name}: {self.reader.end_reason or 'interrupted'}")
-        packet, self._next = self._next, None
-        assert packet is not None  # noqa: S101  (_fetch() has seen to it)
-        return packet
+        return next(iter(self.reader))
 
     @property
     def basecls(self) -> Any:

@@ -215,11 +215,22 @@ static int is_assigned(const struct reader *reader)
     return zbuf_assigned(reader->headers[which]) != reader->user_gen[which];
 }
 
+/* What page 0 says of the end, if it says anything. */
+static enum found end_of(const struct zbuf_segment *segment)
+{
+    uint32_t state = zbuf_state(segment);
+
+    if (state < ZBUF_FINISHED)
+        return NOTHING;
+    if (state == ZBUF_MOVED)
+        return MOVED;
+    return segment->end_sequence == ZBUF_NO_END ? EVICTED : FINISHED; /* closed because we were its last reader */
+}
+
 /* Look for the end first, and then for a buffer: the last buffer may have come just before the end. */
 static enum found look(const struct reader *reader)
 {
-    uint32_t state = zbuf_state(reader->segment);
-    enum found end = state == ZBUF_MOVED ? MOVED : state >= ZBUF_FINISHED ? FINISHED : NOTHING;
+    enum found end = end_of(reader->segment);
 
     if (interrupted)
         return LEFT;

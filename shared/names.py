@@ -49,3 +49,11 @@ def encodable(text: str) -> str:
 def linktypes_of(linktypes: Iterable[int]) -> str:
     """The link types of several interfaces, each once, as people read them."""
     return ", ".join(map(str, dict.fromkeys(linktypes)))
+
+
+def process_name(pid: int) -> str:
+    """What a process is called; "-" if that can't be read."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(errors="backslashreplace").rstrip("\n")
+    except OSError:
+        return "-"

@@ -25,7 +25,7 @@
  * its Interface Description Block at the head of a buffer, before the interface's first packet; blocks of other
  * types (names, secrets, custom ones) may stand anywhere between packets, and readers skip those they don't know.
  *
- * Trust: the producer reads only user_gen and sleeping, and learns no more from them than "yes" or "no".  A
+ * Trust: the producer reads only the ack page's words, and learns no more from each than "yes" or "no".  A
  * reader walks blocks with zbuf_next_packet(), which never reads outside the buffer, whatever the bytes say.
  *
  * Ordering: each edge carries a label, found at both of its ends: SYNC assign, SYNC acknowledge,
@@ -59,9 +59,13 @@
  *      OPEN      packets come
  *      FINISHED  nothing more will be assigned: a reader that has taken buffer end_sequence - 1 has all of it
  *      MOVED     as FINISHED, and what comes next is in another segment: ask for the descriptor again
- *      CLOSED    the producer has let go of it
+ *      CLOSED    the producer has let go of it; if it was not FINISHED before, its last reader was taken off
  */
 enum { ZBUF_FORMING = 0, ZBUF_OPEN = 1, ZBUF_FINISHED = 2, ZBUF_MOVED = 3, ZBUF_CLOSED = 4 };
+
+/* zbuf_segment.end_sequence where a segment is CLOSED that was never FINISHED: its stream did not end, but its last reader
+ * was taken off.  No reader can have taken so many buffers. */
+#define ZBUF_NO_END UINT64_MAX
 
 /* The ledger, first in packets, then in bytes on the wire.  Each of the two halves adds up:
  * received = filtered + accepted, accepted = delivered + dropped + abandoned + buffered. */
@@ -95,7 +99,7 @@ struct zbuf_segment {
     uint64_t zbuf_offset[2];   /* (p) of A and B, from the segment's start, page-aligned */
     uint64_t zbuf_bytes;       /* (p) of each buffer, header included */
     uint64_t prologue_room;    /* (p) bytes that the prologue may grow to */
-    uint64_t end_sequence;     /* (p) assignments in all; written before FINISHED or MOVED */
+    uint64_t end_sequence;     /* (p) assignments in all; written before FINISHED, MOVED or CLOSED: see ZBUF_NO_END */
     uint32_t snaplen;          /* (p) bytes kept of a packet at most; an interface may have a smaller one */
     uint32_t ledger_sequence;  /* (p) SYNC ledger: odd while the ledger is being written */
     uint8_t reserved[32];
@@ -128,7 +132,8 @@ struct zbuf_header {
 struct zbuf_ack {
     uint32_t user_gen[2];    /* (u) SYNC acknowledge: one each for A and B */
     uint32_t sleeping;       /* (u) SYNC sleep: nonzero while the reader wants its doorbell rung */
-    uint32_t reserved[13];
+    uint32_t passed_gen[2];  /* (u) a hint: the reader wants the next buffer, but its program still looks at this one */
+    uint32_t reserved[11];
 };
 
 static_assert(sizeof(struct zbuf_ledger) == 128, "zbuf_ledger");
@@ -142,6 +147,7 @@ static_assert(offsetof(struct zbuf_header, sequence) == 32, "zbuf_header.sequenc
 static_assert(offsetof(struct zbuf_header, store_len) == 64, "zbuf_header.store_len");
 static_assert(sizeof(struct zbuf_header) == 128, "zbuf_header");
 static_assert(offsetof(struct zbuf_ack, sleeping) == 8, "zbuf_ack.sleeping");
+static_assert(offsetof(struct zbuf_ack, passed_gen) == 12, "zbuf_ack.passed_gen");
 static_assert(sizeof(struct zbuf_ack) == 64, "zbuf_ack");
 
 /* ---- Atomic operations: all of them are here.  Each says which one it pairs with. --------------------- */
@@ -174,6 +180,20 @@ static inline void zbuf_acknowledge(struct zbuf_ack *ack, unsigned which, uint32
 static inline int zbuf_acknowledged(const struct zbuf_ack *ack, unsigned which, uint32_t kernel_gen)
 {
     return __atomic_load_n(&ack->user_gen[which], __ATOMIC_ACQUIRE) == kernel_gen;
+}
+
+/* Reader: it waits for the next buffer, and can't acknowledge this one yet, which is still looked at.  A reader that
+ * never says so gets the next buffer when that is full.
+ * Relaxed: only this one word is told, and nothing is overwritten because of it. */
+static inline void zbuf_pass(struct zbuf_ack *ack, unsigned which, uint32_t kernel_gen)
+{
+    __atomic_store_n(&ack->passed_gen[which], kernel_gen, __ATOMIC_RELAXED);
+}
+
+/* Producer: does this reader wait for the buffer after the one that was assigned as kernel_gen? */
+static inline int zbuf_passed(const struct zbuf_ack *ack, unsigned which, uint32_t kernel_gen)
+{
+    return __atomic_load_n(&ack->passed_gen[which], __ATOMIC_RELAXED) == kernel_gen;
 }
 
 /* Producer: publish how many bytes are appended to the filling that will be assigned as kernel_gen.

@@ -60,7 +60,7 @@ class AsyncReader(Described):
         To wait no longer than a time, use asyncio.timeout(): nothing is lost when it strikes.
 
         Raises:
-            ValueRefused: another task already waits for it.
+            ValueRefused: another task already waits for it, or the reader is closed.
             BufferError, CorruptBuffer: as from Reader.next_buffer().
         """
         if self._taking:
@@ -110,9 +110,11 @@ class AsyncReader(Described):
         fd = self.reader.fileno()
         if fd < 0:  # there is no producer now
             await asyncio.sleep(until_next_look())
-            return await self._look_in_thread()
-        await self._rung(fd)
-        if self._hung_up(fd):  # to tell death from eviction may take a moment
+        else:
+            await self._rung(fd)
+        if self.reader.finished:  # another task has closed it
+            return None
+        if fd < 0 or self._hung_up(fd):  # to tell death from eviction may take a moment
             return await self._look_in_thread()
         return self.reader.next_buffer(0)
 
@@ -135,9 +137,8 @@ class AsyncReader(Described):
                 self._ring = None
                 loop.remove_reader(fd)
 
-    def _hung_up(self, fd: int) -> bool:
-        if self.reader.finished:
-            return False
+    @staticmethod
+    def _hung_up(fd: int) -> bool:
         polled = poll()
         polled.register(fd, 0)
         return any(events & POLLHUP for _, events in polled.poll(0))

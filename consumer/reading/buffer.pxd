@@ -23,7 +23,7 @@ cdef class Buffer:
     cdef _check(self)
     cdef _release(self)
     cdef tuple _walk(self)
-    cdef _view_gone(self)
+    cdef void _view_gone(self) noexcept
 
 
 cdef Buffer make_buffer(Turn turn, uint64_t sequence, uint32_t generation, uint32_t length, uint32_t packets)

@@ -14,6 +14,7 @@ from sys import intern
 import numpy
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_Fetch, PyErr_Restore
 from cpython.object cimport PyObject, PyObject_GenericGetAttr
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 
@@ -193,10 +194,16 @@ cdef class Buffer:
     def __releasebuffer__(self, Py_buffer *view):
         self._view_gone()
 
-    cdef _view_gone(self):
+    cdef void _view_gone(self) noexcept:
+        """A view died: perhaps because of an exception, which must find nothing changed when this is done."""
+        cdef PyObject *kind
+        cdef PyObject *value
+        cdef PyObject *trace
         self._exports -= 1
         if self._released:
+            PyErr_Fetch(&kind, &value, &trace)
             self._turn._view_gone(self._which, self._generation, self._exports)
+            PyErr_Restore(kind, value, trace)
 
 
 cdef uint32_t fill_index(Buffer buffer, index_row *row, uint32_t *end) noexcept:

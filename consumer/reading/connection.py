@@ -8,12 +8,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from select import POLLIN, poll
 from typing import TypeVar, cast
 
 from zbuf.shared import control
 from zbuf.shared.closing import Closing
 from zbuf.shared.control.rundir import producer_names, search_path, socket_path
 from zbuf.shared.errors import ControlError, ProducerNotFound, Refused, RunDirectoryError, ValueRefused
+from zbuf.shared.patience import Patience
 
 _ANSWER_S = 30
 _LOOK_S = 0.05  # between two looks for a producer that is away: nothing rings when it comes
@@ -34,6 +36,7 @@ class Connection(Closing):
 
     def __init__(self, name: str, run_dir: str | os.PathLike[str] | None = None) -> None:
         directory = _directory_of(name, search_path(run_dir))
+        self._name = name
         self._socket = _connect(socket_path(directory, name), name, directory)
         self._lock = threading.Lock()
 
@@ -56,12 +59,21 @@ class Connection(Closing):
                 raise ControlError("this connection is closed: connect again")
             with contextlib.suppress(ConnectionError):  # it may have said why before it hung up or was killed
                 self._socket.send(control.encode(request))
+            self._await_answer()
             answer, fds = control.receive_answer(self._socket, descriptors)
         if isinstance(answer, control.Refusal):
             for fd in fds:
                 os.close(fd)
             raise Refused(answer.reason)
         return answer, fds
+
+    def _await_answer(self) -> None:
+        """Come back when the answer is there, or once its delay was told: see zbuf.shared.patience."""
+        patience = Patience(lambda: f"waiting for producer {self._name!r} to answer, {_ANSWER_S} s at most")
+        polled = poll()
+        polled.register(self._socket, POLLIN)
+        if not polled.poll(patience.left_s * 1000):
+            patience.tell()
 
     def stats(self) -> control.Statistics:
         """What the producer says of itself, its descriptors and their readers; each ledger adds up."""
@@ -133,13 +145,19 @@ def until_next_look(left_s: float | None = None) -> float:
     return _LOOK_S if left_s is None else min(left_s, _LOOK_S)
 
 
-def wait_for_producer(look: Callable[[], _Found], seconds: float, check: Callable[[], object] = lambda: None) -> _Found:
+def wait_for_producer(
+    look: Callable[[], _Found],
+    seconds: float,
+    check: Callable[[], object] = lambda: None,
+    whom: str = "a producer to start",
+) -> _Found:
     """Call `look` until it finds its producer.
 
     Args:
         look: needs the producer, as connect() does; raises ProducerNotFound while none runs.
         seconds: how long to keep looking; 0 to look once.
         check: called after each look that finds nothing; an exception from it ends the wait.
+        whom: what is waited for, to be told when it takes long.
 
     Returns:
         What `look` returns.
@@ -148,6 +166,7 @@ def wait_for_producer(look: Callable[[], _Found], seconds: float, check: Callabl
         ProducerNotFound: from the last look.
     """
     deadline = time.monotonic() + seconds
+    patience = Patience(lambda: f"waiting for {whom}, {deadline - time.monotonic():.0f} s more at most")
     while True:
         try:
             return look()
@@ -155,4 +174,5 @@ def wait_for_producer(look: Callable[[], _Found], seconds: float, check: Callabl
             check()
             if time.monotonic() >= deadline:
                 raise
+            patience.tell()
             time.sleep(until_next_look())

@@ -12,7 +12,7 @@ from select import POLLHUP, poll
 from zbuf.consumer.reading.connection import Connection
 from zbuf.consumer.reading.options import Options
 from zbuf.consumer.reading.segment_reader import SegmentReader
-from zbuf.consumer.reading.surface import Asking, EndReason, Facts, log_warnings
+from zbuf.consumer.reading.surface import Asking, EndReason, Facts, closed_error, log_warnings
 from zbuf.shared import control
 from zbuf.shared.errors import ControlError, SegmentError
 from zbuf.shared.memory.layout import Layout, read_ledger
@@ -87,12 +87,25 @@ class Reader(SegmentReader, Asking):
         """Why there are no more buffers; None while there may be.
 
         "closed": the producer ended, after it had assigned everything. "moved": likewise, and the descriptor goes on in
-        another segment: connect again. "producer died": it was killed, and everything
-        that it had appended was read. "evicted": the producer removed this reader. "left": close() was called.
+        another segment: connect again. "producer died": it was killed, and everything that it had appended was read.
+        "evicted": the producer removed this reader, which was too slow for others, or is not allowed any more. "left":
+        close() was called.
         """
         if self.finished and self._ended_as is None:
             self._ended_as = "closed" if self._closed_cleanly else "moved" if self._has_moved else "evicted"
         return self._ended_as
+
+    def _await_packet(self, timeout: float | None) -> bool:
+        """Whether an iteration has a packet to give, now or within this time after each buffer that has none."""
+        while not self._packets_left:
+            if self.next_buffer(timeout) is None:
+                return False
+            self._rewind()
+        return True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise closed_error(self.name)
 
     def _is_dead(self) -> bool:
         """Whether the connection hung up because the producer died.
@@ -111,7 +124,7 @@ class Reader(SegmentReader, Asking):
         """Leave: the producer takes the buffers back.
 
         It does so at once, unless a view of them lives (a memoryview, a NumPy array); then as soon as the last view is
-        gone. A second call does nothing.
+        gone. A second call does nothing. From now on, next_buffer() and iterations raise ValueRefused.
         """
         if self._closed:
             return

@@ -1,6 +1,7 @@
 """A reader that outlives its producer: it comes back when a producer of that name is there again."""
 
 import logging
+import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,12 +12,14 @@ from zbuf.consumer.reading.buffer import Buffer, Packet
 from zbuf.consumer.reading.connection import Connection, until_next_look
 from zbuf.consumer.reading.options import Options
 from zbuf.consumer.reading.reader import Reader, open_reader
-from zbuf.consumer.reading.surface import Asking, EndReason, Facts
+from zbuf.consumer.reading.surface import Asking, EndReason, Facts, closed_error
 from zbuf.shared import control
 from zbuf.shared.errors import ControlError, ProducerNotFound, Refused, ZbufError
 from zbuf.shared.names import linktypes_of
 
 log = logging.getLogger("zbuf")
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,11 @@ class Return:
 class ReconnectingReader(Asking):
     """The packets of one capture after the other, all of producers of one name; made by connect(..., reconnect=True).
 
-    Everything that a producer had appended is read before the next one is looked for. It does as Reader does, with
-    these differences: it ends where close() is called, or the producer takes it off; `returns` tells when it came back,
-    and what it can't account for, and so does the log, as a warning of the logger "zbuf"; the interfaces and the
-    descriptor may be others then, and so is fileno().
+    Everything that a producer had appended is read before the next one is looked for: after 50 to 100 ms, then after
+    twice that, and so on, at last every 2.5 to 5 s. It does as Reader does, with these differences: it ends where
+    close() is called, or the producer takes it off; `returns` tells when it came back, and what it can't account for.
+    So does the log, as a warning of the logger "zbuf", which also tells, once each, what keeps it away. The interfaces
+    and the descriptor may be others then, and so is fileno().
 
     Args:
         name: the producer's.
@@ -56,10 +60,10 @@ class ReconnectingReader(Asking):
         self._reader = open_reader(name, options)
         self._left_s: float | None = None
         self._next_look_s = 0.0
-        self._refusal = ""
+        self._pauses = pauses()
+        self._told: set[str] = set()
         self._interrupted = False
         self._closed = False
-        self._packets: Iterator[Packet] = iter(())  # of the last buffer, those that an iteration has not given yet
 
     # ---- packets ------------------------------------------------------------------------------------------------
 
@@ -74,10 +78,12 @@ class ReconnectingReader(Asking):
 
         Raises:
             BufferError, CorruptBuffer: as from Reader.next_buffer().
+            ValueRefused: the reader is closed.
             ZbufError: the producer came back with packets of another link type.
         """
+        if self._closed:
+            raise closed_error(self._name)
         deadline = None if timeout is None else time.monotonic() + timeout
-        self._packets = iter(())
         while True:
             if self._left_s is None:
                 buffer = self._reader.next_buffer(_left(deadline))
@@ -85,6 +91,7 @@ class ReconnectingReader(Asking):
                     self._interrupted = False
                     return buffer
                 self._left_s = time.monotonic()
+                self._pauses, self._told = pauses(), set()
             if not self._wait_for_return(deadline):
                 return None
 
@@ -95,11 +102,18 @@ class ReconnectingReader(Asking):
 
     def __iter__(self) -> Iterator[Packet]:
         """Iterate over the packets, zero-copy: see Reader."""
-        while True:
-            yield from self._packets
-            if (buffer := self.next_buffer()) is None:
-                return
-            self._packets = iter(buffer)
+        while self._await_packet(None):
+            packets = iter(self._reader)
+            while self._reader._packets_left:
+                yield next(packets)
+
+    def _await_packet(self, timeout: float | None) -> bool:
+        """Whether an iteration has a packet to give: see Reader."""
+        while not self._reader._packets_left:
+            if self.next_buffer(timeout) is None:
+                return False
+            self._reader._rewind()
+        return True
 
     def interrupt(self) -> None:
         """Have a wait for a buffer end without one: that which goes on, or the next; see Reader.interrupt()."""
@@ -121,26 +135,25 @@ class ReconnectingReader(Asking):
         return True
 
     def _try(self) -> bool:
-        """Look for the producer, not more often than until_next_look() says."""
-        now = time.monotonic()
-        if now < self._next_look_s:
+        """Look for the producer, not more often than pauses() say."""
+        if time.monotonic() < self._next_look_s:
             return False
-        self._next_look_s = now + until_next_look()
         try:
             reader = open_reader(self._name, self._options)
         except (ProducerNotFound, ControlError) as error:  # not there, ending, or not ready yet
-            self._note_refusal(error)
+            self._next_look_s = time.monotonic() + next(self._pauses)
+            self._note_trouble(error)
             return False
         self._check_same(reader)
         self._note_return(reader)
         return True
 
-    def _note_refusal(self, error: ZbufError) -> None:
-        """Log why it is not let in, each reason once."""
-        reason = str(error) if isinstance(error, Refused) else self._refusal
-        if reason != self._refusal:
-            self._refusal = reason
-            log.warning("%s: is back, but refuses this reader, which goes on trying: %s", self.name, reason)
+    def _note_trouble(self, error: ZbufError) -> None:
+        """Log what keeps it away, each cause once."""
+        if str(error) not in self._told:
+            self._told.add(str(error))
+            what = "refuses this reader, which" if isinstance(error, Refused) else "is away; this reader"
+            log.warning("%s: %s goes on trying: %s", self.name, what, error)
 
     def _check_same(self, reader: Reader) -> None:
         if self._closed:  # by another thread
@@ -221,6 +234,17 @@ class ReconnectingReader(Asking):
         """Leave; see Reader.close()."""
         self._closed = True
         self._reader.close()
+
+
+def pauses() -> Iterator[float]:
+    """How long to wait before each next look for a producer, in seconds, without end: see ReconnectingReader.
+
+    Chance has a part in it, so that not all readers of a producer come back in the same moment.
+    """
+    longest_s = _FIRST_PAUSE_S
+    while True:
+        yield random.uniform(longest_s / 2, longest_s)  # noqa: S311  (nobody gains from guessing it)
+        longest_s = min(2 * longest_s, _LONGEST_PAUSE_S)
 
 
 def _left(deadline: float | None) -> float | None:

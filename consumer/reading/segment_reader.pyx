@@ -16,8 +16,10 @@ from zbuf.shared.memory.abi cimport (
     ZBUF_EPB_BYTES,
     ZBUF_FINISHED,
     ZBUF_MOVED,
+    ZBUF_NO_END,
     zbuf_assigned,
     zbuf_header,
+    zbuf_segment,
     zbuf_sleep,
     zbuf_state,
     zbuf_stored,
@@ -40,7 +42,8 @@ cdef enum:                      # what a wait came to
     NOT_YET
     FINISHED                    # nothing more will be assigned
     MOVED                       # likewise: the descriptor goes on in another segment
-    DIED
+    TAKEN_OFF                   # this reader was removed, while the stream goes on or has no reader left
+    DIED                        # or this reader was removed: _is_dead() tells
 
 
 cdef class SegmentReader(Turn):
@@ -61,7 +64,7 @@ cdef class SegmentReader(Turn):
     cdef int64_t _spin_ns
     cdef uint64_t _sequence
     cdef uint64_t _sleeps
-    cdef uint32_t _state            # of the wait that found the end: FINISHED, MOVED or DIED
+    cdef uint32_t _state            # of the wait that found the end: FINISHED, MOVED, TAKEN_OFF or DIED
     cdef bint _finished
     cdef bint _announced            # that it sleeps, by a next_buffer() that came back without a buffer
     cdef int _hung_up               # set by another thread for a reader that never makes a system call
@@ -90,7 +93,7 @@ cdef class SegmentReader(Turn):
         Raises:
             BufferError: views of the buffer whose turn it is are still alive, from its last filling.
             CorruptBuffer: the producer assigned a length that is impossible, or announced an interface by rubbish.
-            ValueRefused: this process was forked from the one that owns the reader.
+            ValueRefused: the reader is closed, or this process was forked from the one that owns it.
         """
         cdef int found
         cdef int which = <int>(self._sequence & 1)
@@ -99,10 +102,11 @@ cdef class SegmentReader(Turn):
         if self._disowned:
             raise ValueRefused("this reader belongs to the process that forked this one: connect() in each process")
         if self._finished:
+            self._check_open()
             return None
         if self._views[which]:
             if self._is_past_end():
-                return self._end(end_of(zbuf_state(self._segment)), which)
+                return self._end(end_of(self._segment), which)
             raise BufferError(
                 f"{self._views[which]} of your own views still hold buffer {self._sequence - 2}, whose memory buffer "
                 f"{self._sequence} needs: release them (memoryview, NumPy array), or copy what you keep; a traceback "
@@ -113,7 +117,7 @@ cdef class SegmentReader(Turn):
             self._announced = False
             zbuf_wake(self._ack)
         if found == READY and self._headers[which].sequence != self._sequence:
-            found = DIED  # the producer has gone on without this reader: it was taken off
+            found = TAKEN_OFF  # the producer has gone on without this reader
         if found == READY:
             return self._take(which)
         if found == NOT_YET:
@@ -188,6 +192,9 @@ cdef class SegmentReader(Turn):
         left._packets = left._walk()[0]  # nobody has counted them, since it was never assigned
         return self._hand_out(left)
 
+    def _check_open(self):
+        """Called instead of a wait after the end; a subclass raises ValueRefused if it was closed."""
+
     def _is_dead(self):
         """Whether a connection hung up because the producer died; the subclass that knows overrides it."""
         return True
@@ -218,7 +225,7 @@ cdef class SegmentReader(Turn):
         cdef bint hung_up = is_raised(&self._hung_up)  # before the state: a clean end sets that before it hangs up
         cdef uint32_t state = zbuf_state(self._segment)
         if state >= ZBUF_FINISHED:
-            found = end_of(state)
+            found = end_of(self._segment)
         elif hung_up:
             found = DIED
         return READY if found != NOT_YET and self._look(which) else found
@@ -329,6 +336,18 @@ cdef class SegmentReader(Turn):
 
     # ---- iterating --------------------------------------------------------------------------------------------
 
+    @property
+    def _packets_left(self):
+        """How many packets of the current buffer an iteration gives before it takes the next buffer."""
+        if self._current is None or self._current._released:
+            return 0
+        return self._current._cursor_left
+
+    def _rewind(self):
+        """Leave all packets of the current buffer to the next iteration."""
+        if self._current is not None:
+            self._current._cursor, self._current._cursor_left = 0, self._current._packets
+
     def __iter__(self):
         """Iterate over the packets, zero-copy: each is valid until its buffer is acknowledged, which moving on does.
 
@@ -342,6 +361,8 @@ cdef class SegmentReader(Turn):
             yield buffer
 
 
-cdef int end_of(uint32_t state) noexcept nogil:
-    """What a segment's state says of the end."""
-    return MOVED if state == ZBUF_MOVED else FINISHED
+cdef int end_of(const zbuf_segment *segment) noexcept nogil:
+    """What a segment says of the end that its state has told."""
+    if zbuf_state(segment) == ZBUF_MOVED:
+        return MOVED
+    return TAKEN_OFF if segment.end_sequence == ZBUF_NO_END else FINISHED

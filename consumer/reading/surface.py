@@ -11,6 +11,7 @@ from zbuf.consumer.reading.connection import Connection
 from zbuf.consumer.reading.options import check_filter
 from zbuf.shared import control
 from zbuf.shared.closing import Closing
+from zbuf.shared.errors import ValueRefused
 from zbuf.shared.memory.pcapng import Interface
 
 log = logging.getLogger("zbuf")
@@ -135,6 +136,11 @@ class Asking(Described, Closing):
     def flush(self) -> None:
         """Discard what is stored and not assigned yet, and begin the ledger anew."""
         self._control().request(control.Flush())
+
+
+def closed_error(name: str) -> ValueRefused:
+    """What a reader of the producer `name` raises when it is to read after its close()."""
+    return ValueRefused(f"this reader of {name!r} is closed: connect again")
 
 
 def log_warnings(name: str, warnings: list[str]) -> None:

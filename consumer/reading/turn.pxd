@@ -21,6 +21,6 @@ cdef class Turn:
     cdef uint32_t _user_gen[2]      # as acknowledged, or as it will be once the views of that buffer are gone
     cdef uint32_t _views[2]         # living views of a buffer that was released
 
-    cdef void _give_back(self, int which, uint32_t generation)
-    cdef void _release(self, int which, uint32_t generation, uint32_t views)
-    cdef _view_gone(self, int which, uint32_t generation, uint32_t views)
+    cdef void _give_back(self, int which, uint32_t generation) noexcept
+    cdef void _release(self, int which, uint32_t generation, uint32_t views) noexcept
+    cdef void _view_gone(self, int which, uint32_t generation, uint32_t views) noexcept

@@ -8,7 +8,7 @@ lives. A forked child acknowledges into memory of its own, because the ack page 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint32_t, uint8_t
 
-from zbuf.shared.memory.abi cimport zbuf_ack, zbuf_acknowledge, zbuf_header, zbuf_segment
+from zbuf.shared.memory.abi cimport zbuf_ack, zbuf_acknowledge, zbuf_header, zbuf_pass, zbuf_segment
 
 from zbuf.shared.memory.layout import HEADER_BYTES
 
@@ -49,17 +49,23 @@ cdef class Turn:
             PyBuffer_Release(&self._held.segment)
             PyBuffer_Release(&self._held.ack_page)
 
-    cdef void _give_back(self, int which, uint32_t generation):
+    cdef void _give_back(self, int which, uint32_t generation) noexcept:
         self._user_gen[which] = generation
         zbuf_acknowledge(self._ack, which, generation)
 
-    cdef void _release(self, int which, uint32_t generation, uint32_t views):
-        """The reader is done with a buffer, of which so many views live: it goes back when the last of them dies."""
+    cdef void _release(self, int which, uint32_t generation, uint32_t views) noexcept:
+        """The reader is done with a buffer, of which so many views live: it goes back when the last of them dies.
+
+        The producer hears that only views hold it. A loop's variable lets go of one when the next buffer comes, and
+        that must not wait for the variable.
+        """
         self._views[which] = views
         if views == 0:
             self._give_back(which, generation)
+        else:
+            zbuf_pass(self._ack, which, generation)
 
-    cdef _view_gone(self, int which, uint32_t generation, uint32_t views):
+    cdef void _view_gone(self, int which, uint32_t generation, uint32_t views) noexcept:
         """A view of a released buffer died, and so many are left."""
         self._release(which, generation, views)
         if views == 0:

@@ -1,10 +1,6 @@
-"""What several tools tell people in the same words: a duration, a process, and how a reader came to its end."""
-
-from pathlib import Path
+"""What several tools tell people in the same words: a duration, and how a reader came to its end."""
 
 from zbuf.shared.errors import ZbufError
-
-PRODUCER_DIED = "the producer died; everything that it had appended is here"
 
 
 def duration(seconds: float) -> str:
@@ -15,14 +11,19 @@ def duration(seconds: float) -> str:
     return (f"{days}-" if days else "") + f"{hours:02d}:{minutes:02d}:{rest:02d}"
 
 
-def process_name(pid: int) -> str:
-    """What a process is called; "-" if that can't be read."""
-    try:
-        return Path(f"/proc/{pid}/comm").read_text(errors="backslashreplace").rstrip("\n")
-    except OSError:
-        return "-"
+_BAD_ENDS: dict[str | None, str] = {
+    "producer died": "died; everything that it had appended is here",
+    "evicted": "took this reader off: it was too slow for others, or is not allowed any more",
+    "moved": "went on in another segment: run this again to read what follows",
+}
 
 
-def evicted(name: str) -> ZbufError:
-    """The error of a tool whose reader the producer `name` has evicted."""
-    return ZbufError(f"{name} took this reader off: it was too slow for others, or is not allowed any more")
+def check_end(name: str, reason: str | None) -> None:
+    """Raise ZbufError where a reader's stream ended before its producer `name` said that it was over.
+
+    Args:
+        name: the producer's.
+        reason: the reader's end_reason.
+    """
+    if reason in _BAD_ENDS:
+        raise ZbufError(f"{name} {_BAD_ENDS[reason]}")

@@ -8,7 +8,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memset
 
-from zbuf.shared.memory.abi cimport zbuf_ack, zbuf_acknowledged, zbuf_sleeper
+from zbuf.shared.memory.abi cimport zbuf_ack, zbuf_acknowledged, zbuf_passed, zbuf_sleeper
 from zbuf.shared.memory.linux cimport MSG_DONTWAIT, MSG_NOSIGNAL, send
 
 cdef struct reader_account:
@@ -69,6 +69,15 @@ cdef inline void note_assigned(reader_accounts *accounts, int which) noexcept no
 cdef inline bint has_acknowledged(const reader_account *reader, int which, uint32_t gen) noexcept nogil:
     """Whether a reader has acknowledged a buffer that it owed since it was assigned as generation `gen`."""
     return reader.owes[which] and zbuf_acknowledged(reader.ack, which, gen)
+
+
+cdef inline bint all_passed(const reader_accounts *accounts, int which, uint32_t gen) noexcept nogil:
+    """Whether each reader that owes this buffer waits for the next one, and only views hold this one."""
+    cdef uint32_t at
+    for at in range(accounts.count):
+        if accounts.readers[at].owes[which] and not zbuf_passed(accounts.readers[at].ack, which, gen):
+            return False
+    return True
 
 
 cdef inline void note_given_back(reader_account *reader, int which, uint32_t packets, uint64_t dropped) noexcept nogil:

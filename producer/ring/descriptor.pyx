@@ -32,6 +32,7 @@ from libc.string cimport memcpy, memmove, memset
 cimport cython
 
 from zbuf.producer.ring.accounts cimport (
+    all_passed,
     close_account,
     find_account,
     forget_stalls,
@@ -54,6 +55,7 @@ from zbuf.shared.memory.abi cimport (
     ZBUF_IDB_TYPE,
     ZBUF_MAX_BYTES,
     ZBUF_MAX_CAPLEN,
+    ZBUF_NO_END,
     ZBUF_PAGE_BYTES,
     zbuf_ack,
     zbuf_acknowledge,
@@ -85,6 +87,7 @@ cdef extern from "zbuf/producer/ring/copy.h" nogil:
 
 cdef enum:
     NONE = -1  # an empty slot
+    SECOND_NS = 1_000_000_000
 
 # A zbuf as its owner sees it.  The header's generation and length are written from here and never read back.
 cdef struct zbuf:
@@ -262,11 +265,14 @@ cdef class Descriptor(PacketSink):
     def close(self):
         """Remove all readers, mark the segment closed, and let go of its memory; the ledger stays.
 
-        Readers can go on reading what they were assigned.
+        Readers can go on reading what they were assigned. Without a finish() before, they learn that they were taken
+        off, and not that the stream has ended.
         """
         if self.has_memory:
             self.reclaim()
             self.publish_ledger()
+            if not self.finished:
+                self.segment.end_sequence = ZBUF_NO_END
             zbuf_set_state(self.segment, ZBUF_CLOSED)
         self.release()
 
@@ -756,22 +762,48 @@ cdef class Descriptor(PacketSink):
         self.rotate_buffers()
         return True
 
+    cdef bint hurry_store(self, uint64_t waited_ns) noexcept nogil:
+        """rotate_store(); or if only views keep the hold: assign the store as it is, although no buffer is free.
+
+        Whoever has these views waits for the store, and may not let go of them before it comes.  What comes until then
+        is lost.  So this is for a store that has waited, and would take more than a second to fill up at this rate.
+        """
+        cdef uint64_t length = self.zbufs[self.store].length
+        if self.rotate_store():
+            return True
+        if length == 0 or not self.only_views_hold():
+            return False
+        if waited_ns < SECOND_NS and length * SECOND_NS >= self.capacity * waited_ns:
+            return False
+        self.buffer_full()
+        return True
+
+    cdef bint only_views_hold(self) noexcept nogil:
+        """Whether all readers that owe the hold wait for the store, which is not theirs yet."""
+        if self.hold == NONE or not self.can_write_buffer():
+            return False
+        return all_passed(&self.accounts, self.hold, self.zbufs[self.hold].gen)
+
     # ---- requests of readers, and time ------------------------------------------------------------------------
 
     def rotate(self):
         """Assign the store though it is not full (BIOCROTZBUF).
 
         Returns:
-            Whether it was assigned: it had packets, and a buffer was free for those that come next.
+            Whether it was assigned: it had packets, and a buffer was free for those that come next, or is held up by
+            no more than views of readers that wait for the store.
         """
         self.need_memory()
-        return self.rotate_store()
+        return self.hurry_store(SECOND_NS)
 
     def tick(self, uint64_t now_ns):
         """Assign a store whose oldest packet has waited for the read timeout; in immediate mode, any packet at all.
 
         It knows the time from ticks alone, so that appending a packet reads no clock: a wait counts from the first tick
         that sees it, and ends at the first tick that comes a timeout later.
+
+        Where only views of readers keep the other buffer, such a store is assigned, too, but later the fuller it is: a full
+        one after a second.  See hurry_store().
 
         Args:
             now_ns: the time on a clock that never goes back, in nanoseconds.
@@ -780,13 +812,15 @@ cdef class Descriptor(PacketSink):
         self.reclaim()
         if self.immediate:
             self.rotate_store()
-        if not self.timeout_ns or not self.can_write_buffer() or self.zbufs[self.store].length == 0:
+        if not (self.timeout_ns or self.immediate) or not self.can_write_buffer():
+            return
+        if self.zbufs[self.store].length == 0:
             return
         if self.waiting_sequence != self.next_sequence:
             self.waiting_sequence = self.next_sequence
             self.waiting_since_ns = now_ns
         elif now_ns - self.waiting_since_ns >= self.timeout_ns:
-            self.rotate_store()
+            self.hurry_store(now_ns - self.waiting_since_ns)
 
     def flush(self):
         """Start afresh (reset_d): empty the store and zero the ledger.
@@ -941,6 +975,11 @@ cdef class Descriptor(PacketSink):
             "packets": (self.zbufs[0].packets, self.zbufs[1].packets),
             "next_sequence": self.next_sequence,
         }
+
+    @property
+    def held_by_views(self):
+        """Whether only views keep the hold, of readers that wait for the store: the next tick() may assign that."""
+        return self.only_views_hold()
 
     @property
     def closed(self):

@@ -15,7 +15,13 @@ from zbuf.producer.ring.pump import Pump
 from zbuf.producer.serving.counts import add_ledgers, statistics_of
 from zbuf.producer.serving.limits import Limits
 from zbuf.producer.serving.listener import Attached, Listener
-from zbuf.shared.control.statistics import DescriptorStatistics, InterfaceStatistics, Ledger, Statistics
+from zbuf.shared.control.statistics import (
+    DescriptorStatistics,
+    InterfaceStatistics,
+    Ledger,
+    ReaderStatistics,
+    Statistics,
+)
 from zbuf.shared.errors import Refused
 from zbuf.shared.memory.pcapng import Interface
 
@@ -66,13 +72,19 @@ class Roster:
         self._closed_sum = Ledger()
         self._next_number = 1
         self._closing = False
+        self._hurried = False
         self._started_s = time.monotonic()
 
     # ---- from any thread --------------------------------------------------------------------------------------------
 
     @property
     def tick_s(self) -> float:
-        """How often tick() is due, in seconds: half of the shortest read timeout."""
+        """How often tick() is due, in seconds: half of the shortest read timeout.
+
+        More often where packets of immediate mode wait for it, since a reader keeps views: see Descriptor.tick().
+        """
+        if self._hurried:
+            return _SHORTEST_TICK_S
         timeouts = [one.settings.timeout_ms for one in list(self._listeners.values()) if one.settings.timeout_ms]
         return min(max(min(timeouts, default=1000) / 2000, _SHORTEST_TICK_S), _LONGEST_TICK_S)
 
@@ -147,6 +159,8 @@ class Roster:
         for listener in list(self._listeners.values()):
             listener.descriptor.tick(now_ns)
             self._evict_slow(listener, now_ns / 1e9)
+        immediate = [one.descriptor for one in self._listeners.values() if one.settings.immediate]
+        self._hurried = any(descriptor.held_by_views for descriptor in immediate)
         if self.live is not None:
             self.live.tick()
 
@@ -195,6 +209,10 @@ class Roster:
     def buffered(self) -> int:
         """How many packets the readers have yet to acknowledge."""
         return sum(listener.descriptor.ledger()["buffered"] for listener in self._listeners.values())
+
+    def all_readers(self) -> list[ReaderStatistics]:
+        """The readers of all descriptors, and what each of them is holding."""
+        return [one for listener in self._listeners.values() for one in statistics_of(listener, is_open=True).readers]
 
     def close(self) -> None:
         """Close every descriptor, and let nobody in any more."""

@@ -20,6 +20,7 @@ from zbuf.producer.serving.link_filters import LinkFilters
 from zbuf.producer.serving.listener import Listener
 from zbuf.producer.serving.owner import Owner
 from zbuf.producer.serving.roster import JustEnded, Roster
+from zbuf.producer.serving.seldom import Seldom
 from zbuf.producer.serving.setup import Identity, complete_settings, make_listener, make_reader
 from zbuf.shared import control
 from zbuf.shared.errors import Refused, ZbufError
@@ -42,6 +43,8 @@ class Context:
     """The size of a buffer for clients that do not ask for one."""
     access: Access
     """Who may see what; replaced when that changes."""
+    refusals: Seldom = field(default_factory=Seldom)
+    """Which refusals are logged: a client may try again for ever."""
     joining: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a reader joins a shared descriptor, so that two who come at once do not both open it."""
 
@@ -130,7 +133,10 @@ class Session:
         try:
             self._grant = self._context.access.grant(self.peer)
         except Refused:
-            log.warning("refused %s: not on the allow list", self.peer)
+            left_out = self._context.refusals.note(self.peer.uid)
+            if left_out is not None:
+                more = f" ({left_out} more since the last such line)" if left_out else ""
+                log.warning("refused %s: not on the allow list%s", self.peer, more)
             raise
 
     def may_stay(self, access: Access) -> bool:

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from zbuf.shared.errors import ZbufError
+from zbuf.shared.patience import log as waits
 
 # ---- sub-commands ---------------------------------------------------------------------------------------------------
 
@@ -146,6 +147,7 @@ def run(app: typer.Typer, name: str) -> NoReturn:
     """Run a command: an error is one line on stderr, and exit status 1 (2 for usage), never a traceback."""
     _fill_standard_streams()
     logging.basicConfig(format=f"{name}: %(message)s", level=logging.INFO)
+    waits.disabled = not sys.stderr.isatty()
     try:
         status = app(standalone_mode=False)
         sys.stdout.flush()

@@ -20,6 +20,7 @@ cdef extern from "zbuf/shared/zbuf.h" nogil:
         ZBUF_OUTBOUND
     const char *ZBUF_MAGIC
     const uint64_t ZBUF_MAX_BYTES
+    const uint64_t ZBUF_NO_END
     const uint32_t ZBUF_NO_PACKET
 
     ctypedef struct zbuf_ledger "struct zbuf_ledger":
@@ -88,6 +89,8 @@ cdef extern from "zbuf/shared/zbuf.h" nogil:
     uint32_t zbuf_assigned(const zbuf_header *header)
     void zbuf_acknowledge(zbuf_ack *ack, unsigned which, uint32_t kernel_gen)
     bint zbuf_acknowledged(const zbuf_ack *ack, unsigned which, uint32_t kernel_gen)
+    void zbuf_pass(zbuf_ack *ack, unsigned which, uint32_t kernel_gen)
+    bint zbuf_passed(const zbuf_ack *ack, unsigned which, uint32_t kernel_gen)
     void zbuf_store(zbuf_header *header, uint32_t kernel_gen, uint32_t length_bytes)
     uint32_t zbuf_stored(const zbuf_header *header, uint32_t kernel_gen)
     void zbuf_sleep(zbuf_ack *ack)

@@ -1,7 +1,8 @@
 """scapy on a reader: sniff(), AsyncSniffer, sessions."""
 
+import gc
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 
 import pytest
@@ -17,6 +18,7 @@ from support.processes import LIMIT_S, Lab, Remote
 
 from zbuf.consumer import connect
 from zbuf.consumer.scapy import ScapySocket
+from zbuf.shared.errors import ValueRefused
 
 TIME_NS = 1_700_000_000_123_456_789
 
@@ -170,3 +172,53 @@ def test_closing_leaves_the_capture(lab: Lab, socket: ScapySocket) -> None:
     lab.wait_descriptors(1)
     socket.close()
     lab.wait_descriptors(0)
+
+
+# ---- one reader, one sniff() after the other ------------------------------------------------------------------------
+
+
+def ids(packets: Iterable[Packet]) -> list[int]:
+    return [packet[DNS].id for packet in packets]
+
+
+@pytest.mark.parametrize("reconnect", [False, True])
+def test_sniffing_again_on_the_same_reader_goes_on_with_the_next_packet(lab: Lab, reconnect: bool) -> None:
+    with connect(lab.name, timeout_ms=0, reconnect=reconnect) as reader:
+        publish(lab, *[dns(number) for number in range(10)])
+        reader.rotate()
+        assert ids(sniff(opened_socket=ScapySocket(reader), count=3)) == [0, 1, 2]
+        gc.collect()
+        assert ids(sniff(opened_socket=ScapySocket(reader), count=2, timeout=LIMIT_S)) == [3, 4]
+        assert Ether(bytes(next(iter(reader))))[DNS].id == 5
+        assert len(sniff(opened_socket=ScapySocket(reader), count=4, timeout=LIMIT_S)) == 4
+        assert len(sniff(opened_socket=ScapySocket(reader), timeout=0.05)) == 0
+        publish(lab, dns(10))
+        reader.rotate()
+        assert ids(sniff(opened_socket=ScapySocket(reader), count=1, timeout=LIMIT_S)) == [10]
+        assert not reader.finished
+
+
+def test_sniffing_the_same_socket_again_goes_on(lab: Lab, socket: ScapySocket) -> None:
+    publish(lab, *[dns(number) for number in range(4)])
+    assert ids(sniff(opened_socket=socket, count=2)) == [0, 1]
+    assert ids(sniff(opened_socket=socket, count=2, timeout=LIMIT_S)) == [2, 3]
+
+
+def test_sniffing_a_closed_reader_is_an_error_and_no_empty_list(lab: Lab) -> None:
+    with connect(lab.name) as reader:
+        socket = ScapySocket(reader)
+    for one in (socket, ScapySocket(reader)):
+        with pytest.raises(ValueRefused, match="is closed: connect again"):
+            sniff(opened_socket=one, timeout=LIMIT_S)
+        with pytest.raises(ValueRefused, match="is closed: connect again"):
+            one.recv()
+
+
+def test_sniffing_ends_with_the_stream_whatever_its_callback_keeps(lab: Lab) -> None:
+    with connect(lab.name, timeout_ms=10) as reader:
+        kept: list[object] = []
+        publish(lab, *[dns(number) for number in range(3)])
+        lab.process.begin("producer.close()")
+        sniff(opened_socket=ScapySocket(reader), prn=kept.append, store=False)
+        lab.process.result()
+        assert (len(kept), reader.end_reason) == (3, "closed")

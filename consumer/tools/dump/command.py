@@ -18,7 +18,7 @@ from zbuf.consumer.tools.dump.saved import Saved, saved_capture
 from zbuf.consumer.tools.dump.savefile import Compression, Savefile
 from zbuf.consumer.tools.dump.savefiles import Savefiles
 from zbuf.consumer.tools.dump.trailer import final_ledger
-from zbuf.consumer.tools.words import PRODUCER_DIED, evicted
+from zbuf.consumer.tools.words import check_end
 from zbuf.shared.cli import privileges
 from zbuf.shared.cli.options import BufferSize, Join, RunDir, parse_size, seconds, whole_number
 from zbuf.shared.cli.progress import progress
@@ -171,11 +171,8 @@ def _dump(
         except ZbufError:
             sys.stderr.write(counts(output.packets, final_ledger(reader)))
             raise
-    if reader.end_reason == "producer died":
-        sys.stderr.write(f"zbuf: {PRODUCER_DIED}\n")
     sys.stderr.write(counts(output.packets, ledger))
-    if reader.end_reason == "evicted":
-        raise evicted(reader.name)
+    check_end(reader.name, reader.end_reason)
 
 
 def _output(reader: Reader, plan: Plan, compress: Compression | None, clobber: bool) -> Output:
@@ -199,18 +196,20 @@ class _Source:
         self.name = name
         self.run_dir = run_dir
         self._saved = saved
+        self._whom = f"producer {name!r} to start" if saved is None else "the packets of the file"
 
     def expect(self, wait_s: float) -> None:
         """Wait for a producer so long, so that what takes time is only begun if it runs; a replay is on its way."""
         if self._saved is None:
-            wait_for_producer(lambda: Connection(self.name, self.run_dir), wait_s).close()
+            wait_for_producer(lambda: Connection(self.name, self.run_dir), wait_s, whom=self._whom).close()
 
     def open_reader(self, options: Options, wait_s: float) -> Reader:
         """Connect to it as soon as it runs; a replay, which may fail instead, gets time to start."""
         wanted = msgspec.structs.replace(options, run_dir=self.run_dir)
         if self._saved is None:
-            return wait_for_producer(lambda: open_reader(self.name, wanted), wait_s)
-        return wait_for_producer(lambda: open_reader(self.name, wanted), max(wait_s, _READY_S), self._saved.check)
+            return wait_for_producer(lambda: open_reader(self.name, wanted), wait_s, whom=self._whom)
+        check = self._saved.check
+        return wait_for_producer(lambda: open_reader(self.name, wanted), max(wait_s, _READY_S), check, self._whom)
 
     def finish(self, reader: Reader) -> None:
         """Pass on a replay's warnings, or raise its error, after the last packet."""

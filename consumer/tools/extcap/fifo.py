@@ -40,16 +40,9 @@ def capture_into(path: str, open_reader: Callable[[], Reader]) -> None:
             feed.open(path)
             with open_reader() as reader:
                 feed.run(reader)
-                _check_end(reader)
+                words.check_end(reader.name, reader.end_reason)
         except _Enough:
             pass
-
-
-def _check_end(reader: Reader) -> None:
-    if reader.end_reason == "producer died":
-        raise ZbufError(f"{reader.name} died; everything that it had appended is here")
-    if reader.end_reason == "evicted":
-        raise words.evicted(reader.name)
 
 
 class _Enough(Exception):

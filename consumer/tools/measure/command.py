@@ -60,8 +60,7 @@ def measure(
         summary.print_table()
     if plot is not None:
         summary.plot(plot)
-    if measured.ended_by == "evicted":
-        raise words.evicted(name)
+    words.check_end(name, measured.ended_by)
 
 
 def _measured(reader: Reader, count: int | None, duration_s: float) -> Measured:
@@ -70,11 +69,10 @@ def _measured(reader: Reader, count: int | None, duration_s: float) -> Measured:
     with progress(lambda: f"{reader.name}: {measuring.packets:,} packets"):
         measured = measuring.run()
     if not measured.packets:
+        words.check_end(reader.name, measured.ended_by)
         raise ZbufError(
             f"no packets came from {reader.name!r} in {measured.seconds:.1f} s: zbuf stats {reader.name} tells why"
         )
-    if measured.ended_by == "producer died":
-        sys.stderr.write(f"zbuf: {words.PRODUCER_DIED}\n")
     if measured.latencies.later_than_now:
         sys.stderr.write(
             f"zbuf: {measured.latencies.later_than_now} packets have a time later than their arrival: "

@@ -21,7 +21,8 @@ from zbuf.consumer.tools.top.view import Screenful, json_line, report
 from zbuf.consumer.tools.top.watch import Captures, Seen
 from zbuf.shared.cli.options import RunDir, whole_number
 from zbuf.shared.closing import Closing
-from zbuf.shared.errors import ProducerNotFound
+from zbuf.shared.errors import ProducerNotFound, ZbufError
+from zbuf.shared.patience import log as waits
 
 _DELAY_MIN_S, _DELAY_MAX_S = 0.1, 86_400.0
 
@@ -61,12 +62,14 @@ def top(
         raise typer.BadParameter("--once prints one update: leave out --count")
     if isinstance(sys.stdout, io.TextIOWrapper):  # a process may have a name that this terminal can't write
         sys.stdout.reconfigure(errors="backslashreplace")
+    waits.disabled = True  # each update tells who has not answered
     with Captures(names or [], run_dir) as captures:
         if not (once or json) and sys.stdout.isatty() and not Console().is_dumb_terminal:
             _show(captures, delay, count)
         else:
             sample = (lambda: _all_there(captures.update())) if once else captures.update
-            _print(sample, _write_json if json else _write_report, delay, 1 if once else count)
+            last = _print(sample, _write_json if json else _write_report, delay, 1 if once else count)
+            _check_end(last if names else [])
 
 
 def _updates(count: int | None) -> Iterator[int]:
@@ -81,22 +84,36 @@ def _all_there(seen: Sequence[Seen]) -> Sequence[Seen]:
     return seen
 
 
+def _check_end(last: Sequence[Seen]) -> None:
+    """Raise ZbufError if a named producer was not there, or did not answer, when the last update came."""
+    for one in last:
+        if one.problem:
+            raise ZbufError(one.problem if one.missing else f"{one.name} {one.problem}")
+
+
 # ---- printed --------------------------------------------------------------------------------------------------------
 
 
 def _print(
     sample: Callable[[], Sequence[Seen]], write: Callable[[Sequence[Seen]], None], delay: float, count: int | None
-) -> None:
-    """Print updates. A first sample, which is not printed, is there so that the first update has rates."""
+) -> Sequence[Seen]:
+    """Print updates. A first sample, which is not printed, is there so that the first update has rates.
+
+    Returns:
+        The last update; nothing where a signal came before that.
+    """
+    seen: Sequence[Seen] = []
     with Waiting() as waiting:
         due = time.monotonic() + delay
         sample()
         for _ in _updates(count):
             if waiting.wait(due) == "over":
-                return
+                return []
             due = time.monotonic() + delay
-            write(sample())
+            seen = sample()
+            write(seen)
             sys.stdout.flush()
+    return seen
 
 
 def _write_json(seen: Sequence[Seen]) -> None:

@@ -16,6 +16,7 @@ from zbuf.consumer.tools.top.fitting import Column, Section, compose
 from zbuf.consumer.tools.top.rates import Compared, Rated, RatedDescriptor, is_slow
 from zbuf.consumer.tools.top.watch import Seen
 from zbuf.shared.control.statistics import InterfaceStatistics, ReaderStatistics
+from zbuf.shared.names import process_name
 from zbuf.shared.users import user_name
 
 # ---- an update ------------------------------------------------------------------------------------------------------
@@ -203,7 +204,7 @@ def _reader(producer: Compared, descriptor: RatedDescriptor, reader: Rated[Reade
         Text(str(descriptor.now.descriptor)),
         Text(str(now.reader)),
         Text(str(now.pid)),
-        cell.text(words.process_name(now.pid)),
+        cell.text(process_name(now.pid)),
         cell.text(user_name(now.user)),
         cell.rate(reader.rates, "delivered"),
         Text(str(now.holding)),

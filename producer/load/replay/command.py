@@ -11,6 +11,7 @@ import typer
 from zbuf.producer.load.damage import warn
 from zbuf.producer.load.replay.measured import Measured
 from zbuf.producer.load.replay.page import write_page
+from zbuf.producer.load.replay.standing import Standing
 from zbuf.producer.load.replay.stepping import step
 from zbuf.producer.load.schedule import FASTEST, Ramp, Schedule, Stamp, parse_rate
 from zbuf.producer.producer import Producer
@@ -192,7 +193,7 @@ def replay(
     warn(source.warnings)
     measured = Measured(want_latency=latency, want_rates=report is not None)
     with producer:
-        _replay(producer, source, schedule, loops, wait_readers, measured)
+        _replay(producer, source, schedule, loops, wait_readers, measured, lossless=lossless)
     made = measured.report(files, schedule, producer.final_stats(), source)
     warn(source.warnings[known:])
     if json:
@@ -237,6 +238,8 @@ def _replay(
     loops: int,
     wait_readers: int,
     measured: Measured,
+    *,
+    lossless: bool,
 ) -> None:
     if wait_readers:
         with progress(lambda: f"{producer.name}: waiting for {wait_readers} readers"):
@@ -245,10 +248,14 @@ def _replay(
     if pace is not None and schedule.one_at_a_time:
         step(pace)
 
+    standing = Standing(producer)
+
     def describe() -> str:
         wait_s = 0.0 if pace is None else pace.next_in_s()
         so_far = f"{producer.name}: {producer.offered:,} packets, {producer.offered / measured.age_s:,.0f} packets/s"
-        return so_far if wait_s < 1 else f"{so_far}, the next one in {wait_s:,.0f} s"
+        if wait_s >= 1:
+            return f"{so_far}, the next one in {wait_s:,.0f} s"
+        return so_far + standing.whom() if lossless else so_far
 
     with measured.during(producer, pace), progress(describe, shown=not schedule.one_at_a_time):
         if not producer.stopped:

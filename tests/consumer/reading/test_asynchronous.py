@@ -411,6 +411,7 @@ def test_error_of_a_producer_that_came_back_is_told_once(lab: Lab, remote: Calla
             with pytest.raises(ZbufError, match="link type 101"):
                 await waiting
             assert reader.finished
-            assert await reader.next_buffer() is None
+            with pytest.raises(ZbufError, match="is closed: connect again"):
+                await reader.next_buffer()
 
     run(main())

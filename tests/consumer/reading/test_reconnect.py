@@ -1,5 +1,6 @@
 """Readers that outlive their producer."""
 
+import itertools
 import signal
 import threading
 import time
@@ -11,6 +12,7 @@ from support.processes import LIMIT_S, Lab, Remote, number_of, open_fds, take
 from zbuf.consumer import Reader, ReconnectingReader, connect
 from zbuf.consumer.reading.options import Options
 from zbuf.consumer.reading.reader import open_reader
+from zbuf.consumer.reading.reconnecting import pauses
 from zbuf.shared.errors import ProducerNotFound, Refused, ValueRefused, ZbufError
 
 
@@ -164,8 +166,8 @@ def test_closing_ends_it(lab: Lab, reader: ReconnectingReader) -> None:
     assert reader.next_buffer(timeout=0) is None
     reader.close()
     assert (reader.finished, reader.end_reason) == (True, "closed")
-    assert reader.next_buffer() is None
-    assert list(reader) == []
+    with pytest.raises(ValueRefused, match="is closed"):
+        list(reader)
 
 
 def test_other_link_type_is_an_error(lab: Lab, reader: ReconnectingReader, restart: Callable[..., Lab]) -> None:
@@ -221,3 +223,38 @@ def test_producer_that_refuses_is_told_once_and_tried_again(
     assert caplog.text.count("refuses this reader") == 1
     again.process.do("blocking.pop().close()")
     come_back(reader)
+
+
+def test_pauses_between_looks_grow_from_a_moment_to_seconds() -> None:
+    for _ in range(20):
+        found = list(itertools.islice(pauses(), 10))
+        bounds = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0, 5.0]
+        assert all(bound / 2 <= pause <= bound for pause, bound in zip(found, bounds, strict=True))
+
+
+def test_it_looks_seldom_and_says_once_what_is_wrong(
+    lab: Lab, reader: ReconnectingReader, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+
+    def look(name: str, options: Options) -> Reader:
+        looks.append(time.monotonic())
+        return open_reader(name, options)
+
+    monkeypatch.setattr("zbuf.consumer.reading.reconnecting.open_reader", look)
+    lab.close()
+    assert reader.next_buffer(timeout=1) is None
+    assert len(looks) <= 6  # 0, then at least 0.05, 0.1, 0.2, 0.4 later, and perhaps one more
+    assert caplog.text.count("is away; this reader goes on trying: no producer") == 1
+
+
+def test_no_permission_is_told(
+    lab: Lab, reader: ReconnectingReader, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(name: str, _options: Options) -> Reader:
+        raise ProducerNotFound(f"producer {name!r}: no permission to use its socket")
+
+    lab.close()
+    monkeypatch.setattr("zbuf.consumer.reading.reconnecting.open_reader", refused)
+    assert reader.next_buffer(timeout=0.3) is None
+    assert caplog.text.count("no permission to use its socket") == 1

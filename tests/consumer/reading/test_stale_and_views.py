@@ -258,3 +258,114 @@ def test_a_view_that_dies_in_a_cycle_gives_its_buffer_back(make_rig: MakeRig) ->
     del cycle
     gc.collect()
     assert user_gens(rig) == (1, 0)
+
+
+# ---- views that a loop's variable keeps -----------------------------------------------------------------------------
+
+
+def test_the_next_buffer_comes_although_a_view_keeps_the_last_one(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    reader = rig.reader()
+    for number in range(6):  # as in a slow capture: each buffer has one packet when its read timeout is over
+        rig.append(1, bytes([number]) * 9)
+        assert rig.descriptor.rotate()
+        data = next(iter(take(reader))).data
+        assert bytes(data) == bytes([number]) * 9
+        assert take_nothing(reader)
+    assert rig.descriptor.ledger()["dropped"] == 0
+
+
+@pytest.mark.parametrize("options", [{"immediate": True}, {"timeout_ms": 10}])
+def test_the_read_timeout_and_immediate_mode_wait_for_no_view(make_rig: MakeRig, options: dict[str, int]) -> None:
+    rig = make_rig(**options)
+    reader = rig.reader()
+    for number in range(4):
+        rig.append(1, bytes([number]) * 9)
+        for now_ns in (0, 20_000_000):
+            rig.descriptor.tick(now_ns)
+        data = next(iter(take(reader))).data
+        assert bytes(data) == bytes([number]) * 9
+        assert take_nothing(reader)
+
+
+@pytest.mark.parametrize("packets", [3, PER_BUFFER // 2, PER_BUFFER - 1])
+def test_a_store_is_hurried_later_the_fuller_it_is(make_rig: MakeRig, packets: int) -> None:
+    rig = make_rig(timeout_ms=1)  # what comes while both buffers are held is lost: the faster, the more of it
+    reader = rig.reader()
+    rig.append()
+    rig.descriptor.rotate()
+    view = take(reader).data
+    assert take_nothing(reader)
+    rig.append(packets)
+    for now_ms in (0, 1, packets * 1000 // PER_BUFFER - 10):
+        rig.descriptor.tick(now_ms * 1_000_000)
+        assert take_nothing(reader)
+    rig.descriptor.tick((packets * 1000 // PER_BUFFER + 10) * 1_000_000)
+    assert len(take(reader)) == packets
+    del view
+
+
+def test_a_buffer_that_is_still_read_is_not_hurried(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    reader = rig.reader()
+    rig.append()
+    rig.descriptor.rotate()
+    view = take(reader).data
+    rig.append()
+    assert not rig.descriptor.rotate()  # else what comes next would be lost, while it reads
+    assert take_nothing(reader)
+    assert rig.descriptor.rotate()
+    del view
+
+
+def test_a_buffer_is_not_hurried_while_another_reader_reads_it(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    first, second = rig.reader(1), rig.reader(2)
+    rig.append()
+    rig.descriptor.rotate()
+    views = [take(first).data, take(second).data]
+    rig.append()
+    assert take_nothing(first)
+    assert not rig.descriptor.rotate()
+    assert take_nothing(second)
+    assert rig.descriptor.rotate()
+    assert [len(take(first)), len(take(second))] == [1, 1]
+    del views
+
+
+def test_a_view_that_is_kept_for_good_is_an_error_that_names_the_buffer(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    reader = rig.reader()
+    rig.append(2)
+    rig.descriptor.rotate()
+    kept = [packet.data for packet in take(reader)]
+    assert take_nothing(reader)
+    rig.append(2)
+    rig.descriptor.rotate()
+    kept += [packet.data for packet in take(reader)]
+    for _ in range(2):
+        with pytest.raises(BufferError, match="2 of your own views still hold buffer 0, whose memory buffer 2 needs"):
+            reader.next_buffer()
+    kept.clear()
+    assert take_nothing(reader)
+
+
+def test_views_that_die_with_an_exception_leave_it_as_it_is(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    reader = rig.reader()
+    rig.append(2 * PER_BUFFER + 1)
+    with pytest.raises(BufferError, match=f"{PER_BUFFER} of your own views still hold buffer 0"):
+        [packet.data for packet in reader]  # the list dies while the exception unwinds the stack
+    gc.collect()
+    assert not reader.holds_views
+
+
+def test_packets_that_are_kept_without_a_view_are_stale_and_hold_nothing_up(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    reader = rig.reader()
+    rig.append(2 * PER_BUFFER)
+    rig.descriptor.finish()
+    packets = list(reader)
+    assert len(packets) == 2 * PER_BUFFER
+    with pytest.raises(StaleBuffer, match="buffer 0 was acknowledged"):
+        bytes(packets[0])

@@ -205,8 +205,8 @@ def test_producer_that_dies_leaves_the_report_of_what_it_had_appended(commands: 
     append(lab, 10)
     lab.kill()
     done = end(measure)
-    assert done.returncode == 0
-    assert done.stderr.endswith("zbuf: the producer died; everything that it had appended is here\n")
+    assert done.returncode == 1
+    assert done.stderr.endswith(f"zbuf: {lab.name} died; everything that it had appended is here\n")
     report = json.loads(done.stdout)
     assert (report["ended_by"], report["packets"]) == ("producer died", 10)
 

@@ -361,7 +361,9 @@ def test_reload_hangs_up_on_those_who_may_see_something_else_now(
         file.write_text(f'[[allow]]\nusers = ["{OTHER}"]\n')
         lab.signal(signal.SIGHUP)
         lab.wait_line("the allow list has changed")
-        end_dump(dumping)
+        _, said = dumping.communicate(timeout=LIMIT_S)
+        assert dumping.returncode == 1
+        assert said.splitlines()[-1].endswith("or is not allowed any more")
         send(lab.network, FRAMES[:1])
         assert [bytes(packet) for packet in ours.next_buffer(timeout=LIMIT_S) or ()] == FRAMES[:1]
     lab.end()

@@ -14,7 +14,7 @@ from support.embedding import PAGE, PER_PAGE, WAITS
 from support.processes import LIMIT_S, Lab, Remote, open_fds, take_all
 
 from zbuf.consumer import connect
-from zbuf.shared.errors import ControlError
+from zbuf.shared.errors import ControlError, ValueRefused
 
 
 @WAITS
@@ -100,7 +100,8 @@ def test_end_is_left_after_close(lab: Lab) -> None:
     lab.append()
     reader.close()
     assert (reader.end_reason, reader.finished) == ("left", True)
-    assert reader.next_buffer() is None
+    with pytest.raises(ValueRefused, match="is closed"):
+        reader.next_buffer()
     reader.close()
     lab.wait_descriptors(0)
 

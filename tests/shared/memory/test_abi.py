@@ -136,7 +136,7 @@ STRUCTURES = {
             "store_len": 64,  # a cache line of its own
         },
     ),
-    "zbuf_ack": (64, {"user_gen": 0, "sleeping": 8}),
+    "zbuf_ack": (64, {"user_gen": 0, "sleeping": 8, "passed_gen": 12}),
 }
 NUMBERS = {"ZBUF_ABI": 2, "ZBUF_PAGE_BYTES": 4096, "ZBUF_MAX_BYTES": 2**30, "ZBUF_MAX_CAPLEN": 262144}
 

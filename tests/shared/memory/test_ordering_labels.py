@@ -211,7 +211,7 @@ _SOURCES = [
     if path != ROOT / "shared" / "zbuf.h"
 ]
 _ATOMIC = re.compile(r"__atomic_|__sync_|__ATOMIC_|\batomic_|_Atomic|stdatomic|std::atomic|memory_order|libcpp\.atomic")
-_ORDERED_FIELD = re.compile(r"(?:\.|->)(kernel_gen|store_len|sleeping)\b")
+_ORDERED_FIELD = re.compile(r"(?:\.|->)(kernel_gen|store_len|sleeping|passed_gen)\b")
 # The flags by which a thread stops a loop of its own process, in no shared memory: these lines, there and nowhere else.
 _PRIVATE_FLAG = re.compile(r"\s*#define (raise_flag|lower_flag|is_raised)\(flag\) __atomic_(load|store)_n\(flag, .*\)")
 

@@ -9,6 +9,8 @@ function zbuf_everything[] = {
     (function)zbuf_assigned,
     (function)zbuf_acknowledge,
     (function)zbuf_acknowledged,
+    (function)zbuf_pass,
+    (function)zbuf_passed,
     (function)zbuf_store,
     (function)zbuf_stored,
     (function)zbuf_sleep,

@@ -70,6 +70,7 @@ static void ack(void)
     SIZE(zbuf_ack);
     FIELD(zbuf_ack, user_gen);
     FIELD(zbuf_ack, sleeping);
+    FIELD(zbuf_ack, passed_gen);
 }
 
 int main(void)

@@ -140,6 +140,15 @@ def test_named_producer_that_is_not_there_is_an_error_of_once_alone(commands: Co
     assert "! no producer 'nobody' runs in" in wait_line(process.stdout, "nobody")
 
 
+def test_named_producer_that_is_killed_before_the_last_update_is_an_error(commands: Commands, lab: Lab) -> None:
+    process = commands.start("zbuf", "top", lab.name, "--json", "-n", "15", "-d", "0.1")
+    wait_line(process.stdout, lab.name)
+    lab.kill()
+    _, said = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 1
+    assert re.fullmatch(rf"zbuf: no producer '{lab.name}' runs in .*: start it with zbufd\n", said)
+
+
 def test_only_those_that_are_named_are_shown(producer_name: str) -> None:
     with Producer(f"{producer_name}a"), Producer(f"{producer_name}b"), Producer(f"{producer_name}c"):
         done = run("zbuf", "top", f"{producer_name}c", f"{producer_name}a", "--once", "--json", "-d", "0.1")
