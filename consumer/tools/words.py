@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
-from zbuf.shared.errors import ZbufError
+import typer
+
+from zbuf.shared.control.rundir import search_path
+from zbuf.shared.control.rundir_look import open_names
+from zbuf.shared.errors import ProducerNotFound, ZbufError
 
 PRODUCER_DIED = "the producer died; everything that it had appended is here"
 
@@ -21,6 +25,24 @@ def process_name(pid: int) -> str:
         return Path(f"/proc/{pid}/comm").read_text(errors="backslashreplace").rstrip("\n")
     except OSError:
         return "-"
+
+
+def named_or_only(name: str | None, run_dir: str | None) -> str:
+    """The producer that a command is for: the one that is named, or else the only one that runs.
+
+    Raises:
+        ProducerNotFound: none was named, and none runs.
+        typer.BadParameter: none was named, and several run.
+    """
+    if name is not None:
+        return name
+    names = open_names(run_dir)
+    if not names:
+        where = " or ".join(map(str, search_path(run_dir)))
+        raise ProducerNotFound(f"no producer runs in {where}: start one with zbufd")
+    if len(names) > 1:
+        raise typer.BadParameter(f"several producers run: say which of {', '.join(names)}")
+    return names[0]
 
 
 def evicted(name: str) -> ZbufError:
