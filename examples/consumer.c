@@ -68,8 +68,8 @@ static int connect_to(const char *name, const char *run_dir)
     size_t room = sizeof address.sun_path;
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 
-    if ((size_t)snprintf(address.sun_path, room, "%s/%s.sock", run_dir, name) >= room)
-        FAIL("%s/%s.sock is too long for the path of a socket", run_dir, name);
+    if ((size_t)snprintf(address.sun_path, room, "%s/%s/control.sock", run_dir, name) >= room)
+        FAIL("%s/%s/control.sock is too long for the path of a socket", run_dir, name);
     if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) < 0 ||
         connect(fd, (struct sockaddr *)&address, sizeof address) < 0)
         FAIL("%s: %s", address.sun_path, strerror(errno));

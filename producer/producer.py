@@ -29,7 +29,8 @@ from zbuf.producer.sources.pace import Pace, Paced
 from zbuf.producer.sources.python import LINKTYPE_ETHERNET, RawPacket, linktype_of
 from zbuf.producer.sources.source import Attended, Pass, Recorded, passes_of
 from zbuf.shared.closing import Closing
-from zbuf.shared.control.rundir import NameLock, directory_mode, make_run_directory, run_directory, socket_path
+from zbuf.shared.control.rundir import run_directory
+from zbuf.shared.control.rundir_place import ProducerDirectory, socket_path
 from zbuf.shared.control.statistics import Statistics
 from zbuf.shared.errors import ValueRefused
 from zbuf.shared.memory.layout import DEFAULT_BUFFER_BYTES, MAX_CAPLEN, check_buffer_bytes
@@ -56,15 +57,17 @@ class Producer(Closing):
             default one, named like the producer.
         lossless: wait for readers instead of dropping packets.
         buffer_size: bytes of each of a reader's two buffers, if the reader does not say; whole pages, up to 1 GiB.
-        run_dir: where the control socket is made; see zbuf.shared.control.rundir.run_directory().
+        run_dir: where the producer's own directory is made; see zbuf.shared.control.rundir.run_directory().
         linger_s: how long close() waits for the readers to acknowledge what is left; None for as long as it takes.
         limits: how much readers may ask for.
         allow: who may read what; by default, whoever can open the control socket may read everything.
         socket_mode: the permissions of the control socket.
-        gid: the group of the control socket, and of the run directory if that is made; by default the process's.
+        gid: the group of the control socket, and of its directory; by default the process's.
         snaplen: bytes that the source keeps of each packet: no reader gets more.
         salvage_dir: where to write the packets that a killed producer of this name left unread, before its segments
             are removed.
+        place: the producer's own directory, where it is made already: then its name, run directory, mode and group
+            are those of the producer. The producer releases it.
 
     Raises:
         ValueRefused: the name can't be used, or a rule names a user, group or interface that does not exist.
@@ -88,11 +91,11 @@ class Producer(Closing):
         gid: int | None = None,
         snaplen: int = MAX_CAPLEN,
         salvage_dir: str | os.PathLike[str] | None = None,
+        place: ProducerDirectory | None = None,
     ) -> None:
         check_buffer_bytes(buffer_size)
-        directory = run_directory(run_dir)
-        path = socket_path(directory, name)
-        make_run_directory(directory, mode=directory_mode(socket_mode), gid=gid)
+        directory = place.run_dir if place is not None else run_directory(run_dir)
+        socket_path(directory, name)  # raises before anything is made
         described = [_described(one, linktype) for one in (interfaces or [name])]
         self.name = name
         self.run_dir = directory
@@ -105,13 +108,13 @@ class Producer(Closing):
         self._owner = Owner(pump, self._roster.tick)
         self._pid = os.getpid()
         self._closed = False
-        self._lock = NameLock(directory, name)
+        self._place = place or ProducerDirectory(directory, name, socket_mode=socket_mode, gid=gid)
         try:
             self._clean_up_after_the_dead(salvage_dir)
             context = Context(self._identity, self._owner, self._roster, buffer_size, access)
-            self._control = ControlServer(path, context, socket_mode, gid)
+            self._control = ControlServer(self._place.socket, context, self._place.socket_mode, self._place.gid)
         except BaseException:
-            self._lock.release()
+            self._place.release()
             raise
         _producers.add(self)
 
@@ -314,7 +317,7 @@ class Producer(Closing):
                 log.warning("%s: readers have not taken everything within %g s", self.name, self.linger_s)
         finally:
             self._control.stop()
-            self._lock.release()
+            self._place.release()
 
     def _clean_up_after_the_dead(self, salvage_dir: str | os.PathLike[str] | None) -> None:
         """Remove the segments of a killed producer of this name; save, or count, the packets that nobody had read."""
@@ -338,7 +341,7 @@ class Producer(Closing):
         self._closed = True
         self._control.forget()
         self._roster.forget()
-        self._lock.forget()
+        self._place.forget()
 
 
 def _described(interface: str | Interface, linktype: int) -> Interface:

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable
@@ -13,8 +12,10 @@ from typing import TypeVar, cast
 
 from zbuf.shared import control
 from zbuf.shared.closing import Closing
-from zbuf.shared.control.rundir import producer_names, search_path, socket_path
+from zbuf.shared.control.rundir import every_directory, search_path
+from zbuf.shared.control.rundir_look import connect_to, producer_names
 from zbuf.shared.errors import ControlError, ProducerNotFound, Refused, RunDirectoryError, ValueRefused
+from zbuf.shared.names import check_name
 from zbuf.shared.patience import Patience
 
 _ANSWER_S = 30
@@ -35,10 +36,18 @@ class Connection(Closing):
     """
 
     def __init__(self, name: str, run_dir: str | os.PathLike[str] | None = None) -> None:
-        directory = _directory_of(name, search_path(run_dir))
         self._name = name
-        self._socket = _connect(socket_path(directory, name), name, directory)
+        self._socket = _connect(name, run_dir)
         self._lock = threading.Lock()
+
+    @classmethod
+    def over(cls, name: str, connected: socket.socket) -> "Connection":
+        """A connection to the producer `name` over a socket that is connected already, and becomes its own."""
+        connection = cls.__new__(cls)
+        connection._name = name
+        connection._socket = connected
+        connection._lock = threading.Lock()
+        return connection
 
     def request(self, request: control.Request, descriptors: int = 0) -> tuple[control.Answer, list[int]]:
         """Send a request and wait for its answer.
@@ -88,50 +97,42 @@ class Connection(Closing):
         self._socket.close()
 
 
-def _directory_of(name: str, directories: list[Path]) -> Path:
-    """The first directory that has a socket of that name or is closed to us; else the first of all."""
+def _connect(name: str, run_dir: str | os.PathLike[str] | None) -> socket.socket:
+    """Connect to the first living producer of that name on the search path."""
+    check_name(name)
+    directories = search_path(run_dir)
+    closed = None
     for directory in directories:
         try:
-            socket_path(directory, name).stat()
+            return connect_to(directory, name, _ANSWER_S)
         except PermissionError:
-            return directory
+            closed = closed or directory
         except OSError:
             continue
-        return directory
-    return directories[0]
+    raise ProducerNotFound(_not_found(name, directories, closed, run_dir))
 
 
-def _connect(path: Path, name: str, directory: Path) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    # The kernel's timeouts: Python's would make the socket non-blocking, and connecting to a busy producer fail.
-    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-        connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", _ANSWER_S, 0))
-    try:
-        connection.connect(str(path))
-    except OSError as error:
-        connection.close()
-        raise ProducerNotFound(_not_found(name, directory, error)) from None
-    return connection
+def _not_found(name: str, directories: list[Path], closed: Path | None, run_dir: str | os.PathLike[str] | None) -> str:
+    if closed is not None:
+        return f"producer {name!r}: no permission to use its socket in {closed}: ls -ld shows which group may use it"
+    where = " or ".join(map(str, directories))
+    for other in every_directory(run_dir):
+        if other not in directories and name in _names_in(other):
+            return f"no producer {name!r} runs in {where}: there is one of another user's: give --run-dir {other}"
+    others = ", ".join(sorted({other for directory in directories for other in _names_in(directory)} - {name}))
+    return f"no producer {name!r} runs in {where}" + (f" (there is: {others})" if others else ": start it with zbufd")
 
 
-def _not_found(name: str, directory: Path, error: OSError) -> str:
-    if isinstance(error, PermissionError):
-        return f"producer {name!r}: no permission to use its socket in {directory}: ls -ld shows which group may use it"
-    others = ", ".join(other for other in producer_names(directory) if other != name)
-    return f"no producer {name!r} runs in {directory}" + (
-        f" (there is: {others})" if others else ": start it with zbufd"
-    )
+def _names_in(directory: Path) -> list[str]:
+    with contextlib.suppress(RunDirectoryError):
+        return producer_names(directory)
+    return []
 
 
 def producers(run_dir: str | os.PathLike[str] | None = None) -> list[control.Statistics]:
-    """The statistics of all producers that run, sorted by name."""
+    """The statistics of all producers on the search path that run and let this user look, sorted by name."""
     found = []
-    directories = search_path(run_dir)
-    names: set[str] = set()
-    for directory in directories:
-        with contextlib.suppress(*([RunDirectoryError] if len(directories) > 1 else [])):
-            names.update(producer_names(directory))
-    for name in sorted(names):
+    for name in sorted({name for directory in search_path(run_dir) for name in _names_in(directory)}):
         with contextlib.suppress(ProducerNotFound, ControlError, ValueRefused), Connection(name, run_dir) as connection:
             found.append(connection.stats())
     return found

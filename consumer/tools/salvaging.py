@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -13,7 +14,7 @@ from zbuf.shared.cli.options import Json, whole_number
 from zbuf.shared.cli.tables import print_table
 from zbuf.shared.errors import SegmentError, ZbufError
 from zbuf.shared.memory.leftovers import Found, find_segments
-from zbuf.shared.memory.salvage import Salvaged
+from zbuf.shared.memory.salvage import Salvaged, salvage_all
 from zbuf.shared.memory.salvage import salvage as write_segment
 from zbuf.shared.names import check_name, encodable, printable
 from zbuf.shared.users import user_name
@@ -24,6 +25,10 @@ def salvage(
         str | None, typer.Argument(metavar="NAME", help="The killed producer; without it, list what there is.")
     ] = None,
     write: Annotated[str | None, typer.Option("-w", metavar="FILE", help="Write pcapng to FILE; - is stdout.")] = None,
+    into: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Write to new files in DIR what your killed producers, or NAME alone, left."),
+    ] = None,
     descriptor: Annotated[
         int | None, typer.Option(parser=whole_number(0), metavar="N", help="Write this descriptor alone.")
     ] = None,
@@ -31,6 +36,11 @@ def salvage(
     json: Json = False,
 ) -> None:
     """Write what the readers of a killed producer had not acknowledged, each descriptor to a file of its own."""
+    if into is not None:
+        if write is not None or descriptor is not None:
+            raise typer.BadParameter("--into names the files by itself: leave out -w and --descriptor")
+        salvage_into(into, name, remove=remove, json=json)
+        return
     if name is None:
         if write is not None or descriptor is not None or remove:
             raise typer.BadParameter("say whose packets to salvage: zbuf salvage lists the names")
@@ -82,11 +92,27 @@ def salvage_to_files(name: str, path: str, *, descriptor: int | None, remove: bo
         raise typer.Exit(1)
 
 
+def salvage_into(directory: str, name: str | None, *, remove: bool, json: bool) -> None:
+    """Write what this user's killed producers, or those of one name, left to new files, and say which files.
+
+    Raises:
+        ZbufError: a file can't be written; what is not written stays in memory. That nothing is left is no error.
+    """
+    written = salvage_all(None if name is None else check_name(name), Path(directory), remove=remove)
+    if json:
+        _print_json(sys.stdout, [_plain(one) for one in written])
+        return
+    for one in written:
+        _print_written(one)
+    if not written:
+        sys.stderr.write("zbuf: no killed producer of yours left packets behind\n")
+
+
 def _salvage_one(found: Found, path: str, *, remove: bool, told: bool) -> list[Salvaged]:
     try:
         salvaged = write_segment(found, path, remove=remove)
     except SegmentError as error:
-        sys.stderr.write(f"zbuf: {error}\n")
+        sys.stderr.write(f"zbuf: {printable(str(error))}\n")
         return []
     if told:
         _print_written(salvaged)

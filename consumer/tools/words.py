@@ -1,6 +1,10 @@
 """What several tools tell people in the same words: a duration, and how a reader came to its end."""
 
-from zbuf.shared.errors import ZbufError
+import typer
+
+from zbuf.shared.control.rundir import search_path
+from zbuf.shared.control.rundir_look import open_names
+from zbuf.shared.errors import ProducerNotFound, ZbufError
 
 
 def duration(seconds: float) -> str:
@@ -27,3 +31,21 @@ def check_end(name: str, reason: str | None) -> None:
     """
     if reason in _BAD_ENDS:
         raise ZbufError(f"{name} {_BAD_ENDS[reason]}")
+
+
+def named_or_only(name: str | None, run_dir: str | None) -> str:
+    """The producer that a command is for: the one that is named, or else the only one that runs.
+
+    Raises:
+        ProducerNotFound: none was named, and none runs.
+        typer.BadParameter: none was named, and several run.
+    """
+    if name is not None:
+        return name
+    names = open_names(run_dir)
+    if not names:
+        where = " or ".join(map(str, search_path(run_dir)))
+        raise ProducerNotFound(f"no producer runs in {where}: start one with zbufd")
+    if len(names) > 1:
+        raise typer.BadParameter(f"several producers run: say which of {', '.join(names)}")
+    return names[0]

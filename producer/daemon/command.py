@@ -12,6 +12,7 @@ from zbuf.producer.daemon.configuration import Configuration, load
 from zbuf.producer.daemon.daemon import Daemon
 from zbuf.producer.sources.live.interfaces import describe_choices, list_interfaces
 from zbuf.shared.cli.options import Json, takes
+from zbuf.shared.names import printable
 
 
 @takes(Configuration)
@@ -53,7 +54,7 @@ def capture(
 def check_config(file: Annotated[str, typer.Argument(metavar="FILE", help="A configuration file.")]) -> None:
     """Check a configuration file of zbufd capture."""
     load(file)
-    sys.stdout.write(f"{file}: good\n")
+    sys.stdout.write(f"{printable(file)}: good\n")
 
 
 def interfaces(json: Json = False) -> None:
@@ -66,4 +67,4 @@ def interfaces(json: Json = False) -> None:
         description = f" ({one.description})" if one.description else ""
         flags = f" [{', '.join(one.flags)}]" if one.flags else ""
         addresses = f" {' '.join(one.addresses)}" if one.addresses else ""
-        sys.stdout.write(f"{number}.{one.name}{description}{flags}{addresses}\n")
+        sys.stdout.write(f"{number}.{printable(one.name)}{description}{flags}{addresses}\n")

@@ -22,7 +22,6 @@ from zbuf.producer.serving.waiting import DEFAULT_LINGER_S
 from zbuf.producer.sources.live.interfaces import list_interfaces
 from zbuf.producer.sources.live.opening import DEFAULT_KERNEL_BUFFER_BYTES, Engine, LiveOptions, Precision
 from zbuf.shared.cli.options import annotations, size_in_bytes
-from zbuf.shared.control.rundir import directory_mode
 from zbuf.shared.control.settings import FILTER_LENGTH_MAX, Direction
 from zbuf.shared.errors import ConfigurationError, FilterError, ValueRefused
 from zbuf.shared.memory.layout import MAX_CAPLEN, check_buffer_bytes
@@ -176,11 +175,6 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def socket_mode(self) -> int:
         """The permissions of the control socket: `mode` if it is given, else 0660 with a group, and 0600 without."""
         return int(self.mode, 8) if self.mode else 0o660 if self.group else 0o600
-
-    @property
-    def run_directory_mode(self) -> int:
-        """The permissions of the run directory."""
-        return directory_mode(self.socket_mode)
 
     @property
     def uid(self) -> int | None:

@@ -19,8 +19,10 @@ from zbuf.producer.serving.counts import add_ledgers, ledger_dict
 from zbuf.producer.sources.live.interfaces import resolve
 from zbuf.producer.sources.live.live_source import LiveSource
 from zbuf.shared.cli import privileges
+from zbuf.shared.cli.claiming import claim
 from zbuf.shared.cli.process import on_end, raise_descriptor_limit
-from zbuf.shared.control.rundir import make_run_directory, run_directory
+from zbuf.shared.control.rundir import run_directory
+from zbuf.shared.control.rundir_place import ProducerDirectory
 from zbuf.shared.control.statistics import PACKET_COUNTS, Ledger, Statistics
 from zbuf.shared.errors import ZbufError
 from zbuf.shared.memory.segment import check_space
@@ -61,14 +63,19 @@ class Daemon:
         with contextlib.ExitStack() as undo:
             self._metrics = self._open_metrics(undo)
             names = resolve(configuration.interface)
+            # Before the interfaces are open: what helps to remove it must not hold them open, too.
+            place = claim(
+                run_directory(configuration.run_dir),
+                configuration.name or _name_of(names[0]),
+                socket_mode=configuration.socket_mode,
+                user=configuration.user,
+                gid=configuration.gid,
+            )
+            undo.callback(place.release)
             self._source = LiveSource(names, configuration.live_options, configuration.engine)
             undo.callback(self._source.close)
-            directory = run_directory(configuration.run_dir)
-            make_run_directory(
-                directory, mode=configuration.run_directory_mode, uid=configuration.uid, gid=configuration.gid
-            )
             privileges.drop(configuration.user, configuration.gid, privileges.CAP_NET_RAW)
-            self._producer = self._make_producer(configuration.name or _name_of(names[0]), str(directory))
+            self._producer = self._make_producer(place)
             undo.pop_all()
 
     def _open_metrics(self, undo: contextlib.ExitStack) -> "MetricsServer | None":
@@ -80,18 +87,16 @@ class Daemon:
         undo.callback(server.close)
         return server
 
-    def _make_producer(self, name: str, directory: str) -> Producer:
+    def _make_producer(self, place: ProducerDirectory) -> Producer:
         configuration = self._configuration
         return Producer(
-            name,
+            place.name,
             interfaces=self._source.interfaces,
             buffer_size=configuration.buffer_bytes,
-            run_dir=directory,
+            place=place,
             linger_s=configuration.linger,
             limits=configuration.limits,
             allow=configuration.allow,
-            socket_mode=configuration.socket_mode,
-            gid=configuration.gid,
             snaplen=configuration.live_options.snaplen,
             salvage_dir=configuration.salvage,
         )

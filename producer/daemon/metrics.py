@@ -64,9 +64,10 @@ def _of_interfaces(now: Statistics) -> Iterator[Metric]:
     counters = {
         "received_packets": "Packets that passed the capture's filter, with those dropped later.",
         "taken_packets": "Packets read from the kernel.",
+        "taken_bytes": "Bytes on the wire of packets read from the kernel.",
         "losses": "Times that the interface failed or went away.",
     }
-    values = {"received_packets": "received", "taken_packets": "taken", "losses": "lost"}
+    values = {"received_packets": "received", "taken_packets": "taken", "taken_bytes": "taken_bytes", "losses": "lost"}
     for name, text in counters.items():
         family = CounterMetricFamily(f"zbuf_interface_{name}", text, labels=label)
         for one in now.live:

@@ -18,7 +18,7 @@ from zbuf.shared.errors import Refused, ValueRefused
 from zbuf.shared.memory.pcapng import Interface
 from zbuf.shared.users import user_name
 
-_PEERCRED = struct.Struct("3i")  # struct ucred
+_PEERCRED = struct.Struct("iII")  # struct ucred: a pid, and two numbers without a sign
 _SO_PEERGROUPS = 59
 _GROUPS_BYTES = 1024  # as many as socket.getsockopt() takes
 

@@ -150,7 +150,7 @@ def _listen(path: Path, mode: int, gid: int | None) -> socket.socket:
         path.unlink(missing_ok=True)  # the name is ours: we hold its lock
         listening.bind(str(path))
         path.chmod(0o600)
-        if gid is not None:
+        if gid is not None and path.stat().st_gid != gid:  # it has the group of its directory, where that is possible
             os.chown(path, -1, gid)
         path.chmod(mode)
         listening.listen(_BACKLOG)

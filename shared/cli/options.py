@@ -52,6 +52,15 @@ def some_seconds(text: str | float) -> float:
     return duration
 
 
+def permissions(text: str | int) -> int:
+    """Parse permissions in octal, such as 0660; the error names the text."""
+    if isinstance(text, int):
+        return text
+    if not re.fullmatch("0?[0-7]{3}", text):
+        raise typer.BadParameter(f"{text!r} are no permissions: write them in octal, such as 0660")
+    return int(text, 8)
+
+
 def size_in_bytes(text: str) -> int | None:
     """The bytes of a size like 4096, 512k, 2M or 1GiB, whose units are powers of 1024; None if it is not a size."""
     match = _SIZE.fullmatch(text.strip())
@@ -72,7 +81,23 @@ RunDir = Annotated[
     str | None, typer.Option("--run-dir", envvar="ZBUF_RUN_DIR", metavar="DIR", help="The directory of the sockets.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Producer = Annotated[str, typer.Argument(metavar="NAME", help="The producer's name, as zbuf ls shows it.")]
+
+
+def complete_producer(context: typer.Context, incomplete: str) -> list[str]:
+    """The names of the producers that run, for the completion of a shell."""
+    from zbuf.shared.control.rundir_look import open_names
+
+    return [name for name in open_names(context.params.get("run_dir")) if name.startswith(incomplete)]
+
+
+OnlyProducer = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="NAME",
+        help="The producer's name, as zbuf ls shows it [the only one that runs].",
+        autocompletion=complete_producer,
+    ),
+]
 Join = Annotated[str | None, typer.Option(metavar="GROUP", help="Share the descriptor of this name with others.")]
 BufferSize = Annotated[str | None, typer.Option(metavar="S", help="Size of each of the two buffers, such as 8M.")]
 Latency = Annotated[bool, typer.Option("--latency", help="Have one more reader measure latency, as zbuf measure does.")]

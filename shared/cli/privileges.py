@@ -51,7 +51,7 @@ def drop(user: str | None, group: int | None = None, keep: int | None = None) ->
 def give(path: str, user: str) -> None:
     """Give a file to a user that drop() can become; raises ConfigurationError if that is not allowed."""
     try:
-        os.chown(path, *_ids_of(user))
+        os.chown(path, *ids_of(user))
     except OSError as error:
         raise _may_not_become(user, error) from None
 
@@ -63,7 +63,7 @@ def _import_what_is_used_later() -> None:
 
 
 def _become(user: str, group: int | None) -> None:
-    uid, gid = _ids_of(user)
+    uid, gid = ids_of(user)
     if uid == os.geteuid():
         return
     try:
@@ -78,7 +78,7 @@ def _may_not_become(user: str, error: OSError) -> ConfigurationError:
     return ConfigurationError(f"user {user}: can't become it: {error.strerror}: start as root")
 
 
-def _ids_of(user: str) -> tuple[int, int]:
+def ids_of(user: str) -> tuple[int, int]:
     """The numbers of a user and of its group; a number that has no name is taken for both."""
     try:
         entry = pwd.getpwnam(user)

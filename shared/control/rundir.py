@@ -1,144 +1,188 @@
-"""The run directory: where producers are found, and how a name belongs to one producer at a time.
+"""Run directories: which there are, and how one is opened.
 
-A producer NAME has NAME.sock, its control socket, and NAME.lock, which it holds with flock(2) as long as it lives. The
-kernel drops that lock however the producer ends, so no process id is needed.
+A run directory has a directory for each producer, which rundir_place makes and rundir_look finds. The run directory
+itself is made once, stays, and belongs to whoever made it: root's is for root alone to make directories in. One that an
+administrator makes for several users is like /tmp: it has the sticky bit, so that nobody removes what is another's.
+
+No symbolic link of another user's is followed on the way to it, or root could be led to make, or give away, a directory
+elsewhere.
 """
 
-import fcntl
+import contextlib
 import os
+import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
-from zbuf.shared.errors import ProducerExists, RunDirectoryError, ValueRefused
-from zbuf.shared.names import check_name
+from zbuf.shared.errors import RunDirectoryError
 
 SYSTEM_DIRECTORY = Path("/run/zbuf")
-_SOCKET_PATH_MAX = 107  # sun_path of unix(7), less its NUL
+SERVICE_DIRECTORY = Path("/run/zbufd")
+"""The one that systemd makes for the service, and gives to its user."""
+_USERS, _TEMPORARY = Path("/run/user"), Path("/tmp")  # noqa: S108  (whose it is, is looked at)
+_OF_A_USER = re.compile(r"zbuf-([0-9]+)")
+_MODE = 0o755
+_LINKS_MAX = 40  # as many as the kernel follows
+_WALK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+# ---- which ----------------------------------------------------------------------------------------------------------
 
 
 def run_directory(chosen: str | os.PathLike[str] | None = None) -> Path:
-    """A producer's run directory: `chosen`, else ZBUF_RUN_DIR, else /run/zbuf for root, else $XDG_RUNTIME_DIR/zbuf.
+    """A producer's run directory: `chosen`, else ZBUF_RUN_DIR, else /run/zbuf for root, else the user's own.
 
-    Raises:
-        RunDirectoryError: none of them is set. (A directory under /tmp could belong to anybody.)
+    The user's own is $XDG_RUNTIME_DIR/zbuf, or /tmp/zbuf-UID where that variable is not set.
     """
-    if chosen or os.environ.get("ZBUF_RUN_DIR"):
-        return Path(chosen or os.environ["ZBUF_RUN_DIR"])
+    if named := chosen or os.environ.get("ZBUF_RUN_DIR"):
+        return Path(named)
     if os.geteuid() == 0:
         return SYSTEM_DIRECTORY
-    if os.environ.get("XDG_RUNTIME_DIR"):
-        return Path(os.environ["XDG_RUNTIME_DIR"]) / "zbuf"
-    raise RunDirectoryError("no run directory: XDG_RUNTIME_DIR is not set: give --run-dir or set ZBUF_RUN_DIR")
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(runtime) / "zbuf"
+    return _TEMPORARY / f"zbuf-{os.geteuid()}"
 
 
 def search_path(chosen: str | os.PathLike[str] | None = None) -> list[Path]:
-    """Where a client looks for producers: in its own run directory, see run_directory(), and then in the system's.
+    """Where a client looks for a producer: in its user's run directories, and then in the system's.
 
     If `chosen` or ZBUF_RUN_DIR names a directory, it looks only there.
     """
+    own = run_directory(chosen)
+    if chosen or os.environ.get("ZBUF_RUN_DIR"):
+        return [own]
+    temporary = _TEMPORARY / f"zbuf-{os.geteuid()}"
+    return list(dict.fromkeys([own, *([temporary] if temporary.exists() else []), SYSTEM_DIRECTORY, SERVICE_DIRECTORY]))
+
+
+def every_directory(chosen: str | os.PathLike[str] | None = None) -> list[Path]:
+    """search_path(), and the run directories of other users that this user can see; no directory comes twice."""
+    found = search_path(chosen)
+    if chosen or os.environ.get("ZBUF_RUN_DIR"):
+        return found
+    seen = [_identity(one) for one in found]
+    return found + [other for other in _of_other_users() if _identity(other) not in seen]
+
+
+def _identity(directory: Path) -> tuple[int, int] | Path:
+    with contextlib.suppress(OSError):
+        look = directory.stat()
+        return look.st_dev, look.st_ino
+    return directory
+
+
+def _of_other_users() -> Iterator[Path]:
+    """Directories that are named for the user who owns them; what somebody else made under that name is none."""
+    for parent, pattern, rest in ((_USERS, re.compile("([0-9]+)"), "zbuf"), (_TEMPORARY, _OF_A_USER, ".")):
+        for name in _sorted_names(parent):
+            if match := pattern.fullmatch(name):
+                with contextlib.suppress(OSError):
+                    look = (parent / name / rest).lstat()
+                    if stat.S_ISDIR(look.st_mode) and look.st_uid == int(match[1]):
+                        yield parent / name / rest
+
+
+def _sorted_names(directory: Path) -> list[str]:
     try:
-        own = run_directory(chosen)
-    except RunDirectoryError:
-        return [SYSTEM_DIRECTORY]
-    named = bool(chosen or os.environ.get("ZBUF_RUN_DIR"))
-    return [own] if named or own == SYSTEM_DIRECTORY else [own, SYSTEM_DIRECTORY]
+        return sorted(os.listdir(directory))
+    except OSError:
+        return []
 
 
-def directory_mode(socket_mode: int) -> int:
-    """The permissions of a run directory: those who may write to the socket may enter and list its directory."""
-    return 0o700 | (0o050 if socket_mode & 0o020 else 0) | (0o005 if socket_mode & 0o002 else 0)
+# ---- opening one ----------------------------------------------------------------------------------------------------
 
 
-def make_run_directory(directory: Path, *, mode: int = 0o700, uid: int | None = None, gid: int | None = None) -> None:
-    """Make `directory`, or open our own to others as far as `mode` says, and check that it can be written.
+def open_run_directory(directory: Path, *, uid: int | None = None) -> int:
+    """Open a run directory in which a producer is to be made, and make it if it is not there.
 
     Args:
         directory: its path.
-        mode: its permissions; a directory that exists keeps those that it has.
-        uid: its owner, which only root can choose; by default the process's own user.
-        gid: its group, to which `mode` applies.
+        uid: a user that it may belong to, beside root and this process's own.
+
+    Returns:
+        A file descriptor (O_PATH), the caller's to close.
 
     Raises:
-        RunDirectoryError: it can't be made or written, or belongs to somebody else.
+        RunDirectoryError: it can't be made, belongs to somebody else, or everybody may remove what others made in it.
     """
     try:
-        directory.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        directory.mkdir(mode=0o700, exist_ok=True)
-        found = directory.stat()
-        owner = found.st_uid
-        if owner == os.geteuid() or (os.geteuid() == 0 and owner == uid):
-            if gid is not None or uid is not None:
-                os.chown(directory, -1 if uid is None else uid, -1 if gid is None else gid)
-            if mode & 0o077 & ~found.st_mode:
-                directory.chmod(stat.S_IMODE(found.st_mode) | mode & 0o077)
+        fd = open_directory(directory, make=True)
     except OSError as error:
         raise RunDirectoryError(f"run directory {directory}: {error.strerror}: choose another with --run-dir") from None
-    if owner not in (0, os.geteuid(), uid):
-        raise RunDirectoryError(f"run directory {directory} belongs to user {owner}: choose another with --run-dir")
-    if not os.access(directory, os.W_OK | os.X_OK):
-        raise RunDirectoryError(
-            f"run directory {directory}: no permission to write: choose another with --run-dir or ZBUF_RUN_DIR"
-        )
+    look = os.fstat(fd)
+    if look.st_uid not in (0, os.geteuid(), uid):
+        problem = f"run directory {directory} belongs to user {look.st_uid}: choose another with --run-dir"
+    elif look.st_mode & stat.S_IWOTH and not look.st_mode & stat.S_ISVTX:
+        problem = f"run directory {directory}: everybody may remove what is in it: chmod +t {directory}"
+    else:
+        return fd
+    os.close(fd)
+    raise RunDirectoryError(problem)
 
 
-def socket_path(directory: Path, name: str) -> Path:
-    """The control socket of the producer `name`; raises ValueRefused if the path is too long for unix(7)."""
-    path = directory / f"{check_name(name)}.sock"
-    if len(os.fsencode(path)) > _SOCKET_PATH_MAX:
-        raise ValueRefused(f"socket path {path} is longer than {_SOCKET_PATH_MAX} bytes: use a shorter --run-dir")
-    return path
+def open_directory(directory: Path, *, make: bool = False) -> int:
+    """Open a directory, which no symbolic link of another user's leads to; root's and our own links are followed.
 
+    Args:
+        directory: its path.
+        make: make it, and the directories above it, where they are missing: mode 755, this user's.
 
-def producer_names(directory: Path) -> list[str]:
-    """The names that have a control socket in `directory`, sorted; some may belong to killed producers."""
-    try:
-        return sorted(entry.name.removesuffix(".sock") for entry in directory.iterdir() if entry.name.endswith(".sock"))
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise RunDirectoryError(f"run directory {directory}: {error.strerror}") from None
+    Returns:
+        A file descriptor (O_PATH), the caller's to close.
 
-
-class NameLock:
-    """The right to be the producer `name` in `directory`, until release() or the end of the process.
-
-    Raises ProducerExists if another process has it.
+    Raises:
+        OSError: there is none, it can't be made, or such a link is on the way.
     """
+    left = list(reversed(Path(os.path.abspath(directory)).parts))
+    here, links = os.open(left.pop(), _WALK), 0
+    try:
+        while left:
+            name = left.pop()
+            there = _enter(here, name, make=make)
+            look = os.fstat(there)
+            if stat.S_ISLNK(look.st_mode):
+                links += 1
+                left += reversed(_target(there, look, links).parts)
+            elif stat.S_ISDIR(look.st_mode):
+                here = _replace(here, there)
+            else:
+                os.close(there)
+                raise NotADirectoryError(20, "Not a directory")
+            if left and left[-1] == "/":
+                here = _replace(here, os.open(left.pop(), _WALK))
+    except BaseException:
+        os.close(here)
+        raise
+    return here
 
-    def __init__(self, directory: Path, name: str) -> None:
-        self._path = directory / f"{name}.lock"
-        while True:
-            self._fd = self._open(directory)
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(self._fd)
-                raise ProducerExists(
-                    f"producer {name!r} runs already in {directory}: stop it, or choose another --name"
-                ) from None
-            if self._is_current():
-                return
-            os.close(self._fd)  # the holder before us removed the file between our open and our lock
 
-    def _open(self, directory: Path) -> int:
-        try:
-            return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            raise RunDirectoryError(
-                f"run directory {directory}: {error.strerror}: choose another with --run-dir or ZBUF_RUN_DIR"
-            ) from None
+def _replace(fd: int, by: int) -> int:
+    os.close(fd)
+    return by
 
-    def _is_current(self) -> bool:
-        try:
-            return os.path.samestat(os.fstat(self._fd), os.stat(self._path))
-        except FileNotFoundError:
-            return False
 
-    def release(self) -> None:
-        """Give up the name; call this once."""
-        self._path.unlink(missing_ok=True)
-        os.close(self._fd)
+def _target(link: int, look: os.stat_result, links: int) -> Path:
+    """Where a link leads; closes it."""
+    try:
+        if look.st_uid not in (0, os.geteuid()):
+            raise OSError(40, f"user {look.st_uid} made a symbolic link on the way there")
+        if links > _LINKS_MAX:
+            raise OSError(40, os.strerror(40))
+        return Path(os.readlink("", dir_fd=link))
+    finally:
+        os.close(link)
 
-    def forget(self) -> None:
-        """In a forked child, which is not the producer: leave the lock to the parent alone."""
-        os.close(self._fd)
+
+def _enter(here: int, name: str, *, make: bool) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        return os.open(name, _WALK, dir_fd=here)
+    if not make:
+        raise FileNotFoundError(2, os.strerror(2))
+    try:
+        os.mkdir(name, 0o700, dir_fd=here)
+    except FileExistsError:  # another producer was faster, and will set its mode
+        return os.open(name, _WALK, dir_fd=here)
+    there = os.open(name, _WALK | os.O_DIRECTORY, dir_fd=here)
+    os.chmod(f"/proc/self/fd/{there}", _MODE)
+    return there

@@ -57,8 +57,8 @@ class Found:
         self.path.unlink(missing_ok=True)
 
 
-def leftovers(producer: str) -> Iterator[Found]:
-    """The segments of this user that killed producers named `producer` left behind; all others are skipped."""
+def leftovers(producer: str | None = None) -> Iterator[Found]:
+    """The segments of this user that killed producers left behind: those named `producer`, or all of them."""
     for found in find_segments(producer):
         if found.state == "left" and found.owner == os.geteuid():
             yield found

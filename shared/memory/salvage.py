@@ -70,30 +70,41 @@ def salvage(found: Found, path: str, *, remove: bool = False) -> Salvaged:
     return salvaged
 
 
-def salvage_all(producer: str, directory: Path) -> list[Salvaged]:
-    """Write what killed producers named `producer` left unread to new files in `directory`, and remove nothing.
+def salvage_all(producer: str | None, directory: Path, *, remove: bool = False) -> list[Salvaged]:
+    """Write what this user's killed producers left unread to new files in `directory`.
 
     The files are NAME-<descriptor>-<time of the latest packet, UTC>.pcapng. A segment of which nothing can be read is
     logged and skipped.
+
+    Args:
+        producer: the producers' name; None for all.
+        directory: where the files are made.
+        remove: remove a segment once all its packets are in a file, or if it has none.
 
     Raises:
         ZbufError: a file can't be written. The caller must then keep that segment and the ones after it.
     """
     written = []
     for found in leftovers(producer):
-        if found.packets:
-            try:
-                written.append(_salvage_into(found, directory))
-            except SegmentError as error:
-                log.warning("%s", error)
+        try:
+            if found.packets:
+                written.append(_salvage_into(found, directory, remove=remove))
+            elif remove and not found.damage:
+                found.remove()
+        except SegmentError as error:
+            log.warning("%s", error)
     return written
 
 
-def _salvage_into(found: Found, directory: Path) -> Salvaged:
+def _salvage_into(found: Found, directory: Path, *, remove: bool) -> Salvaged:
     with _opened(found) as fd, _Unread(fd, found) as unread:
         seconds, nanoseconds = divmod(time.time_ns() if unread.last_ns is None else unread.last_ns, 1_000_000_000)
         stamp = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))}.{nanoseconds:09d}Z"
-        return _write_file(unread, _new_name(f"{directory}/{found.producer}-{found.descriptor}-{stamp}"), os.O_EXCL)
+        name = _new_name(f"{directory}/{found.producer}-{found.descriptor}-{stamp}")
+        salvaged = _write_file(unread, name, os.O_EXCL)
+        if remove and not salvaged.left_out_bytes:
+            _remove(found, fd)
+    return salvaged
 
 
 def _new_name(stem: str) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -13,7 +14,12 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from support.commands import wait_line
 from support.project import ROOT
+from support.rig import wait_until
+
+from zbuf.consumer import connect
+from zbuf.consumer.reading.connection import Connection
 
 DEPLOY = ROOT / "deploy"
 BIN = Path(sys.executable).parent
@@ -85,6 +91,42 @@ def test_the_example_configuration_passes_the_check(tmp_path: Path) -> None:
 def test_every_commented_line_of_the_example_configuration_passes_the_check_too(tmp_path: Path) -> None:
     text = (DEPLOY / "zbufd.toml").read_text()
     checked(re.sub(r"^# ?(?=[a-z-]+ = |\[\[)", "", text, flags=re.MULTILINE), tmp_path)
+
+
+def commands_of(unit: str, key: str, places: dict[str, Path]) -> list[list[str]]:
+    """The command lines that the unit has under a key, with other places in place of those of an installed service."""
+    found = re.findall(rf"^{key}=-?(.+)$", unit, re.MULTILINE)
+    for before, after in places.items():
+        found = [line.replace(before, str(after)) for line in found]
+    return [shlex.split(line) for line in found]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to capture")
+def test_the_unit_saves_what_a_killed_daemon_s_readers_had_not_read_and_says_where(
+    tmp_path: Path, producer_name: str, run_dir: Path
+) -> None:
+    unit = (DEPLOY / "zbufd.service").read_text()
+    (directory,) = re.findall(r"^StateDirectory=(.+)$", unit, re.MULTILINE)
+    state, config = tmp_path / "state", tmp_path / "zbufd.toml"
+    state.mkdir()
+    config.write_text(f'interface = ["lo"]\nname = "{producer_name}"\nlog-format = "text"\nfilter = "udp port 9"\n')
+    places = {"/opt/zbuf/bin": BIN, "/etc/zbuf/zbufd.toml": config, f"/var/lib/{directory}": state}
+    (start,), (after,) = commands_of(unit, "ExecStart", places), commands_of(unit, "ExecStopPost", places)
+    with subprocess.Popen(start, stderr=subprocess.PIPE, text=True) as daemon:
+        wait_line(daemon.stderr, "connect to")
+        with connect(producer_name, run_dir=run_dir):
+            run(sys.executable, "-c", _SEND, "kept", "20")
+            with Connection(producer_name, run_dir) as asking:
+                wait_until(lambda: asking.stats().descriptors[0].accepted >= 20)
+            daemon.kill()
+            daemon.wait()
+    said = run(*after).stdout
+    (file,) = state.iterdir()
+    assert said.startswith(f"{file}: 20 packets of descriptor ")
+    assert file.read_bytes().count(b"<kept ") == 20
+    assert list(Path("/dev/shm").glob(f"zbuf.{producer_name}.*")) == []
+    assert run(*after).returncode == 0  # that nothing is left is no failure
 
 
 # ---- the image and the containers -----------------------------------------------------------------------------------

@@ -210,6 +210,6 @@ def test_consumer_in_c_is_evicted_when_a_buffer_comes_whose_turn_it_is_not(
 
 
 def test_consumer_in_c_says_what_it_can_not_connect_to(run_dir: Path, consumer: Path, example: Start) -> None:
-    assert refused(example(consumer, "none")) == f"{run_dir}/none.sock: No such file or directory\n"
+    assert refused(example(consumer, "none")) == f"{run_dir}/none/control.sock: No such file or directory\n"
     assert "too long for the path of a socket" in refused(example(consumer, "none", "/x" * 60))
     assert refused(example(consumer)) == "usage: consumer NAME [RUN_DIR]\n"

@@ -16,7 +16,7 @@ from zbuf.consumer import connect
 from zbuf.consumer.reading.connection import Connection
 from zbuf.producer import Producer
 from zbuf.producer.serving.limits import Limits
-from zbuf.shared.control.rundir import socket_path
+from zbuf.shared.control.rundir_place import socket_path
 from zbuf.shared.errors import ControlError, Refused
 
 pytestmark = pytest.mark.usefixtures("run_dir")

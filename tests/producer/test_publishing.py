@@ -1,6 +1,8 @@
 """Any Python program is a producer, and readers in other processes get what it appends."""
 
+import errno
 import gc
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -171,14 +173,22 @@ def test_run_directory_that_is_a_file_is_refused_by_its_name(producer_name: str,
         Producer(producer_name, run_dir=tmp_path / "file")
 
 
-def test_control_socket_that_can_not_be_made_gives_the_name_back(producer_name: str, run_dir: Path) -> None:
-    (run_dir / f"{producer_name}.sock").mkdir()
+def test_control_socket_that_can_not_be_made_gives_the_name_back(
+    producer_name: str, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = run_dir / producer_name / "control.sock"
     gc.collect()
     before = open_fds()
-    with pytest.raises(RunDirectoryError, match=f"control socket .*{re.escape(producer_name)}.sock"):
-        Producer(producer_name)
+    with monkeypatch.context() as patched:
+
+        def fail(*_: object, **__: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        patched.setattr(Path, "chmod", fail)
+        with pytest.raises(RunDirectoryError, match=f"control socket {re.escape(str(path))}: No space left on device"):
+            Producer(producer_name)
     assert open_fds() == before
-    (run_dir / f"{producer_name}.sock").rmdir()
+    assert list(run_dir.iterdir()) == []
     Producer(producer_name).close()
 
 

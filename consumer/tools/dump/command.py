@@ -18,14 +18,14 @@ from zbuf.consumer.tools.dump.saved import Saved, saved_capture
 from zbuf.consumer.tools.dump.savefile import Compression, Savefile
 from zbuf.consumer.tools.dump.savefiles import Savefiles
 from zbuf.consumer.tools.dump.trailer import final_ledger
-from zbuf.consumer.tools.words import check_end
+from zbuf.consumer.tools.words import check_end, named_or_only
 from zbuf.shared.cli import privileges
-from zbuf.shared.cli.options import BufferSize, Join, RunDir, parse_size, seconds, whole_number
+from zbuf.shared.cli.options import BufferSize, Join, RunDir, complete_producer, parse_size, seconds, whole_number
 from zbuf.shared.cli.progress import progress
 from zbuf.shared.control.settings import Direction
 from zbuf.shared.errors import ZbufError
 from zbuf.shared.memory.layout import MAX_CAPLEN
-from zbuf.shared.names import linktypes_of
+from zbuf.shared.names import linktypes_of, printable
 
 _READY_S = 60.0
 
@@ -33,7 +33,11 @@ _READY_S = 60.0
 def dump(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME [FILTER...]", help="The producer, unless -r is given; then a pcap-filter(7)."),
+        typer.Argument(
+            metavar="[NAME [FILTER...]]",
+            help="The producer, unless -r is given [the only one that runs]; then a pcap-filter(7).",
+            autocompletion=complete_producer,
+        ),
     ] = None,
     write: Annotated[str | None, typer.Option("-w", metavar="FILE", help="Write pcapng to FILE; - is stdout.")] = None,
     read: Annotated[
@@ -125,7 +129,7 @@ def dump(
     )
     if write is None and (compress is not None or no_clobber):
         raise typer.BadParameter("--compress and --no-clobber need a file to write: give -w FILE")
-    name, expression = _name_and_filter(words or [], read)
+    name, expression = _name_and_filter(words or [], read, run_dir)
     buffer_bytes = None if buffer_size is None else parse_size("--buffer-size", buffer_size)
     options = Options(
         filter=expression,
@@ -146,18 +150,18 @@ def dump(
             packets = min((one for one in (count, plan.stop_packets) if one is not None), default=None)
             dumping = Dump(reader, packets, plan.stop_seconds)
             sys.stderr.write(
-                f"zbuf: reading {read or name}, link-type {linktypes_of(reader.linktypes)}, "
+                f"zbuf: reading {printable(read or name)}, link-type {linktypes_of(reader.linktypes)}, "
                 f"snapshot length {reader.snaplen} bytes\n"
             )
             _dump(dumping, reader, plan, write is not None, compress, not no_clobber)
             source.finish(reader)
 
 
-def _name_and_filter(words: list[str], read: str | None) -> tuple[str, str]:
+def _name_and_filter(words: list[str], read: str | None, run_dir: str | None) -> tuple[str, str]:
     if read is not None:
         return "", " ".join(words)
     if not words:
-        raise typer.BadParameter("say whose packets: a producer's NAME, as zbuf ls shows it, or -r FILE")
+        return named_or_only(None, run_dir), ""
     return words[0], " ".join(words[1:])
 
 
@@ -181,7 +185,7 @@ def _output(reader: Reader, plan: Plan, compress: Compression | None, clobber: b
 
     def tell(path: str) -> None:
         if plan.several:
-            sys.stderr.write(f"zbuf: writing {path}\n")
+            sys.stderr.write(f"zbuf: writing {printable(path)}\n")
 
     return Savefiles(reader, open_file, plan.names, plan.limits, plan.keep, tell)
 

@@ -16,6 +16,7 @@ from typing import IO
 from zbuf.shared.cli import privileges
 from zbuf.shared.cli.process import interrupt_on, sibling
 from zbuf.shared.errors import ZbufError
+from zbuf.shared.names import printable
 
 _NAME = "saved"
 _PATIENCE_S = 1.0
@@ -45,7 +46,7 @@ class Saved:
         if status:
             raise ZbufError(lines[-1] if lines else f"the replay ended with status {status}")
         for line in lines[1:]:  # the first says that it is ready
-            sys.stderr.write(f"zbuf: {line}\n")
+            sys.stderr.write(f"zbuf: {printable(line)}\n")
 
 
 @contextlib.contextmanager

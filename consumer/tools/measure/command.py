@@ -11,7 +11,7 @@ from zbuf.consumer.reading.reader import Reader
 from zbuf.consumer.tools import words
 from zbuf.consumer.tools.measure.latencies import Measured, Measuring
 from zbuf.consumer.tools.measure.summary import Summary
-from zbuf.shared.cli.options import BufferSize, Join, Json, Producer, RunDir, parse_size, some_seconds, whole_number
+from zbuf.shared.cli.options import BufferSize, Join, Json, OnlyProducer, RunDir, parse_size, some_seconds, whole_number
 from zbuf.shared.cli.plot import check_plot
 from zbuf.shared.cli.progress import progress
 from zbuf.shared.errors import ZbufError
@@ -20,7 +20,7 @@ _DURATION_S = 10.0
 
 
 def measure(
-    name: Producer,
+    name: OnlyProducer = None,
     expression: Annotated[
         list[str] | None, typer.Argument(metavar="[FILTER...]", help="A pcap-filter(7): measure these packets.")
     ] = None,
@@ -43,6 +43,7 @@ def measure(
     """Measure how long packets take to a reader, from the producer's time stamp (for live ones, the kernel's)."""
     if plot is not None:
         check_plot(plot)
+    name = words.named_or_only(name, run_dir)
     with connect(
         name,
         filter=" ".join(expression or []),

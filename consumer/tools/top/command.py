@@ -19,7 +19,7 @@ from rich.text import Text
 
 from zbuf.consumer.tools.top.view import Screenful, json_line, report
 from zbuf.consumer.tools.top.watch import Captures, Seen
-from zbuf.shared.cli.options import RunDir, whole_number
+from zbuf.shared.cli.options import RunDir, complete_producer, whole_number
 from zbuf.shared.closing import Closing
 from zbuf.shared.errors import ProducerNotFound, ZbufError
 from zbuf.shared.patience import log as waits
@@ -42,7 +42,10 @@ def _delay(text: str | float) -> float:
 
 def top(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME...", help="The producers to watch [all that run].")
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME...", help="The producers to watch [all that run].", autocompletion=complete_producer
+        ),
     ] = None,
     delay: Annotated[
         float, typer.Option("-d", "--delay", parser=_delay, metavar="SECONDS", help="Time between updates.")

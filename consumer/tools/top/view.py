@@ -99,6 +99,7 @@ _SOURCES = (
     Column("interface"),
     Column("state", rank=1),
     Column("packets/s", number=True),
+    Column("Mbit/s", number=True, rank=6),
     Column("drops/s", number=True),
     Column("dropped by kernel", number=True, rank=4),
     Column("by interface", number=True, rank=5),
@@ -121,7 +122,7 @@ def _sources_of(found: Compared) -> list[list[Text]]:
     own = [cell.text(now.producer), Text(str(now.pid)), Text(words.duration(now.uptime_s))]
     if not now.live:
         none = Text("-")
-        return [[*own, cell.text(",".join(now.interfaces)), none, cell.rate(found.rates, "offered"), none, none, none]]
+        return [[*own, cell.text(",".join(now.interfaces)), none, cell.rate(found.rates, "offered"), *[none] * 4]]
     return [[*own, *_interface(one)] for one in found.live]
 
 
@@ -129,7 +130,14 @@ def _interface(one: Rated[InterfaceStatistics]) -> list[Text]:
     now = one.now
     state = Text(now.state) if now.state == "up" else cell.bad(now.state)
     totals = [cell.number(now.dropped_by_kernel), cell.number(now.dropped_by_interface)]
-    return [cell.text(now.interface), state, cell.rate(one.rates, "taken"), cell.drops(one.rates, *_BY_KERNEL), *totals]
+    return [
+        cell.text(now.interface),
+        state,
+        cell.rate(one.rates, "taken"),
+        cell.bits(one.rates, "taken_bytes"),
+        cell.drops(one.rates, *_BY_KERNEL),
+        *totals,
+    ]
 
 
 _BY_KERNEL = ("dropped_by_kernel", "dropped_by_interface")

@@ -15,7 +15,8 @@ from threading import Thread
 from zbuf.consumer.reading.connection import Connection
 from zbuf.consumer.tools.top.rates import Compared, History, compare
 from zbuf.shared.closing import Closing
-from zbuf.shared.control.rundir import producer_names, search_path
+from zbuf.shared.control.rundir import search_path
+from zbuf.shared.control.rundir_look import producer_names
 from zbuf.shared.control.statistics import Statistics
 from zbuf.shared.errors import ControlError, ProducerNotFound, Refused, RunDirectoryError, ValueRefused
 from zbuf.shared.names import check_name

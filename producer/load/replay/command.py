@@ -1,5 +1,7 @@
 """zbufd replay."""
 
+import contextlib
+import signal
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -15,17 +17,29 @@ from zbuf.producer.load.replay.standing import Standing
 from zbuf.producer.load.replay.stepping import step
 from zbuf.producer.load.schedule import FASTEST, Ramp, Schedule, Stamp, parse_rate
 from zbuf.producer.producer import Producer
+from zbuf.producer.serving.access import group_id
 from zbuf.producer.serving.waiting import DEFAULT_LINGER_S
 from zbuf.producer.sources.files.file_source import FileSource
 from zbuf.producer.sources.python import ScapySource
 from zbuf.shared.cli import privileges
-from zbuf.shared.cli.options import Json, Latency, RunDir, parse_size, seconds, some_seconds, whole_number
+from zbuf.shared.cli.claiming import claim
+from zbuf.shared.cli.options import (
+    Json,
+    Latency,
+    RunDir,
+    parse_size,
+    permissions,
+    seconds,
+    some_seconds,
+    whole_number,
+)
 from zbuf.shared.cli.plot import check_plot
-from zbuf.shared.cli.process import end_with, on_end, raise_descriptor_limit
+from zbuf.shared.cli.process import end_with, interrupt_on, on_end, raise_descriptor_limit
 from zbuf.shared.cli.progress import progress
+from zbuf.shared.control.rundir import run_directory
 from zbuf.shared.errors import ValueRefused
 from zbuf.shared.memory.segment import check_space
-from zbuf.shared.names import linktypes_of, name_from_path
+from zbuf.shared.names import linktypes_of, name_from_path, printable
 
 T = TypeVar("T")
 
@@ -131,6 +145,13 @@ def replay(
     user: Annotated[
         str | None, typer.Option("-Z", "--user", metavar="USER", help="Become USER before files are opened.")
     ] = None,
+    group: Annotated[str | None, typer.Option(metavar="GROUP", help="Let the members of GROUP read.")] = None,
+    mode: Annotated[
+        int | None,
+        typer.Option(
+            parser=permissions, metavar="MODE", help="Permissions of the control socket [0600; 0660 with --group]."
+        ),
+    ] = None,
     preload_limit: Annotated[str, typer.Option(metavar="S", help="Stream larger files rather than load them.")] = "1G",
     linger: Annotated[
         float,
@@ -162,33 +183,47 @@ def replay(
         raise typer.BadParameter(f"--topspeed and {schedule} are two speeds: give one")
     if oneatatime and "-" in files:
         raise typer.BadParameter("--oneatatime reads your keys from standard input: save the capture to a file")
+    gid = None if group is None else group_id(group)
+    socket_mode = mode if mode is not None else 0o600 if gid is None else 0o660
+    called = name or name_from_path(files[0])
     raise_descriptor_limit()
-    if user is not None:
-        privileges.drop(user)
-    if parent is not None:
-        end_with(parent)
-    if report is not None:
-        check_plot(report, "--report")
-    loops = loop if loop is not None else 0 if duration is not None else 1
-    if unique_ip and loops == 1:
-        raise typer.BadParameter("--unique-ip changes addresses from the second loop on: give --loop or --duration")
-    buffer_bytes = parse_size("--buffer-size", buffer_size)
-    check_space(buffer_bytes)
-    if engine is FileEngine.SCAPY and (merge or unique_ip):
-        raise typer.BadParameter("--merge and --unique-ip don't work with --engine scapy: leave out one or the other")
-    source = _open_source(files, engine, parse_size("--preload-limit", preload_limit), merge, unique_ip, loops == 1)
-    ending = _Ending()
-    producer = Producer(
-        name or name_from_path(files[0]),
-        interfaces=source.interfaces,
-        lossless=lossless,
-        buffer_size=buffer_bytes,
-        run_dir=run_dir,
-        linger_s=linger,
-    )
+    with contextlib.ExitStack() as undo:
+        place = None
+        if user is not None:
+            interrupt_on(signal.SIGTERM, signal.SIGHUP)  # or its directory would stay
+            place = claim(run_directory(run_dir), called, socket_mode=socket_mode, user=user, gid=gid)
+            undo.callback(place.release)
+            privileges.drop(user, gid)
+        if parent is not None:
+            end_with(parent)
+        if report is not None:
+            check_plot(report, "--report")
+        loops = loop if loop is not None else 0 if duration is not None else 1
+        if unique_ip and loops == 1:
+            raise typer.BadParameter("--unique-ip changes addresses from the second loop on: give --loop or --duration")
+        buffer_bytes = parse_size("--buffer-size", buffer_size)
+        check_space(buffer_bytes)
+        if engine is FileEngine.SCAPY and (merge or unique_ip):
+            raise typer.BadParameter(
+                "--merge and --unique-ip don't work with --engine scapy: leave out one or the other"
+            )
+        source = _open_source(files, engine, parse_size("--preload-limit", preload_limit), merge, unique_ip, loops == 1)
+        ending = _Ending()
+        producer = Producer(
+            called,
+            interfaces=source.interfaces,
+            lossless=lossless,
+            buffer_size=buffer_bytes,
+            run_dir=run_dir,
+            socket_mode=socket_mode,
+            gid=gid,
+            place=place,
+            linger_s=linger,
+        )
+        undo.pop_all()
     ending.watch(producer)
     linktypes = linktypes_of(one.linktype for one in source.interfaces)
-    sys.stderr.write(f"zbufd: {producer.name} ready in {producer.run_dir}, link-type {linktypes}\n")
+    sys.stderr.write(f"zbufd: {producer.name} ready in {printable(str(producer.run_dir))}, link-type {linktypes}\n")
     known = len(source.warnings)
     warn(source.warnings)
     measured = Measured(want_latency=latency, want_rates=report is not None)
@@ -205,7 +240,7 @@ def replay(
     found = source.sizes.packets if isinstance(source, FileSource) else producer.offered
     nothing = not found and not producer.stopped
     if nothing and not source.damage:
-        sys.stderr.write(f"zbufd: no packets in {', '.join(files)}\n")
+        sys.stderr.write(f"zbufd: no packets in {printable(', '.join(files))}\n")
     if source.damage or nothing:
         raise typer.Exit(1)
 

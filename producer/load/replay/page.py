@@ -1,7 +1,7 @@
 """The report of a replay as one HTML page: tables and plots, with nothing to load from elsewhere."""
 
+import html
 from collections.abc import Iterable, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from zbuf.producer.load.replay.report import Report
 from zbuf.shared.cli.plot import new_figure, svg
 from zbuf.shared.control.statistics import PACKET_COUNTS
 from zbuf.shared.errors import ZbufError
+from zbuf.shared.names import printable
 
 _STYLE = """\
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -31,6 +32,11 @@ def write_page(report: Report, path: str) -> None:
         Path(path).write_text(page(report), encoding="utf-8")
     except OSError as error:
         raise ZbufError(f"--report {path}: {error.strerror}") from None
+
+
+def escape(text: str) -> str:
+    """A text from elsewhere, such as a file's name: in HTML, and without control characters."""
+    return html.escape(printable(text))
 
 
 def page(report: Report) -> str:

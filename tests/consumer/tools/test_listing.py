@@ -3,13 +3,14 @@
 import json
 import os
 import pwd
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from support.commands import Commands, run
-from support.processes import numbered
+from support.commands import Commands, command, error_of, run
+from support.processes import LIMIT_S, numbered, wait_stopped
 from support.replays import LEDGER, PAGE, adds_up, start_dump, start_replay, wait_for_readers
 from support.rig import wait_until
 
@@ -97,7 +98,17 @@ def test_ls_lists_the_producers_and_none_that_is_dead(
         done = run("zbuf", "ls")
     assert (done.returncode, done.stderr) == (0, "")
     heading, *rows = done.stdout.splitlines()
-    assert heading.split() == ["name", "pid", "up", "interfaces", "descriptors", "readers", "offered", "dropped"]
+    assert heading.split() == [
+        "name",
+        "pid",
+        "user",
+        "up",
+        "interfaces",
+        "descriptors",
+        "readers",
+        "offered",
+        "dropped",
+    ]
     assert [row.split()[0] for row in rows] == [f"{producer_name}a", f"{producer_name}b"]
 
 
@@ -108,9 +119,9 @@ def test_the_command_has_one_thread_though_numpy_would_have_one_for_each_process
     assert done.stdout == "1\n"
 
 
-def test_ls_without_producers_says_so_and_is_an_empty_list_in_json() -> None:
+def test_ls_without_producers_says_where_it_looked_and_is_an_empty_list_in_json(run_dir: Path) -> None:
     done = run("zbuf", "ls")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "zbuf: no producer runs\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", f"zbuf: no producer runs in {run_dir}\n")
     done = run("zbuf", "ls", "--json")
     assert (done.returncode, json.loads(done.stdout), done.stderr) == (0, [], "")
 
@@ -120,3 +131,50 @@ def test_run_directory_is_taken_from_the_option_before_the_environment(producer_
         assert json.loads(run("zbuf", "ls", "--json").stdout) == []
         found = json.loads(run("zbuf", "ls", "--json", "--run-dir", run_dir / "b").stdout)
         assert [one["producer"] for one in found] == [producer_name]
+
+
+def test_ls_says_what_a_producer_that_is_stopped_does_not_say(
+    commands: Commands, producer_name: str, numbered_pcap: Path
+) -> None:
+    stopped = start_replay(commands, producer_name, numbered_pcap, "--wait-readers", "1")
+    stopped.send_signal(signal.SIGSTOP)
+    wait_stopped(stopped.pid)
+    (found,) = json.loads(run("zbuf", "ls", "--json").stdout)
+    assert found["producer"] == producer_name
+    assert found["problem"] == "the producer has not answered in time: is it stopped?"
+    assert producer_name in run("zbuf", "ls").stdout
+
+
+# ---- without a name -------------------------------------------------------------------------------------------------
+
+
+def test_name_of_the_only_producer_may_be_left_out(producer_name: str, run_dir: Path) -> None:
+    with Producer(producer_name, linger_s=0) as producer:
+        found = json.loads(run("zbuf", "stats", "--json").stdout)
+        assert found["producer"] == producer_name
+        dump = subprocess.Popen(
+            command("zbuf", "dump", "-c", "1", "-w", "/dev/null"), stderr=subprocess.PIPE, text=True
+        )
+        with dump:
+            wait_until(lambda: producer.stats().descriptors)
+            producer.append(b"packet")
+            producer.rotate()
+            assert f"reading {producer_name}," in dump.communicate(timeout=LIMIT_S)[1]
+        assert dump.returncode == 0
+        with Producer(f"{producer_name}2"):
+            for tool in ("stats", "measure", "dump"):
+                error = error_of(run("zbuf", tool), 2)
+                assert f"several producers run: say which of {producer_name}, {producer_name}2" in error
+    assert error_of(run("zbuf", "stats")) == f"zbuf: no producer runs in {run_dir}: start one with zbufd"
+
+
+def test_shell_completes_the_names_of_producers(producer_name: str) -> None:
+    def completions(words: str) -> list[str]:
+        environment = {"_ZBUF_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        return run("zbuf", env={**os.environ, **environment}).stdout.split()
+
+    with Producer(f"{producer_name}a"), Producer(f"{producer_name}b"):
+        for tool in ("stats", "dump", "measure", "top"):
+            assert completions(f"zbuf {tool} {producer_name}") == [f"{producer_name}a", f"{producer_name}b"]
+        assert completions(f"zbuf stats {producer_name}b") == [f"{producer_name}b"]
+    assert completions("zbuf stats ") == []

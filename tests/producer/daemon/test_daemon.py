@@ -288,8 +288,10 @@ def test_root_and_its_capabilities_are_dropped_by_every_thread(start: Callable[.
         assert status["NoNewPrivs"] == "1"
     socket_file = run_dir / "own" / f"{lab.name}.sock"
     assert (stat.S_IMODE(socket_file.stat().st_mode), socket_file.stat().st_gid) == (0o660, GROUP)
-    own = socket_file.parent.stat()
-    assert (stat.S_IMODE(own.st_mode), own.st_uid, own.st_gid) == (0o750, USER, GROUP)
+    own = (run_dir / "own" / lab.name).stat()
+    assert (stat.S_IMODE(own.st_mode), own.st_uid, own.st_gid) == (0o2710, USER, GROUP)
+    parent = (run_dir / "own").stat()
+    assert (stat.S_IMODE(parent.st_mode), parent.st_uid, parent.st_gid) == (0o755, 0, 0)
     wanted = ("stats", lab.name, "--run-dir", str(run_dir / "own"))
     assert as_user(OTHER, str(GROUP), *wanted).returncode == 0
     refused = as_user(OTHER, "", *wanted)
@@ -305,6 +307,7 @@ def test_root_and_its_capabilities_are_dropped_by_every_thread(start: Callable[.
     lab.network.add_wire()
     lab.wait_line("is back")
     lab.end()
+    assert list((run_dir / "own").iterdir()) == []
 
 
 @pytest.fixture
