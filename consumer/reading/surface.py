@@ -12,6 +12,7 @@ from zbuf.consumer.reading.options import check_filter
 from zbuf.shared import control
 from zbuf.shared.closing import Closing
 from zbuf.shared.memory.pcapng import Interface
+from zbuf.shared.names import printable
 
 log = logging.getLogger("zbuf")
 
@@ -140,4 +141,4 @@ class Asking(Described, Closing):
 def log_warnings(name: str, warnings: list[str]) -> None:
     """Log what a producer warns of, under its name."""
     for warning in warnings:
-        log.warning("%s: %s", name, warning)
+        log.warning("%s: %s", name, printable(warning))
