@@ -25,6 +25,7 @@ from zbuf.producer.serving.roster import Roster
 from zbuf.producer.serving.server import ControlServer
 from zbuf.producer.serving.session import Context
 from zbuf.producer.serving.setup import Identity
+from zbuf.producer.serving.ticks import Ticks
 from zbuf.producer.sources.pace import Pace, Paced
 from zbuf.producer.sources.python import LINKTYPE_ETHERNET, RawPacket, linktype_of
 from zbuf.producer.sources.source import Attended, Pass, Recorded, passes_of
@@ -106,6 +107,8 @@ class Producer(Closing):
         pump = Pump(lossless=lossless)
         self._roster = Roster(pump, limits, described)
         self._owner = Owner(pump, self._roster.tick)
+        if (shortage := self._roster.shares.shortage()) is not None:
+            log.info("%s: %s", name, shortage)
         self._pid = os.getpid()
         self._closed = False
         self._place = place or ProducerDirectory(directory, name, socket_mode=socket_mode, gid=gid)
@@ -113,6 +116,7 @@ class Producer(Closing):
             self._clean_up_after_the_dead(salvage_dir)
             context = Context(self._identity, self._owner, self._roster, buffer_size, access)
             self._control = ControlServer(self._place.socket, context, self._place.socket_mode, self._place.gid)
+            self._ticks = Ticks(self._owner, self._roster)
         except BaseException:
             self._place.release()
             raise
@@ -272,7 +276,7 @@ class Producer(Closing):
                 the old rules stay.
         """
         access = self._access(allow)
-        self._roster.limits = limits
+        self._roster.shares.limits = limits
         self._control.set_access(access)
 
     def wait_readers(self, count: int, timeout_s: float | None = None) -> bool:
@@ -283,6 +287,10 @@ class Producer(Closing):
         """Everything that was counted, as of one instant; TimeoutError if that takes longer than `timeout_s`."""
         identity, roster = self._identity, self._roster
         return self._owner.submit(lambda: roster.statistics(identity.name, identity.epoch)).result(timeout_s)
+
+    def answers(self, timeout_s: float) -> bool:
+        """Whether the thread that talks to readers and other clients does so, within a time."""
+        return self._control.answers(timeout_s)
 
     @property
     def offered(self) -> int:
@@ -316,6 +324,7 @@ class Producer(Closing):
             if not waiting.drain(self._owner, self._roster, self.linger_s):
                 log.warning("%s: readers have not taken everything within %g s", self.name, self.linger_s)
         finally:
+            self._ticks.stop()
             self._control.stop()
             self._place.release()
 

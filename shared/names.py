@@ -3,12 +3,18 @@
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Annotated
+
+import msgspec
 
 from zbuf.shared.errors import ValueRefused
 
 NAME_LENGTH_MAX = 48
 NAME_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9_.@:+-]*"
 """A regular expression for the characters of a name; it says nothing of the length."""
+
+Name = Annotated[str, msgspec.Meta(pattern=rf"^{NAME_PATTERN}\Z", max_length=NAME_LENGTH_MAX)]
+"""A producer's name, or a group's, in a message."""
 
 _NAME = re.compile(NAME_PATTERN)
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.@:+-]")

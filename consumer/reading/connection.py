@@ -15,10 +15,16 @@ from zbuf.shared.closing import Closing
 from zbuf.shared.control.rundir import every_directory, search_path
 from zbuf.shared.control.rundir_look import connect_to, producer_names
 from zbuf.shared.errors import ControlError, ProducerNotFound, Refused, RunDirectoryError, ValueRefused
-from zbuf.shared.names import check_name
+from zbuf.shared.names import check_name, printable
 from zbuf.shared.patience import Patience
 
+_ANSWERS: dict[type[control.Request], type[control.Answer]] = {
+    control.Connect: control.Connected,
+    control.Stats: control.Statistics,
+}
+"""What answers a request; Done, the others."""
 _ANSWER_S = 30
+_REASON_LENGTH = 2000
 _LOOK_S = 0.05  # between two looks for a producer that is away: nothing rings when it comes
 
 _Found = TypeVar("_Found")
@@ -61,19 +67,22 @@ class Connection(Closing):
 
         Raises:
             Refused: the producer refuses, and says why.
-            ControlError: the producer went away, or sent something else.
+            ControlError: the producer went away, or sent anything else than an answer to this request, with as many
+                file descriptors.
         """
         with self._lock:
             if self._socket.fileno() < 0:
                 raise ControlError("this connection is closed: connect again")
             with contextlib.suppress(ConnectionError):  # it may have said why before it hung up or was killed
-                self._socket.send(control.encode(request))
+                self._send(control.encode(request))
             self._await_answer()
             answer, fds = control.receive_answer(self._socket, descriptors)
-        if isinstance(answer, control.Refusal):
+        try:
+            _check_answer(request, answer, len(fds), descriptors)
+        except ControlError:
             for fd in fds:
                 os.close(fd)
-            raise Refused(answer.reason)
+            raise
         return answer, fds
 
     def _await_answer(self) -> None:
@@ -83,6 +92,12 @@ class Connection(Closing):
         polled.register(self._socket, POLLIN)
         if not polled.poll(patience.left_s * 1000):
             patience.tell()
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._socket.send(data)
+        except BlockingIOError:
+            raise ControlError("the producer does not read its requests: is it stopped?") from None
 
     def stats(self) -> control.Statistics:
         """What the producer says of itself, its descriptors and their readers; each ledger adds up."""
@@ -95,6 +110,18 @@ class Connection(Closing):
     def close(self) -> None:
         """Hang up."""
         self._socket.close()
+
+
+def _check_answer(request: control.Request, answer: control.Answer, fds: int, wanted_fds: int) -> None:
+    """Raise ControlError where it is a refusal, or no answer to this request."""
+    if isinstance(answer, control.Refusal):
+        raise Refused(printable(answer.reason[:_REASON_LENGTH]))
+    if type(answer) is not _ANSWERS.get(type(request), control.Done) or fds != wanted_fds:
+        what, got = type(request).__name__.lower(), type(answer).__name__.lower()
+        raise ControlError(
+            f"unexpected answer to {what}: {got} with {fds} file descriptors: is this a zbuf producer, and of the "
+            "same version?"
+        )
 
 
 def _connect(name: str, run_dir: str | os.PathLike[str] | None) -> socket.socket:

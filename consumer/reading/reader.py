@@ -8,13 +8,15 @@ import weakref
 from dataclasses import replace
 from mmap import mmap
 from select import POLLHUP, poll
+from typing import cast
 
 from zbuf.consumer.reading.connection import Connection
 from zbuf.consumer.reading.options import Options
+from zbuf.consumer.reading.received import check_files
 from zbuf.consumer.reading.segment_reader import SegmentReader
 from zbuf.consumer.reading.surface import Asking, EndReason, Facts, closed_error, log_warnings
 from zbuf.shared import control
-from zbuf.shared.errors import ControlError, SegmentError
+from zbuf.shared.errors import SegmentError
 from zbuf.shared.memory.layout import Layout, read_ledger
 from zbuf.shared.memory.pcapng import Interface, first_interfaces, interfaces
 from zbuf.shared.memory.reader_pages import map_ack_page
@@ -207,23 +209,20 @@ def open_reader(name: str, options: Options) -> Reader:
     request = options.request()
     connection = Connection(name, options.run_dir)
     try:
-        answer, fds = connection.request(request, descriptors=3)
+        answer, fds = connection.request(request, descriptors=3)  # Connected, or it raises
     except BaseException:
         connection.close()
         raise
-    return _make_reader(connection, answer, fds, options.spin_ns)
+    return _make_reader(connection, cast(control.Connected, answer), fds, options.spin_ns)
 
 
-def _make_reader(connection: Connection, answer: control.Answer, fds: list[int], spin_ns: int) -> Reader:
+def _make_reader(connection: Connection, answer: control.Connected, fds: list[int], spin_ns: int) -> Reader:
     with contextlib.ExitStack() as undo:
         undo.callback(connection.close)
         for fd in fds:
             undo.callback(os.close, fd)
-        if not isinstance(answer, control.Connected) or len(fds) != 3:
-            raise ControlError(
-                f"unexpected answer to connect with {len(fds)} file descriptors: is this a zbuf producer?"
-            )
         segment_fd, ack_fd, doorbell = fds
+        check_files(segment_fd, ack_fd, doorbell)
         # A producer may end right after its answer: the reader still gets everything that it appended.
         segment, layout = map_segment(segment_fd, closed_too=True)
         _check_identity(answer, layout)

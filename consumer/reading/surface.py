@@ -13,6 +13,7 @@ from zbuf.shared import control
 from zbuf.shared.closing import Closing
 from zbuf.shared.errors import ValueRefused
 from zbuf.shared.memory.pcapng import Interface
+from zbuf.shared.names import printable
 
 log = logging.getLogger("zbuf")
 
@@ -146,4 +147,4 @@ def closed_error(name: str) -> ValueRefused:
 def log_warnings(name: str, warnings: list[str]) -> None:
     """Log what a producer warns of, under its name."""
     for warning in warnings:
-        log.warning("%s: %s", name, warning)
+        log.warning("%s: %s", name, printable(warning))

@@ -175,7 +175,16 @@ def _interfaces(found: Statistics) -> list[list[str | int]]:
 
 def _readers(found: Statistics) -> list[list[str | int]]:
     return [
-        [r.reader, d.descriptor, str(r.pid), user_name(r.user), r.delivered, r.holding, r.stalls, r.stalled]
+        [
+            r.reader,
+            d.descriptor,
+            str(r.pid),
+            "-" if r.user is None else user_name(r.user),
+            r.delivered,
+            r.holding,
+            r.stalls,
+            r.stalled,
+        ]
         for d in found.descriptors
         for r in d.readers
     ]

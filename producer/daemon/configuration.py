@@ -142,10 +142,16 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         _Count, _option(metavar="N", help=f"Most connections at a time [{Limits.connections}].")
     ] = Limits.connections
     max_descriptors_per_user: Annotated[
-        _Count | None, _option(metavar="N", help="Most descriptors of one user [as many].")
+        _Count | None, _option(metavar="N", help="Most descriptors of one user [as many as are left].")
+    ] = None
+    max_readers_per_user: Annotated[
+        _Count | None, _option(metavar="N", help="Most readers of one user [as many as are left].")
+    ] = None
+    max_connections_per_user: Annotated[
+        _Count | None, _option(metavar="N", help="Most connections of one user [as many as are left].")
     ] = None
     max_memory_per_user: Annotated[
-        _Size | None, _option(metavar="S", help="Most shared memory for one user's descriptors [as much].")
+        _Size | None, _option(metavar="S", help="Most shared memory for one user's descriptors [as much as is left].")
     ] = None
     salvage: Annotated[
         _Text | None, _option(metavar="DIR", help="Write what a killed zbufd of this name left unread to files in DIR.")
@@ -195,6 +201,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             readers=self.max_readers,
             connections=self.max_connections,
             descriptors_per_user=self.max_descriptors_per_user,
+            readers_per_user=self.max_readers_per_user,
+            connections_per_user=self.max_connections_per_user,
             memory_per_user=None if memory is None else size_in_bytes(memory),
             evict_after_s=self.evict_after if self.slow_readers == "evict" else None,
         )
@@ -230,10 +238,12 @@ CHANGEABLE = frozenset(
         "linger",
         "log-level",
         "max-connections",
+        "max-connections-per-user",
         "max-descriptors",
         "max-descriptors-per-user",
         "max-memory-per-user",
         "max-readers",
+        "max-readers-per-user",
         "slow-readers",
     }
 )

@@ -116,7 +116,7 @@ class Daemon:
 
     def _say_ready(self, producer: Producer) -> None:
         if self._metrics is not None:
-            self._metrics.start(producer.stats, self._sickness)
+            self._metrics.start(lambda: producer.stats(timeout_s=_ANSWER_S), self._sickness)
             log.info("metrics and health at http://%s:%d/", self._metrics.host, self._metrics.port)
         log.info(
             "capturing on %s by %s, link-type %s, snapshot length %d bytes: readers connect to %s in %s",
@@ -183,6 +183,8 @@ class Daemon:
         now = self._answer()
         if now is None:
             log.error("the capture has not answered within %g s", _ANSWER_S)
+        elif not self._serves():
+            log.error("the control socket has not been served within %g s", _ANSWER_S)
         else:
             self._notifier.send(WATCHDOG=1, STATUS=_summary(now))
 
@@ -193,11 +195,18 @@ class Daemon:
             return self._producer.stats(timeout_s=_ANSWER_S)
         return None
 
+    def _serves(self) -> bool:
+        """Whether clients are answered in time, as far as that does not depend on them."""
+        assert self._producer is not None  # noqa: S101
+        return self._producer.answers(_ANSWER_S)
+
     def _sickness(self) -> str | None:
         """What is wrong, for the health check; None if the capture is well."""
         now = self._answer()
         if now is None:
             return f"the capture has not answered within {_ANSWER_S:g} s"
+        if not self._serves():
+            return f"the control socket has not been served within {_ANSWER_S:g} s"
         lost = [one.interface for one in now.live if one.state == "lost"]
         return f"lost: {', '.join(lost)}" if len(lost) == len(now.live) else None
 

@@ -4,18 +4,16 @@ Metrics are named by the rules of https://prometheus.io/docs/practices/naming/: 
 All numbers of one answer belong to one instant, as those of a ledger do.
 """
 
-import socket
-import socketserver
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from zbuf import __version__
+from zbuf.producer.daemon.http_server import HttpServer, Request, Response
 from zbuf.shared.control.statistics import Ledger, Statistics
 from zbuf.shared.errors import ConfigurationError
 
@@ -130,27 +128,6 @@ def _of_readers(now: Statistics) -> Iterator[Metric]:
 # ---- over HTTP ------------------------------------------------------------------------------------------------------
 
 
-class _Server(socketserver.ThreadingMixIn, WSGIServer):
-    """Has a thread for each request, so that a slow client keeps nobody else waiting."""
-
-    daemon_threads = True
-    request_queue_size = 16
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Ignore errors of a connection: a client that hangs up does no harm."""
-
-
-class _Server6(_Server):
-    address_family = socket.AF_INET6
-
-
-class _Handler(WSGIRequestHandler):
-    timeout = 10  # seconds for a request to arrive
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (its name in the library)
-        """Log nothing."""
-
-
 class MetricsServer:
     """Serves /metrics and /healthz from start() to close().
 
@@ -164,15 +141,13 @@ class MetricsServer:
 
     def __init__(self, host: str, port: int) -> None:
         try:
-            kind = _Server6 if ":" in host else _Server
-            self._server = make_server(host, port, self._answer, kind, _Handler)
+            self._server = HttpServer(host, port)
         except OSError as error:
             raise ConfigurationError(f"--metrics {host}:{port}: {error.strerror}: choose another address") from None
         except OverflowError:
             raise ConfigurationError(f"--metrics {host}:{port}: no such port: choose one up to 65535") from None
         self.host = host
-        self.port = self._server.server_port
-        self._thread: threading.Thread | None = None
+        self.port = self._server.port
         self._sick: Callable[[], str | None] = lambda: "starting"
         self._metrics: Any = None
 
@@ -180,32 +155,41 @@ class MetricsServer:
         """Serve from now on.
 
         Args:
-            statistics: called for each request of /metrics; returns the producer's statistics.
+            statistics: called for each request of /metrics; returns the producer's statistics, or raises TimeoutError.
             sick: called for each request of /healthz; returns what is wrong, or None.
         """
         registry = CollectorRegistry(auto_describe=False)
         registry.register(StatisticsCollector(statistics))
         self._metrics = make_wsgi_app(registry)
         self._sick = sick
-        self._thread = threading.Thread(target=self._server.serve_forever, name="zbuf-metrics", daemon=True)
-        self._thread.start()
+        self._server.start(self._answer)
 
     def close(self) -> None:
         """Stop serving, and give the port back."""
-        if self._thread is not None:
-            self._server.shutdown()
-            self._thread.join()
-        self._server.server_close()
+        self._server.close()
 
-    def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        path = environ.get("PATH_INFO", "")
-        if path == "/metrics":
-            found: Iterable[bytes] = self._metrics(environ, start_response)
-            return found
-        if path == "/healthz":
-            why = self._sick()
-            status, text = ("503 Service Unavailable", why) if why else ("200 OK", "ok")
-        else:
-            status, text = "404 Not Found", "only /metrics and /healthz are here"
-        start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
-        return [f"{text}\n".encode()]
+    def _answer(self, request: Request) -> Response:
+        match request.path:
+            case "/metrics":
+                try:
+                    return self._exposition(request)
+                except TimeoutError:
+                    return Response.text(HTTPStatus.SERVICE_UNAVAILABLE, "the capture does not answer")
+            case "/healthz":
+                why = self._sick()
+                return Response.text(HTTPStatus.SERVICE_UNAVAILABLE if why else HTTPStatus.OK, why or "ok")
+        return Response.text(HTTPStatus.NOT_FOUND, "only /metrics and /healthz are here")
+
+    def _exposition(self, request: Request) -> Response:
+        """What the client library makes of the metrics, in the format and the encoding that Prometheus asks for."""
+        begun: list[tuple[str, list[tuple[str, str]]]] = []
+        environ = {
+            "REQUEST_METHOD": "GET",
+            "PATH_INFO": request.path,
+            "QUERY_STRING": request.query,
+            "HTTP_ACCEPT": request.headers.get("accept", ""),
+            "HTTP_ACCEPT_ENCODING": request.headers.get("accept-encoding", ""),
+        }
+        body = b"".join(self._metrics(environ, lambda status, headers: begun.append((status, headers))))
+        ((status, headers),) = begun
+        return Response(HTTPStatus(int(status.split()[0])), body, headers)

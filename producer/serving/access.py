@@ -58,6 +58,11 @@ def _groups_now(uid: int, gid: int) -> list[int]:
         return [gid]
 
 
+def is_operator(uid: int) -> bool:
+    """Whether a user is root, or the one that this producer runs as: who could trace it, too."""
+    return uid in (0, os.geteuid())
+
+
 @dataclass(frozen=True)
 class Grant:
     """What a peer may see."""
@@ -66,6 +71,25 @@ class Grant:
     """A pcap-filter(7) that packets must pass; empty for everything."""
     interfaces: int | None = None
     """A bit for each interface that the peer may see; None for all."""
+
+    def shows(self, interface: int) -> bool:
+        """Whether the peer may see the interface of this number."""
+        return self.interfaces is None or bool(self.interfaces >> interface & 1)
+
+    def visible(self, interfaces: Sequence[Interface]) -> list[Interface]:
+        """The interfaces that the peer may see, of all in the order of their numbers."""
+        return [one for number, one in enumerate(interfaces) if self.shows(number)]
+
+    def shown(self, interfaces: Sequence[Interface], first: int = 0) -> list[Interface]:
+        """Interfaces as the peer may know them: of those that it may not see, the link type and no more.
+
+        Args:
+            interfaces: in the order of their numbers.
+            first: the number of the first of them.
+        """
+        return [
+            one if self.shows(number) else Interface("", one.linktype) for number, one in enumerate(interfaces, first)
+        ]
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -106,7 +130,7 @@ class Access:
         Raises:
             Refused: no rule names the peer.
         """
-        if not self._rules or peer.uid in (0, os.geteuid()):
+        if not self._rules or is_operator(peer.uid):
             return Grant()
         for users, groups, grant in self._rules:
             if peer.uid in users or peer.groups & groups:

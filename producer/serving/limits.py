@@ -1,49 +1,29 @@
 """How much clients may ask for."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-
-from zbuf.producer.serving.listener import Listener
-from zbuf.shared.errors import Refused
-from zbuf.shared.users import user_name
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much clients may ask for."""
+    """How much clients may ask for: all of them together, and each user.
+
+    Where there is no number for each user, a user may hold no more of anything than is left of it for others, less an
+    eighth that is for root and for the producer's own user, whom this does not bind.
+    """
 
     descriptors: int = 64
+    """Most descriptors at a time."""
     readers: int = 256
+    """Most readers at a time."""
     connections: int = 512
+    """Most connections at a time."""
     descriptors_per_user: int | None = None
+    """Most descriptors that one user has opened."""
+    readers_per_user: int | None = None
+    """Most readers of one user."""
+    connections_per_user: int | None = None
+    """Most connections of one user."""
     memory_per_user: int | None = None
-    """Bytes of shared memory."""
+    """Most shared memory for the descriptors of one user, in bytes."""
     evict_after_s: float | None = None
     """How long a reader may hold up the others of its descriptor before it is evicted, in seconds; None for ever."""
-
-    def check_descriptor(self, listeners: Iterable[Listener], uid: int, buffer_bytes: int) -> None:
-        """Raise Refused if a user can't open one more descriptor, with two buffers of this size."""
-        there = list(listeners)
-        if len(there) >= self.descriptors:
-            raise Refused(f"all {self.descriptors} descriptors of this producer are in use")
-        theirs = [one.segment.layout.buffer_bytes for one in there if one.uid == uid]
-        if self.descriptors_per_user is not None and len(theirs) >= self.descriptors_per_user:
-            raise Refused(f"all {self.descriptors_per_user} descriptors that a user may open are in use: join one")
-        self._check_memory(uid, 2 * (sum(theirs) + buffer_bytes))
-
-    def _check_memory(self, uid: int, wanted_bytes: int) -> None:
-        if self.memory_per_user is not None and wanted_bytes > self.memory_per_user:
-            raise Refused(
-                f"this descriptor's buffers make it {wanted_bytes} bytes of shared memory for user {user_name(uid)}, "
-                f"who may have {self.memory_per_user}: use smaller buffers, or join a descriptor"
-            )
-
-    def check_reader(self, readers: int) -> None:
-        """Raise Refused if there are as many readers as there may be."""
-        if readers >= self.readers:
-            raise Refused(f"all {self.readers} readers that this producer serves are there")
-
-    def check_connection(self, connections: int) -> None:
-        """Raise Refused if there are more connections than there may be."""
-        if connections > self.connections:
-            raise Refused(f"more than {self.connections} connections: try again later")

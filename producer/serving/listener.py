@@ -8,6 +8,7 @@ from mmap import mmap
 from zbuf.producer.ring.descriptor import Descriptor
 from zbuf.producer.serving.access import Grant, Peer
 from zbuf.producer.serving.link_filters import LinkFilters
+from zbuf.producer.serving.shares import Booking
 from zbuf.shared.control.settings import Settings
 from zbuf.shared.memory.pcapng import Interface, interface_description
 from zbuf.shared.memory.segment import Segment
@@ -52,6 +53,14 @@ class Listener:
     readers: dict[int, Attached] = field(default_factory=dict)
     stall: tuple[int, float] = (0, 0.0)
     """The assignment that only some readers have yet to give back, and since when (monotonic seconds) they are late."""
+
+    booking: Booking | None = None
+    """What its user has booked for it."""
+
+    def release(self) -> None:
+        """Give back what was booked for it."""
+        if self.booking is not None:
+            self.booking.release()
 
     def announce(self, interfaces: Iterable[Interface]) -> None:
         """Tell the readers of interfaces that appeared; only the owner may."""

@@ -117,6 +117,8 @@ class Owner:
 
 
 def _carry_out(command: Callable[[], object], future: "Future[object]") -> None:
+    if not future.set_running_or_notify_cancel():
+        return  # whoever asked for it has gone
     try:
         result = command()
     except Exception as error:

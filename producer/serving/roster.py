@@ -12,9 +12,13 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from zbuf.producer.ring.pump import Pump
+from zbuf.producer.serving.access import Grant
 from zbuf.producer.serving.counts import add_ledgers, statistics_of
 from zbuf.producer.serving.limits import Limits
 from zbuf.producer.serving.listener import Attached, Listener
+from zbuf.producer.serving.refusals import Refusals
+from zbuf.producer.serving.seen import Viewer
+from zbuf.producer.serving.shares import Shares
 from zbuf.shared.control.statistics import (
     DescriptorStatistics,
     InterfaceStatistics,
@@ -53,12 +57,14 @@ class Roster:
 
     Args:
         pump: feeds each descriptor for as long as that is listed here.
-        limits: how many descriptors and readers there may be; may be replaced at any time.
+        limits: how much clients may ask for.
         interfaces: those that packets come from, in the order of their numbers; announce() adds to them.
     """
 
     def __init__(self, pump: Pump, limits: Limits, interfaces: list[Interface]) -> None:
-        self.limits = limits
+        self.shares = Shares(limits)
+        """What users have booked; its limits may be replaced at any time."""
+        self.refusals = Refusals()
         self.interfaces = interfaces
         self.live: LiveCounts | None = None
         self.refused = 0
@@ -69,9 +75,10 @@ class Roster:
         self._pump = pump
         self._listeners: dict[int, Listener] = {}
         self._closed: deque[DescriptorStatistics] = deque(maxlen=_CLOSED_KEPT)
-        self._closed_sum = Ledger()
+        self._closed_sums: dict[Grant, Ledger] = {}  # of descriptors with the same grant
         self._next_number = 1
-        self._closing = False
+        self.closing = False
+        """Whether nobody is let in any more."""
         self._hurried = False
         self._started_s = time.monotonic()
 
@@ -104,10 +111,6 @@ class Roster:
         """The descriptor that is shared under this name."""
         return next((one for one in self._listeners.values() if one.join == join), None)
 
-    def check_room(self, uid: int, buffer_bytes: int) -> None:
-        """Raise Refused if a user can't open one more descriptor, with two buffers of this size."""
-        self.limits.check_descriptor(self._listeners.values(), uid, buffer_bytes)
-
     def add_reader(self, listener: Listener, reader: Attached, *, is_new: bool) -> tuple[int, int]:
         """Let a reader in, together with its descriptor if that is new.
 
@@ -115,18 +118,17 @@ class Roster:
             The number of the first buffer that the reader will get, and how many interfaces are announced before it.
 
         Raises:
-            Refused: the producer is about to end, or has as many readers or descriptors as it may have.
+            Refused: the producer is about to end.
             JustEnded: the descriptor was closed meanwhile.
             SegmentError: the descriptor's prologue has no room for all interfaces.
         """
-        if self._closing:
+        if self.closing:
             raise Refused("this producer is ending")
         if not is_new and listener.number not in self._listeners:
             raise JustEnded
-        self.limits.check_reader(self.readers)
         if is_new:
-            self.check_room(listener.uid, listener.segment.layout.buffer_bytes)
-            listener.announce(self.interfaces[listener.descriptor.interfaces_to_come() :])
+            known = listener.descriptor.interfaces_to_come()
+            listener.announce(listener.grant.shown(self.interfaces[known:], known))
         first = listener.descriptor.add_reader(reader.number, reader.ack_map, reader.doorbell)
         listener.readers[reader.number] = reader
         if is_new:
@@ -165,12 +167,12 @@ class Roster:
             self.live.tick()
 
     def _evict_slow(self, listener: Listener, now_s: float) -> None:
-        if self.limits.evict_after_s is None or len(listener.readers) < 2:
+        if self.shares.limits.evict_after_s is None or len(listener.readers) < 2:
             return
         sequence, slow = listener.descriptor.stalled_by()
         if not slow or listener.stall[0] != sequence or not listener.stall[1]:
             listener.stall = (sequence, now_s if slow else 0.0)
-        elif now_s - listener.stall[1] >= self.limits.evict_after_s:
+        elif now_s - listener.stall[1] >= self.shares.limits.evict_after_s:
             for number in slow:
                 self._evict(listener, listener.readers[number])
 
@@ -181,7 +183,7 @@ class Roster:
             listener.join,
             reader.peer,
             len(listener.readers) - 1,
-            self.limits.evict_after_s,
+            self.shares.limits.evict_after_s,
         )
         self._evicted += 1
         self.remove_reader(listener, reader.number)  # hangs up its doorbell: it finds the producer alive, and knows
@@ -191,9 +193,10 @@ class Roster:
 
     def announce(self, interfaces: Sequence[Interface]) -> None:
         """Interfaces appeared: every descriptor tells its readers, before it takes packets of them."""
+        first = len(self.interfaces)
         self.interfaces.extend(interfaces)
         for listener in self._listeners.values():
-            listener.announce(interfaces)
+            listener.announce(listener.grant.shown(interfaces, first))
 
     def rotate(self) -> None:
         """Assign the store of every descriptor that has a buffer free for the packets that come next."""
@@ -202,7 +205,7 @@ class Roster:
 
     def finish(self) -> None:
         """Assign the tail of every descriptor, and tell its readers: no more packets will come. Nobody is let in."""
-        self._closing = True
+        self.closing = True
         for listener in self._listeners.values():
             listener.descriptor.finish()
 
@@ -216,7 +219,7 @@ class Roster:
 
     def close(self) -> None:
         """Close every descriptor, and let nobody in any more."""
-        self._closing = True
+        self.closing = True
         for listener in list(self._listeners.values()):
             self._close_listener(listener)
 
@@ -231,8 +234,9 @@ class Roster:
             reader.release()
         listener.readers.clear()
         listener.segment.discard()
+        listener.release()
         self._closed.append(final)
-        self._closed_sum = add_ledgers([self._closed_sum, final])
+        self._closed_sums[listener.grant] = add_ledgers([self._closed_sums.get(listener.grant, Ledger()), final])
 
     def forget(self) -> None:
         """In a forked child: close what belongs to the parent, so that its readers see when the parent ends."""
@@ -243,8 +247,14 @@ class Roster:
 
     # ---- statistics -------------------------------------------------------------------------------------------------
 
-    def statistics(self, producer: str, epoch: int) -> Statistics:
-        """Everything that was counted, as of one instant."""
+    def statistics(self, producer: str, epoch: int, viewer: Viewer | None = None) -> Statistics:
+        """Everything that was counted, as of one instant; without what a viewer may not see."""
+        everything = self._everything(producer, epoch)
+        if viewer is None or viewer.sees_all:
+            return everything
+        return viewer.seen(everything, self._listeners, self._closed_sums.get(viewer.grant, Ledger()))
+
+    def _everything(self, producer: str, epoch: int) -> Statistics:
         return Statistics(
             producer=producer,
             pid=os.getpid(),
@@ -255,7 +265,7 @@ class Roster:
             offered=self._pump.offered,
             waits=self._pump.waits,
             descriptors=[statistics_of(listener, is_open=True) for listener in self._listeners.values()],
-            closed=self._closed_sum,
+            closed=add_ledgers(self._closed_sums.values()),
             live=self.live.statistics() if self.live is not None else [],
             evicted=self._evicted,
             refused=self.refused,

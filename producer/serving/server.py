@@ -1,7 +1,8 @@
 """The producer's end of the control socket: it listens, in a thread of its own that runs asyncio.
 
 A client can take its time, send rubbish, or die: none of that reaches the packets, since this thread touches no
-descriptor. What one client's connection asks for is in zbuf.producer.serving.session.
+descriptor, and time passes for those in another (zbuf.producer.serving.ticks). What one client's connection asks for
+is in zbuf.producer.serving.session.
 """
 
 import asyncio
@@ -11,18 +12,21 @@ import os
 import socket
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from zbuf.producer.serving.access import Access
+from zbuf.producer.serving.access import Access, Peer
+from zbuf.producer.serving.peer_socket import PeerSocket, refuse_rights
 from zbuf.producer.serving.session import Context, Session
-from zbuf.shared.errors import ControlError, RunDirectoryError
+from zbuf.producer.serving.shares import Booking
+from zbuf.producer.serving.workers import Workers
+from zbuf.shared.errors import ControlError, Refused, RunDirectoryError
 
 log = logging.getLogger("zbuf")
 
 _BACKLOG = 64
 _WORKERS = 4
 """How many filters are compiled, and segments made, at the same time."""
+_GOODBYE_S, _END_S = 0.25, 0.5
 
 
 class ControlServer:
@@ -54,9 +58,17 @@ class ControlServer:
     # ---- from any thread --------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Close every descriptor, then every connection, then the socket."""
+        """Close every descriptor, then every connection, then the socket; in bounded time, whatever clients do."""
+        self._context.owner.submit(self._context.roster.close).result()
+        self._path.unlink(missing_ok=True)
         self._soon(self._stopped.set)
-        self._thread.join()
+        self._thread.join(_END_S)
+
+    def answers(self, timeout_s: float) -> bool:
+        """Whether the thread that talks to clients does something for us within a time."""
+        answered = threading.Event()
+        self._soon(answered.set)
+        return answered.wait(timeout_s)
 
     def set_access(self, access: Access) -> None:
         """Change who may see what, now: clients that may see something else than before are hung up on."""
@@ -70,7 +82,7 @@ class ControlServer:
         for session in self._sessions:
             session.forget()
 
-    def _soon(self, call: Callable[[], None]) -> None:
+    def _soon(self, call: Callable[[], object]) -> None:
         """Have the control thread do something."""
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # it has ended
@@ -82,24 +94,25 @@ class ControlServer:
         self._loop = asyncio.get_running_loop()
         # An executor of our own: asyncio imports its executor when it first needs one. By then root is dropped, which
         # may have been the only user that can read Python's files.
-        self._loop.set_default_executor(ThreadPoolExecutor(_WORKERS, "zbuf-filter"))
-        tasks = [asyncio.create_task(self._accept()), asyncio.create_task(self._tick())]
+        self._loop.set_default_executor(Workers(_WORKERS, "zbuf-filter"))
+        accepting = asyncio.create_task(self._accept())
         self._ready.set()
         await self._stopped.wait()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._context.command(self._context.roster.close)
+        accepting.cancel()
+        await asyncio.gather(accepting, return_exceptions=True)
+        self._close_socket()
         for session in self._sessions:
             session.hang_up()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._path.unlink(missing_ok=True)
-        self._socket.close()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_GOODBYE_S)  # asyncio.run() cancels those that are left
 
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(self._context.roster.tick_s)
-            self._context.owner.tick()
+    def _close_socket(self) -> None:
+        """Hang up on those who wait in the backlog, as on any client: closing the socket closes theirs."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+            while True:
+                PeerSocket(self._socket.accept()[0]).close(lambda: None)
+        self._socket.close()
 
     def _apply_access(self, access: Access) -> None:
         self._context.access = access
@@ -116,24 +129,34 @@ class ControlServer:
             except OSError:  # out of file descriptors, or the client was gone already
                 await asyncio.sleep(0.1)
                 continue
-            connection.setblocking(False)
-            task = asyncio.create_task(self._serve(connection))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._meet(connection)
+            await asyncio.sleep(0)  # others have their turn, however many come
 
-    async def _serve(self, connection: socket.socket) -> None:
+    def _meet(self, connection: socket.socket) -> None:
+        """Serve a client, if there is room for one more connection of its user."""
+        client = PeerSocket(connection)
         try:
-            session = Session(self._context, connection)
+            peer = Peer.of(connection)
         except OSError:  # the kernel does not tell who connected
-            connection.close()
+            client.close(lambda: None)
             return
+        session = Session(self._context, client, peer)
+        try:
+            booking = self._context.roster.shares.book(peer.uid, connections=1, files=1)
+        except Refused as error:
+            self._refuse(session, "connection", str(error))
+            client.close(lambda: None)
+            return
+        task = asyncio.create_task(self._serve(session, client, booking))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, session: Session, client: PeerSocket, booking: Booking) -> None:
         self._sessions.add(session)
         try:
-            self._context.roster.limits.check_connection(len(self._sessions))
             await session.serve()
-        except ControlError as error:  # not logged: a client that sends rubbish may send a lot of it
-            self._context.roster.refused += 1
-            session.refuse(str(error))
+        except ControlError as error:
+            self._refuse(session, type(error).__name__, str(error))
         except OSError:
             pass  # the client is gone, or does not read its answers
         except Exception:
@@ -141,12 +164,21 @@ class ControlServer:
             session.refuse("the producer failed at this request: its log says how")
         finally:
             self._sessions.discard(session)
+            client.close(booking.release)
             await session.close()
+
+    def _refuse(self, session: Session, kind: str, reason: str) -> None:
+        """Tell a client why its connection ends."""
+        roster = self._context.roster
+        roster.refused += 1
+        session.refuse(reason)
+        roster.refusals.note(session.peer.uid, session.peer, kind, reason)
 
 
 def _listen(path: Path, mode: int, gid: int | None) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
     try:
+        refuse_rights(listening)
         path.unlink(missing_ok=True)  # the name is ours: we hold its lock
         listening.bind(str(path))
         path.chmod(0o600)

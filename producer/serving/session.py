@@ -6,9 +6,7 @@ reserved), and hands it to the owner of the descriptors as a command.
 
 import asyncio
 import contextlib
-import logging
 import os
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -19,17 +17,20 @@ from zbuf.producer.serving.access import Access, Grant, Peer
 from zbuf.producer.serving.link_filters import LinkFilters
 from zbuf.producer.serving.listener import Listener
 from zbuf.producer.serving.owner import Owner
+from zbuf.producer.serving.peer_socket import PeerSocket
 from zbuf.producer.serving.roster import JustEnded, Roster
-from zbuf.producer.serving.seldom import Seldom
+from zbuf.producer.serving.seen import Viewer
 from zbuf.producer.serving.setup import Identity, complete_settings, make_listener, make_reader
+from zbuf.producer.serving.shares import FILES_OF_DESCRIPTOR, FILES_OF_READER, FILES_TO_SEND, Booking
 from zbuf.shared import control
-from zbuf.shared.errors import Refused, ZbufError
+from zbuf.shared.errors import ControlError, Refused, ZbufError
 from zbuf.shared.memory.layout import ABI
 from zbuf.shared.names import check_name
 
 T = TypeVar("T")
 
-log = logging.getLogger("zbuf")
+_FIRST_REQUEST_S = 10.0
+"""How long a connection may stay that asks for nothing."""
 
 
 @dataclass
@@ -43,8 +44,6 @@ class Context:
     """The size of a buffer for clients that do not ask for one."""
     access: Access
     """Who may see what; replaced when that changes."""
-    refusals: Seldom = field(default_factory=Seldom)
-    """Which refusals are logged: a client may try again for ever."""
     joining: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a reader joins a shared descriptor, so that two who come at once do not both open it."""
 
@@ -58,20 +57,20 @@ class Session:
 
     Args:
         context: what it shares with the other sessions.
-        connection: not blocking; the session closes it in the end.
-
-    Raises:
-        OSError: the kernel does not tell who connected.
+        connection: the caller closes it in the end.
+        peer: who connected.
     """
 
-    def __init__(self, context: Context, connection: socket.socket) -> None:
-        self.peer = Peer.of(connection)
+    def __init__(self, context: Context, connection: PeerSocket, peer: Peer) -> None:
+        self.peer = peer
         self._context = context
         self._connection = connection
         self._loop = asyncio.get_running_loop()
         self._grant = Grant()
         self._listener: Listener | None = None
         self._number = 0
+        self._booked = contextlib.ExitStack()  # for the reader, until it leaves
+        self._sending = contextlib.ExitStack()  # for the file descriptors of an answer, until that is sent
 
     # ---- the connection ---------------------------------------------------------------------------------------------
 
@@ -79,12 +78,21 @@ class Session:
         """Answer requests until the client closes the connection.
 
         Raises:
-            ControlError: the client may see nothing, or broke the rules of the protocol.
+            ControlError: the client may see nothing, asks for nothing, or broke the rules of the protocol.
             OSError: the client is gone, or does not read its answers.
         """
         self._check_allowed()
-        while data := await self._loop.sock_recv(self._connection, control.REQUEST_BYTES_MAX + 1):
+        data = await self._first_request()
+        while data:
             await self._answer(control.decode_request(data))
+            data = await self._connection.receive()
+
+    async def _first_request(self) -> bytes:
+        try:
+            async with asyncio.timeout(_FIRST_REQUEST_S):
+                return await self._connection.receive()
+        except TimeoutError:
+            raise ControlError(f"no request came within {_FIRST_REQUEST_S:g} s: ask at once") from None
 
     async def _answer(self, request: control.Request) -> None:
         fds: list[int] = []
@@ -93,23 +101,23 @@ class Session:
                 answer = await self._handle(request, fds)
             except ZbufError as error:
                 answer = control.Refusal(reason=str(error))
+                self._context.roster.refusals.note(self.peer.uid, self.peer, type(request).__name__, str(error))
             except OSError as error:  # out of file descriptors, for one
                 answer = control.Refusal(reason=f"the producer can't do that now: {error.strerror}")
             if isinstance(answer, control.Refusal):
                 _close_all(fds)  # a refused client gets nothing
-            socket.send_fds(self._connection, [control.encode(answer)], fds)
+            await self._connection.send(control.encode_answer(answer), fds)
         finally:
             _close_all(fds)
+            self._sending.close()
 
     def refuse(self, reason: str) -> None:
         """Tell the client why its connection ends."""
-        with contextlib.suppress(OSError):
-            self._connection.send(control.encode(control.Refusal(reason=reason)))
+        self._connection.send_last(control.encode(control.Refusal(reason=reason)))
 
     def hang_up(self) -> None:
         """End the connection: serve() sees that, and returns."""
-        with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)
+        self._connection.hang_up()
 
     def _hang_up_soon(self) -> None:
         """hang_up() from another thread."""
@@ -117,27 +125,17 @@ class Session:
             self._loop.call_soon_threadsafe(self.hang_up)
 
     async def close(self) -> None:
-        """Close the connection, and give back what its reader has."""
-        self._connection.close()
+        """Give back what the reader has."""
         await self._leave()
 
     def forget(self) -> None:
         """In a forked child: close the connection here, and leave it open in the parent."""
-        fd = self._connection.detach()
-        if fd >= 0:
-            os.close(fd)
+        self._connection.forget()
 
     # ---- what the client may see ------------------------------------------------------------------------------------
 
     def _check_allowed(self) -> None:
-        try:
-            self._grant = self._context.access.grant(self.peer)
-        except Refused:
-            left_out = self._context.refusals.note(self.peer.uid)
-            if left_out is not None:
-                more = f" ({left_out} more since the last such line)" if left_out else ""
-                log.warning("refused %s: not on the allow list%s", self.peer, more)
-            raise
+        self._grant = self._context.access.grant(self.peer)
 
     def may_stay(self, access: Access) -> bool:
         """Whether the peer may see just the same under `access` as it may see now."""
@@ -179,10 +177,12 @@ class Session:
         listener, self._listener = self._listener, None
         if listener is not None:
             await self._context.command(lambda: self._context.roster.remove_reader(listener, self._number))
+        self._booked.close()
 
     async def _statistics(self) -> control.Statistics:
         identity, roster = self._context.identity, self._context.roster
-        return await self._context.command(lambda: roster.statistics(identity.name, identity.epoch))
+        viewer = Viewer(self.peer, self._grant)
+        return await self._context.command(lambda: roster.statistics(identity.name, identity.epoch, viewer))
 
     def _mine(self, what: str) -> Listener:
         if self._listener is None:
@@ -208,7 +208,7 @@ class Session:
 
         await self._context.command(install)
         listener.settings = msgspec.structs.replace(listener.settings, filter=request.filter)
-        return control.Done(warnings=filters.warnings(interfaces))
+        return control.Done(warnings=filters.warnings(self._grant.visible(interfaces)))
 
     # ---- connecting -------------------------------------------------------------------------------------------------
 
@@ -217,6 +217,17 @@ class Session:
             raise Refused("connect: this connection has a descriptor already: open another connection")
         if request.abi != ABI:
             raise Refused(f"this producer speaks ABI {ABI}, the client {request.abi}: use the same version of zbuf")
+        with contextlib.ExitStack() as booked:
+            booked.enter_context(self._book(readers=1, files=FILES_OF_READER))
+            self._sending.enter_context(self._book(files=FILES_TO_SEND))
+            connected = await self._open_or_join(request, fds)
+            self._booked = booked.pop_all()
+        return connected
+
+    def _book(self, **wanted: int) -> Booking:
+        return self._context.roster.shares.book(self.peer.uid, **wanted)
+
+    async def _open_or_join(self, request: control.Connect, fds: list[int]) -> control.Connected:
         if request.join is None:
             return await self._attach(await self._open(request, None), fds, is_new=True)
         async with self._context.joining:
@@ -240,24 +251,35 @@ class Session:
         return complete_settings(request.settings, self._context.identity, self._context.buffer_bytes)
 
     async def _open(self, request: control.Connect, join: str | None) -> Listener:
-        context, settings = self._context, self._settings(request)
-        size = settings.buffer_bytes or 0
-        await context.command(lambda: context.roster.check_room(self.peer.uid, size))
-        return await asyncio.to_thread(
-            make_listener,
-            context.identity,
-            settings,
-            join,
-            context.roster.new_number,
-            uid=self.peer.uid,
-            grant=self._grant,
-        )
+        settings = self._settings(request)
+        memory = 2 * (settings.buffer_bytes or 0)
+        with contextlib.ExitStack() as booked:
+            booking = booked.enter_context(self._book(descriptors=1, memory=memory, files=FILES_OF_DESCRIPTOR))
+            try:
+                listener = await asyncio.to_thread(self._make, settings, join)
+            finally:
+                self._context.roster.shares.note_made(memory)
+            listener.booking = booking
+            booked.pop_all()
+        return listener
+
+    def _make(self, settings: control.Settings, join: str | None) -> Listener:
+        """Make a descriptor with its memory, in a thread that nobody waits for when the producer ends."""
+        context = self._context
+        new_number = context.roster.new_number
+        listener = make_listener(context.identity, settings, join, new_number, uid=self.peer.uid, grant=self._grant)
+        if context.roster.closing:
+            listener.descriptor.close()
+            listener.segment.discard()
+            raise Refused("this producer is ending")
+        return listener
 
     async def _attach(self, listener: Listener, fds: list[int], *, is_new: bool) -> control.Connected:
         """Have the owner let this connection's reader in; its three file descriptors go to `fds`."""
         context, number = self._context, self._context.roster.new_number()
         with contextlib.ExitStack() as undo:
             if is_new:
+                undo.callback(listener.release)
                 undo.callback(listener.segment.discard)
                 undo.callback(listener.descriptor.close)
             reader = make_reader(listener, number, self.peer, self._hang_up_soon, fds, undo)
@@ -278,9 +300,9 @@ class Session:
             sequence=sequence,
             snaplen=listener.settings.snaplen,
             filter=listener.settings.filter,
-            interfaces=[interface.name for interface in interfaces],
+            interfaces=[interface.name for interface in self._grant.shown(interfaces)],
             offered=offered,
-            warnings=listener.filters.warnings(interfaces),
+            warnings=listener.filters.warnings(self._grant.visible(interfaces)),
         )
 
 

@@ -80,7 +80,7 @@ def make_listener(
     """
     interfaces = tuple(identity.interfaces)
     filters, guards = LinkFilters(settings.filter, interfaces), LinkFilters(grant.guard, interfaces)
-    segment = _make_segment(identity, interfaces, settings, new_number)
+    segment = _make_segment(identity, grant.shown(interfaces), settings, new_number)
     try:
         descriptor = Descriptor(
             snaplen=settings.snaplen,

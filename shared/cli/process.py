@@ -90,7 +90,7 @@ def raise_errno(call: str) -> None:
 
 
 def raise_descriptor_limit() -> None:
-    """Raise the limit of file descriptors as far as it may go: each reader takes four of its producer's."""
+    """Raise the limit of file descriptors as far as it may go: each reader takes some of its producer's."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     soft = hard if hard != resource.RLIM_INFINITY else _DESCRIPTORS_IF_UNLIMITED
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

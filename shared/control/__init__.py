@@ -7,6 +7,7 @@ from zbuf.shared.control.messages import (
     Done,
     Flush,
     Leave,
+    Parts,
     Refusal,
     Request,
     Rotate,
@@ -36,6 +37,8 @@ from zbuf.shared.control.wire import (
     decode_answer,
     decode_request,
     encode,
+    encode_answer,
+    parts_of,
     receive_answer,
 )
 
@@ -58,6 +61,7 @@ __all__ = [
     "InterfaceStatistics",
     "Leave",
     "Ledger",
+    "Parts",
     "ReaderStatistics",
     "Refusal",
     "Request",
@@ -69,5 +73,7 @@ __all__ = [
     "decode_answer",
     "decode_request",
     "encode",
+    "encode_answer",
+    "parts_of",
     "receive_answer",
 ]

@@ -9,9 +9,9 @@ from typing import Annotated
 import msgspec
 
 from zbuf.shared.control.settings import FilterText, Settings
-from zbuf.shared.control.statistics import Statistics
-from zbuf.shared.memory.layout import ABI
-from zbuf.shared.names import NAME_LENGTH_MAX
+from zbuf.shared.control.statistics import Count, Statistics
+from zbuf.shared.memory.layout import ABI, MAX_CAPLEN
+from zbuf.shared.names import NAME_LENGTH_MAX, Name
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower, forbid_unknown_fields=True):
@@ -57,16 +57,17 @@ Request = Connect | Stats | Rotate | SetFilter | Flush | Leave
 class Connected(_Message, frozen=True):
     """The answer to Connect; with it come three file descriptors: the segment, the ack page, the doorbell."""
 
-    producer: str
-    descriptor: int
-    reader: int
-    sequence: int
+    producer: Name
+    descriptor: Count
+    reader: Count
+    sequence: Count
     """The number of the first buffer that this reader will be assigned."""
-    snaplen: int
+    snaplen: Annotated[int, msgspec.Meta(ge=1, le=MAX_CAPLEN)]
     filter: str
     interfaces: list[str]
-    """Those that were announced before that buffer, which is as far as the reader reads the prologue."""
-    offered: int = 0
+    """Those that were announced before that buffer, which is as far as the reader reads the prologue; of one whose
+    packets the reader may not see, the name is empty."""
+    offered: Count = 0
     """Packets that the producer's source had given before this reader was let in."""
     warnings: list[str] = []
     """What is other than the reader may think: interfaces for whose link type its filter can't be used."""
@@ -88,3 +89,9 @@ class Refusal(_Message, frozen=True):
 
 
 Answer = Connected | Done | Refusal | Statistics
+
+
+class Parts(_Message, frozen=True):
+    """An answer is too large for a datagram: the bytes of one follow, in as many datagrams as it takes."""
+
+    bytes: Annotated[int, msgspec.Meta(ge=1)]

@@ -1,14 +1,18 @@
 """What a producer says about itself: ledgers, readers, interfaces."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from zbuf.shared.control.settings import Settings
+from zbuf.shared.names import Name
 
 FILTER_SHOWN_LENGTH = 200
 
 InterfaceState = Literal["up", "down", "lost"]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""A number of 63 bits that is not negative: of packets, bytes, buffers, readers."""
+LinkType = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 
 
 class Ledger(msgspec.Struct, frozen=True):
@@ -18,29 +22,29 @@ class Ledger(msgspec.Struct, frozen=True):
     packets and in bytes.
     """
 
-    received: int = 0
+    received: Count = 0
     """Given to the descriptor."""
-    filtered: int = 0
+    filtered: Count = 0
     """Rejected by its filter."""
-    accepted: int = 0
+    accepted: Count = 0
     """Passed by its filter."""
-    delivered: int = 0
+    delivered: Count = 0
     """Acknowledged by its readers."""
-    dropped: int = 0
+    dropped: Count = 0
     """Lost, because no buffer was free."""
-    abandoned: int = 0
+    abandoned: Count = 0
     """Assigned to readers that all left without acknowledging."""
-    buffered: int = 0
+    buffered: Count = 0
     """Not acknowledged yet."""
-    truncated: int = 0
+    truncated: Count = 0
     """Cut short to the snaplen or to the size of a buffer."""
-    received_bytes: int = 0
-    filtered_bytes: int = 0
-    accepted_bytes: int = 0
-    delivered_bytes: int = 0
-    dropped_bytes: int = 0
-    abandoned_bytes: int = 0
-    buffered_bytes: int = 0
+    received_bytes: Count = 0
+    filtered_bytes: Count = 0
+    accepted_bytes: Count = 0
+    delivered_bytes: Count = 0
+    dropped_bytes: Count = 0
+    abandoned_bytes: Count = 0
+    buffered_bytes: Count = 0
 
 
 PACKET_COUNTS = tuple(name for name in Ledger.__struct_fields__ if not name.endswith("_bytes"))
@@ -50,30 +54,31 @@ PACKET_COUNTS = tuple(name for name in Ledger.__struct_fields__ if not name.ends
 class ReaderStatistics(msgspec.Struct, frozen=True):
     """One reader of a descriptor."""
 
-    reader: int
-    pid: int
-    delivered: int
+    reader: Count
+    pid: Count
+    """0 where it is not known, or not shown."""
+    delivered: Count
     """Packets that it acknowledged."""
-    holding: int
+    holding: Count
     """Buffers that it has not given back: 0, 1 or 2."""
-    user: int = 0
-    """The user id that it connected with."""
-    stalls: int = 0
+    user: Count | None = 0
+    """The user id that it connected with; None where another user's are not shown."""
+    stalls: Count = 0
     """Times that no buffer was free because this reader had not given one back."""
-    stalled: int = 0
+    stalled: Count = 0
     """Packets that its descriptor dropped in those times."""
 
 
 class DescriptorStatistics(Ledger, frozen=True, kw_only=True):
     """One descriptor, its ledger and its readers."""
 
-    descriptor: int
-    join: str | None
+    descriptor: Count
+    join: Name | None
     settings: Settings
     """As asked for; a filter of more than FILTER_SHOWN_LENGTH characters is cut short here."""
-    stored_bytes: int = 0
+    stored_bytes: Count = 0
     """Of both buffers, what is appended or assigned, and not acknowledged yet."""
-    bells: int
+    bells: Count
     """Times that a sleeping reader was woken."""
     open: bool
     """Whether it still has readers."""
@@ -88,17 +93,17 @@ class InterfaceStatistics(msgspec.Struct, frozen=True):
     """What reads it: "pcap" or "scapy"."""
     state: InterfaceState
     """"lost": it failed or went away, and is opened again as soon as it returns."""
-    received: int
+    received: Count
     """Passed by the capture's filter, including those that were dropped."""
-    taken: int
+    taken: Count
     """Read from the kernel, and offered to the descriptors."""
-    dropped_by_kernel: int
+    dropped_by_kernel: Count
     """Lost, because the kernel's buffer was full: `--kernel-buffer` sets its size."""
-    dropped_by_interface: int
+    dropped_by_interface: Count
     """Lost by the interface or its driver, as far as they report it."""
-    lost: int
+    lost: Count
     """Times that it failed or went away."""
-    taken_bytes: int = 0
+    taken_bytes: Count = 0
     """The length on the wire of the packets taken."""
 
 
@@ -107,23 +112,23 @@ class Statistics(
 ):
     """The answer to Stats."""
 
-    producer: str
-    pid: int
-    epoch: int
-    uptime_s: float
+    producer: Name
+    pid: Count
+    epoch: Count
+    uptime_s: Annotated[float, msgspec.Meta(ge=0, le=1e12)]
     interfaces: list[str]
-    linktypes: list[int]
+    linktypes: list[LinkType]
     """The LINKTYPE_ value of each interface."""
-    offered: int
+    offered: Count
     """Packets that the source gave."""
-    waits: int
+    waits: Count
     """Times that a lossless producer slept for its readers."""
     descriptors: list[DescriptorStatistics]
     closed: Ledger
     """The sum over the descriptors whose readers have all left."""
     live: list[InterfaceStatistics] = []
     """The interfaces of a live capture."""
-    evicted: int = 0
+    evicted: Count = 0
     """Readers that were evicted, because they held up the other readers of their descriptor."""
-    refused: int = 0
+    refused: Count = 0
     """Connections that were refused."""

@@ -169,7 +169,11 @@ def map_segment(fd: int, *, closed_too: bool = False) -> tuple[mmap.mmap, Layout
     Raises:
         SegmentError: it is half-made, foreign or damaged; the message says which (see read_layout()).
     """
-    memory = mmap.mmap(fd, _size_of(fd), prot=mmap.PROT_READ)
+    size = _size_of(fd)
+    try:
+        memory = mmap.mmap(fd, size, prot=mmap.PROT_READ)
+    except (OSError, OverflowError, ValueError) as error:
+        raise SegmentError(f"segment of {size} bytes: it can't be mapped: {error}") from None
     try:
         return memory, read_layout(memory, closed_too)
     except SegmentError:

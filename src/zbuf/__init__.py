@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from zbuf.errors import ValueRefused as ValueRefused
     from zbuf.errors import ZbufError as ZbufError
     from zbuf.producer import FileSource as FileSource
+    from zbuf.producer import Limits as Limits
     from zbuf.producer import Producer as Producer
     from zbuf.producer import RawPacket as RawPacket
     from zbuf.producer import ScapySource as ScapySource
@@ -55,7 +56,7 @@ _READING = """INDEX_DTYPE AsyncReader Batch Buffer Connection Packet PacketCopy 
     connect_async producers"""
 _ERRORS = """CaptureFileError ConfigurationError ControlError CorruptBuffer FilterError InterfaceError ProducerExists
     ProducerNotFound Refused RunDirectoryError SegmentError StaleBuffer ValueRefused ZbufError"""
-_PRODUCING = "FileSource Producer RawPacket ScapySource"
+_PRODUCING = "FileSource Limits Producer RawPacket ScapySource"
 _HOMES = {"consumer": _READING.split(), "errors": _ERRORS.split(), "producer": _PRODUCING.split()}
 
 __all__ = sorted(name for names in _HOMES.values() for name in names)

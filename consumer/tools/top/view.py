@@ -213,7 +213,7 @@ def _reader(producer: Compared, descriptor: RatedDescriptor, reader: Rated[Reade
         Text(str(now.reader)),
         Text(str(now.pid)),
         cell.text(process_name(now.pid)),
-        cell.text(user_name(now.user)),
+        cell.text("-" if now.user is None else user_name(now.user)),
         cell.rate(reader.rates, "delivered"),
         Text(str(now.holding)),
         cell.number(now.stalls),

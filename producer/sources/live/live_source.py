@@ -76,7 +76,10 @@ class _Place:
         """Whether the kernel still has the interface, under any name; always true for devices such as any or nflog."""
         if self._index is None:
             return True
-        name = name_of(self._index)
+        try:
+            name = name_of(self._index)
+        except OSError:  # it does not say that the interface is gone
+            return True
         if name is not None and name != self._named:
             self._named = name
             log.info("%s: its name is %s now: the capture goes on", self.shown, printable(name))

@@ -5,6 +5,7 @@ JSON see what printable() makes of it.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -12,6 +13,7 @@ import struct
 
 _SIOCGIFFLAGS, _IFF_UP, _IFF_LOOPBACK = 0x8913, 0x1, 0x8
 _IFREQ = struct.Struct("16sH22x")
+_GONE = (errno.ENXIO, errno.ENODEV, errno.ENETDOWN)  # what the kernel says of an interface; not, for one, EMFILE
 
 
 def printable(name: str) -> str:
@@ -27,10 +29,17 @@ def index_of(name: str) -> int | None:
 
 
 def name_of(index: int) -> str | None:
-    """The name that a network interface has now; None where it is gone."""
-    with contextlib.suppress(OSError):
+    """The name that a network interface has now; None where it is gone.
+
+    Raises:
+        OSError: that can't be found out now: out of file descriptors, for one.
+    """
+    try:
         return socket.if_indextoname(index)
-    return None
+    except OSError as error:
+        if error.errno in _GONE:
+            return None
+        raise
 
 
 def is_up(name: str) -> bool:

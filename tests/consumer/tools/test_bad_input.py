@@ -270,7 +270,9 @@ def test_rubbish_on_the_control_socket_is_refused_and_everybody_else_goes_on(
         assert take_all(reader) == list(range(COUNT))
     done = end(replay)
     assert done.returncode == 0
-    assert told(done.stderr) == []
+    refused = told(done.stderr)
+    assert 0 < len(refused) <= 6
+    assert all(line.startswith("zbufd: refused user ") for line in refused)
 
 
 Spoil = Callable[[bytearray], object]
