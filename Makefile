@@ -9,7 +9,7 @@ C_FILES = $(shell find shared producer consumer examples tests bench -name '*.h'
 
 STUBS = $(shell find shared producer consumer -name '*.pyi' | sed 's|/|.|g; s|^|zbuf.|; s|\.pyi$$||')
 
-.PHONY: help demo test test-all lint format wheel bench bench-quick docs model prove soak clean
+.PHONY: help demo test test-all fuzz lint format wheel bench bench-quick docs model prove soak clean
 .DELETE_ON_ERROR:
 
 help:  ## print this list
@@ -26,6 +26,10 @@ test: $(VENV)/test  ## run the tests, the slow ones too; TESTS='tests/shared -k 
 
 test-all:  ## run them with each Python that is here, from 3.11 on; PYTHONS='3.11 3.13' for some
 	@MAKE="$(MAKE)" .ci/pythons $(PYTHONS)
+
+fuzz: $(VENV)/test  ## have libFuzzer look for files that break the reader, for a minute; FUZZ_S=600 for longer
+	@PYTHON=$(PYTHON) .ci/require clang libclang-rt-dev
+	ZBUF_FUZZ_S=$(or $(FUZZ_S),60) $(BIN)/pytest tests/producer/sources/files/test_fuzz.py
 
 lint: $(VENV)/lint  ## check format, style, types, stubs and which module imports which
 	$(BIN)/ruff format --check .
