@@ -446,7 +446,7 @@ def test_packets_are_written_one_by_one_where_that_is_asked_for(
             lab.append()
             assert take(reader, 1) == [number]
             process.send_signal(signal.SIGUSR1)
-            wait_line(process.stderr, f"{number + 1} packets captured")
+            wait_line(process.stderr, f"{number + 1} packet{'s' if number else ''} captured")
             assert numbers_in(tmp_path / "out") == list(range(number + 1))
 
 
