@@ -11,11 +11,11 @@ import typer
 from zbuf.consumer.reading.connection import wait_for_producer
 from zbuf.consumer.reading.options import Options
 from zbuf.consumer.reading.reader import Reader, open_reader
-from zbuf.consumer.tools.dump.criteria import Plan, make_plan
+from zbuf.consumer.tools.dump.criteria import make_plan
 from zbuf.consumer.tools.dump.dump import Dump, Output
-from zbuf.consumer.tools.dump.savefile import Compression, Savefile
-from zbuf.consumer.tools.dump.savefiles import Savefiles
+from zbuf.consumer.tools.dump.savefile import Compression
 from zbuf.consumer.tools.dump.style import Style
+from zbuf.consumer.tools.dump.target import Target
 from zbuf.consumer.tools.dump.warned import Warnings
 from zbuf.consumer.tools.words import PRODUCER_DIED, evicted
 from zbuf.shared.cli import privileges
@@ -40,6 +40,9 @@ def dump(
         typer.Argument(metavar="NAME [FILTER...]", help="The producer, unless -r is given; then a pcap-filter(7)."),
     ] = None,
     write: Annotated[str | None, typer.Option("-w", metavar="FILE", help="Write pcapng to FILE; - is stdout.")] = None,
+    classic: Annotated[
+        bool, typer.Option("-P", help="Write classic pcap, not pcapng: one link type, no interfaces, no comments.")
+    ] = False,
     read: Annotated[
         str | None, typer.Option("-r", metavar="FILE", help="Read a capture file in place of a producer; - is stdin.")
     ] = None,
@@ -98,6 +101,9 @@ def dump(
             help="End at duration:S, filesize:KB, packets:N or files:N. Repeatable.",
         ),
     ] = None,
+    postrotate: Annotated[
+        str | None, typer.Option("-z", metavar="COMMAND", help="Run COMMAND FILE for each file that is whole.")
+    ] = None,
     compress: Annotated[Compression | None, typer.Option("--compress", help="Compress what is written.")] = None,
     no_clobber: Annotated[bool, typer.Option("--no-clobber", help="Never overwrite a file.")] = False,
     user: Annotated[
@@ -127,8 +133,8 @@ def dump(
         files=files,
         clobber=not no_clobber,
     )
-    if write is None and (compress is not None or no_clobber):
-        raise typer.BadParameter("--compress and --no-clobber need a file to write: give -w FILE")
+    target = Target(write, plan, compress, not no_clobber, classic, postrotate)
+    target.check()
     name, expression = _name_and_filter(words or [], read)
     prompt = write is None and read is None and join is None  # lines appear at once, and a group has its own settings
     options = Options(
@@ -140,7 +146,7 @@ def dump(
         direction=direction,
     )
     options.check()
-    open_output = _prepare(None if write is None else plan, compress, not no_clobber, Style(**style))
+    open_output = _prepare(target, Style(**style), user)
     warned = Warnings()
     with _source(name, read, run_dir, user) as source, source.open_reader(options, wait_producer) as reader:
         if user is not None:
@@ -165,26 +171,14 @@ def _name_and_filter(words: list[str], read: str | None) -> tuple[str, str]:
     return words[0], " ".join(words[1:])
 
 
-def _prepare(
-    plan: Plan | None, compress: Compression | None, clobber: bool, style: Style
-) -> Callable[[Reader], Output]:
-    """Import what the output needs, and return what makes it: imports may fail once rights are given up."""
-    if plan is not None:
-        return lambda reader: _files(reader, plan, compress, clobber)
+def _prepare(target: Target, style: Style, user: str | None) -> Callable[[Reader], Output]:
+    """Try the output, import what it needs, and return what makes it: imports may fail once rights are given up."""
+    if target.path is not None:
+        target.try_first(user)
+        return target.open
     from zbuf.consumer.tools.dump.lines import Lines
 
     return lambda reader: Lines(reader, style)
-
-
-def _files(reader: Reader, plan: Plan, compress: Compression | None, clobber: bool) -> Output:
-    def open_file(path: str) -> Savefile:
-        return Savefile(path, reader, compression=compress, clobber=clobber)
-
-    def tell(path: str) -> None:
-        if plan.several:
-            sys.stderr.write(f"zbuf: writing {path}\n")
-
-    return Savefiles(reader, open_file, plan.names, plan.limits, plan.keep, tell)
 
 
 def _dump(dumping: Dump, reader: Reader, output: Output, *, counted: bool) -> None:

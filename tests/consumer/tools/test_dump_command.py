@@ -135,7 +135,7 @@ def test_dump_imports_nothing_that_it_has_no_use_for(
     done = end(dump)
     assert done.returncode == 0, done.stderr
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "zbuf.consumer.tools.dump.trailer" in imported
+    assert "zbuf.consumer.tools.dump.target" in imported
     heavy = {"asyncio", "numpy", "prometheus_client", "pydantic", "rich", "scapy", "scapy.all", "tempfile", "zoneinfo"}
     assert not imported & heavy
 
