@@ -1,11 +1,13 @@
 """Buffers as NumPy arrays."""
 
 from collections.abc import Iterable, Iterator
-
-import numpy
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from zbuf.consumer.reading.buffer import Buffer
+
+if TYPE_CHECKING:  # NumPy is imported where it is used: commands that don't need it start without it
+    import numpy
+    from numpy.typing import NDArray
 
 
 class Batch:
@@ -29,7 +31,7 @@ class Batch:
         """A row of INDEX_DTYPE for each packet; it outlives the buffer."""
 
     @property
-    def data(self) -> NDArray[numpy.uint8]:
+    def data(self) -> "NDArray[numpy.uint8]":
         """The buffer's bytes, read-only and in place: a packet's bytes begin at the `offset` of its row.
 
         Each call makes a new view. While a view lives, the buffer is not given back, and the producer has one buffer
@@ -38,6 +40,8 @@ class Batch:
         Raises:
             StaleBuffer: the next batch was already taken.
         """
+        import numpy
+
         return numpy.asarray(self._buffer.data)
 
     def __len__(self) -> int:

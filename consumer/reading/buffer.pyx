@@ -11,7 +11,6 @@ views is gone.
 
 from sys import intern
 
-import numpy
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_Fetch, PyErr_Restore
@@ -31,18 +30,37 @@ from zbuf.shared.memory.layout import announced
 cdef extern from *:
     void zbuf_prefetch "__builtin_prefetch"(const void *at) nogil
 
-INDEX_DTYPE = numpy.dtype(
-    [
-        ("offset", "<u4"),
-        ("caplen", "<u4"),
-        ("wirelen", "<u4"),
-        ("interface", "<u4"),
-        ("time_ns", "<u8"),
-        ("dropped", "<u8"),
-    ]
-)
-"""One row of Buffer.index(): where a packet's data begins in Buffer.data, its captured and original length in bytes,
-its interface's number, its time in nanoseconds since 1970, and the packets lost just before it."""
+
+def __getattr__(name):
+    """INDEX_DTYPE, made when it is first asked for: programs that never ask start without NumPy, which takes 0.1 s.
+
+    One row of Buffer.index(): where a packet's data begins in Buffer.data, its captured and original length in bytes,
+    its interface's number, its time in nanoseconds since 1970, and the packets lost just before it.
+    """
+    if name != "INDEX_DTYPE":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return index_dtype()
+
+
+cdef object _INDEX_DTYPE = None
+
+
+cdef object index_dtype():
+    global _INDEX_DTYPE
+    if _INDEX_DTYPE is None:
+        import numpy
+        _INDEX_DTYPE = numpy.dtype(
+            [
+                ("offset", "<u4"),
+                ("caplen", "<u4"),
+                ("wirelen", "<u4"),
+                ("interface", "<u4"),
+                ("time_ns", "<u8"),
+                ("dropped", "<u8"),
+            ]
+        )
+    return _INDEX_DTYPE
+
 
 cdef struct index_row:
     uint32_t offset
@@ -125,7 +143,8 @@ cdef class Buffer:
         """
         cdef uint32_t count, end = 0
         self._check()
-        rows = numpy.empty(self._packets, INDEX_DTYPE)
+        import numpy
+        rows = numpy.empty(self._packets, index_dtype())
         count = fill_index(self, <index_row *><size_t>rows.ctypes.data, &end)
         if count == self._packets and end and end != self._length:
             end = end_of_others(self, end)

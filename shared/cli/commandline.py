@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from zbuf.shared.cli.values import ConvertsSimply
 from zbuf.shared.errors import ZbufError
 from zbuf.shared.patience import log as waits
 
@@ -57,7 +58,7 @@ def _make_command(name: str, entry: Entry) -> Any:
     return typer.main.get_command(alone)
 
 
-class _Group(TyperGroup):
+class _Group(ConvertsSimply, TyperGroup):
     """A command with sub-commands, which lists them without importing them."""
 
     commands: Any
@@ -68,7 +69,7 @@ class _Group(TyperGroup):
             formatter.write_dl([(name, entry.summary) for name, entry in self.commands.entries.items()])
 
 
-class _Command(TyperCommand):
+class _Command(ConvertsSimply, TyperCommand):
     """A sub-command whose --help shows arguments as other tools do: NAME [FILTER...], without Python's types.
 
     typer has no setting for this: it would show {NAME} [[FILTER...]]..., and <list[str]> beside it.

@@ -7,11 +7,13 @@ Privileges belong to a thread (capabilities(7)), and threads that it starts inhe
 start threads.
 """
 
+import contextlib
 import ctypes
 import importlib
 import os
 import pwd
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 from zbuf.shared.cli.process import prctl, raise_errno
@@ -46,6 +48,31 @@ def drop(user: str | None, group: int | None = None, keep: int | None = None) ->
         prctl(_PR_SET_KEEPCAPS, 1)
         _become(user, group)
     _limit_capabilities(kept)
+
+
+@contextlib.contextmanager
+def acting_as(user: str | None) -> Iterator[None]:
+    """Be a user that drop() can become for the `with` block, where files are concerned; None to stay the same user.
+
+    Raises:
+        ConfigurationError: there is no such user, or this process may not become it.
+    """
+    if user is None or ids_of(user)[0] == os.geteuid():
+        yield
+        return
+    uid, gid = ids_of(user)
+    before, groups = (os.geteuid(), os.getegid()), os.getgroups()
+    with contextlib.ExitStack() as back:
+        try:
+            os.setgroups([gid])
+            back.callback(os.setgroups, groups)
+            os.setegid(gid)
+            back.callback(os.setegid, before[1])
+            os.seteuid(uid)
+            back.callback(os.seteuid, before[0])
+        except OSError as error:
+            raise _may_not_become(user, error) from None
+        yield
 
 
 def give(path: str, user: str) -> None:

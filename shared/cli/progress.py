@@ -2,7 +2,11 @@
 
 import contextlib
 import sys
+import threading
 from collections.abc import Callable, Iterator
+
+_AFTER_S = 0.5
+"""Work that ends sooner needs no line; and rich, which takes as long to import as a short dump, isn't imported."""
 
 
 @contextlib.contextmanager
@@ -16,10 +20,23 @@ def progress(describe: Callable[[], str], *, shown: bool = True) -> Iterator[Non
     if not (shown and sys.stderr.isatty()):
         yield
         return
+    ended = threading.Event()
+    showing = threading.Thread(target=_show, args=(describe, ended), name="zbuf-progress", daemon=True)
+    showing.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        showing.join()
+
+
+def _show(describe: Callable[[], str], ended: threading.Event) -> None:
+    if ended.wait(_AFTER_S):
+        return
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
     console = Console(stderr=True)
     with Live(console=console, get_renderable=lambda: Text(describe()), transient=True, refresh_per_second=5):
-        yield
+        ended.wait()

@@ -2,35 +2,48 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
-from zbuf.consumer.reading.connection import Connection, wait_for_producer
+from zbuf.consumer.reading.connection import wait_for_producer
 from zbuf.consumer.reading.options import Options
 from zbuf.consumer.reading.reader import Reader, open_reader
-from zbuf.consumer.tools.dump.criteria import Plan, make_plan
-from zbuf.consumer.tools.dump.dump import Dump, Output, counts
-from zbuf.consumer.tools.dump.lines import Lines, load_dissectors
-from zbuf.consumer.tools.dump.saved import Saved, saved_capture
-from zbuf.consumer.tools.dump.savefile import Compression, Savefile
-from zbuf.consumer.tools.dump.savefiles import Savefiles
-from zbuf.consumer.tools.dump.trailer import final_ledger
+from zbuf.consumer.tools.dump.criteria import make_plan
+from zbuf.consumer.tools.dump.dump import Dump, Output
+from zbuf.consumer.tools.dump.savefile import Compression
+from zbuf.consumer.tools.dump.style import Style
+from zbuf.consumer.tools.dump.target import Target
+from zbuf.consumer.tools.dump.warned import Warnings
 from zbuf.consumer.tools.words import check_end, named_or_only
 from zbuf.shared.cli import privileges
-from zbuf.shared.cli.options import BufferSize, Join, RunDir, complete_producer, parse_size, seconds, whole_number
+from zbuf.shared.cli.options import (
+    BufferSize,
+    Join,
+    RunDir,
+    complete_producer,
+    parse_size,
+    seconds,
+    takes,
+    whole_number,
+)
 from zbuf.shared.cli.progress import progress
 from zbuf.shared.control.settings import Direction
 from zbuf.shared.errors import ZbufError
 from zbuf.shared.memory.layout import MAX_CAPLEN
 from zbuf.shared.names import linktypes_of, printable
 
+if TYPE_CHECKING:
+    from zbuf.consumer.tools.dump.saved import Saved
+
 _READY_S = 60.0
 
 
+@takes(Style)
 def dump(
+    style: dict[str, Any],
     words: Annotated[
         list[str] | None,
         typer.Argument(
@@ -40,6 +53,9 @@ def dump(
         ),
     ] = None,
     write: Annotated[str | None, typer.Option("-w", metavar="FILE", help="Write pcapng to FILE; - is stdout.")] = None,
+    classic: Annotated[
+        bool, typer.Option("-P", help="Write classic pcap, not pcapng: one link type, no interfaces, no comments.")
+    ] = False,
     read: Annotated[
         str | None, typer.Option("-r", metavar="FILE", help="Read a capture file in place of a producer; - is stdin.")
     ] = None,
@@ -59,7 +75,6 @@ def dump(
     direction: Annotated[
         Direction, typer.Option("-Q", "--direction", help="Which packets: incoming, outgoing, or both.")
     ] = "inout",
-    numeric: Annotated[bool, typer.Option("-n", help="Print numbers, not names; this is always so.")] = False,
     packet_buffered: Annotated[
         bool, typer.Option("-U", "--packet-buffered", help="Write each packet at once, as --immediate-mode.")
     ] = False,
@@ -99,6 +114,9 @@ def dump(
             help="End at duration:S, filesize:KB, packets:N or files:N. Repeatable.",
         ),
     ] = None,
+    postrotate: Annotated[
+        str | None, typer.Option("-z", metavar="COMMAND", help="Run COMMAND FILE for each file that is whole.")
+    ] = None,
     compress: Annotated[Compression | None, typer.Option("--compress", help="Compress what is written.")] = None,
     no_clobber: Annotated[bool, typer.Option("--no-clobber", help="Never overwrite a file.")] = False,
     user: Annotated[
@@ -113,11 +131,12 @@ def dump(
     ] = 0,
     run_dir: RunDir = None,
 ) -> None:
-    """Dump packets to pcapng files, or print a line for each, until the producer ends.
+    """Print packets as tcpdump does, or write them to capture files, until the producer ends.
 
-    The first SIGINT, SIGTERM or SIGHUP ends it in good order. SIGUSR1 prints counts, SIGUSR2 writes what is buffered.
+    Where tcpdump is installed it does the printing, and follows the options from -n to -T. Elsewhere zbuf prints lines
+    like those of tcpdump -n. The first SIGINT, SIGTERM or SIGHUP ends the dump in good order. SIGUSR1 prints counts,
+    SIGUSR2 writes what is buffered.
     """
-    del numeric
     plan = make_plan(
         write,
         autostop=autostop or [],
@@ -127,34 +146,34 @@ def dump(
         files=files,
         clobber=not no_clobber,
     )
-    if write is None and (compress is not None or no_clobber):
-        raise typer.BadParameter("--compress and --no-clobber need a file to write: give -w FILE")
+    target = Target(write, plan, compress, not no_clobber, classic, postrotate)
+    target.check()
     name, expression = _name_and_filter(words or [], read, run_dir)
-    buffer_bytes = None if buffer_size is None else parse_size("--buffer-size", buffer_size)
+    prompt = write is None and read is None and join is None  # lines appear at once, and a group has its own settings
     options = Options(
         filter=expression,
         join=join,
         snaplen=snaplen or MAX_CAPLEN,
-        buffer_size=buffer_bytes,
-        immediate=immediate or packet_buffered,
+        buffer_size=None if buffer_size is None else parse_size("--buffer-size", buffer_size),
+        immediate=immediate or packet_buffered or prompt,
         direction=direction,
     )
     options.check()
-    with _source(name, read, run_dir, user) as source:
-        if write is None:
-            source.expect(wait_producer)
-            load_dissectors()
-        with source.open_reader(options, wait_producer) as reader:
-            if user is not None:
-                privileges.drop(user)
-            packets = min((one for one in (count, plan.stop_packets) if one is not None), default=None)
-            dumping = Dump(reader, packets, plan.stop_seconds)
-            sys.stderr.write(
-                f"zbuf: reading {printable(read or name)}, link-type {linktypes_of(reader.linktypes)}, "
-                f"snapshot length {reader.snaplen} bytes\n"
-            )
-            _dump(dumping, reader, plan, write is not None, compress, not no_clobber)
-            source.finish(reader)
+    open_output = _prepare(target, Style(**style), user)
+    warned = Warnings()
+    with _source(name, read, run_dir, user) as source, source.open_reader(options, wait_producer) as reader:
+        if user is not None:
+            privileges.drop(user)
+        packets = min((one for one in (count, plan.stop_packets) if one is not None), default=None)
+        dumping = Dump(reader, packets, plan.stop_seconds)  # from here on, a signal ends it in good order
+        sys.stderr.write(
+            f"zbuf: reading {printable(read or name)}, link-type {linktypes_of(reader.linktypes)}, "
+            f"snapshot length {reader.snaplen} bytes\n"
+        )
+        warned.tell(reader)
+        _dump(dumping, reader, open_output(reader), counted=write is not None)
+        warned.tell(reader)
+        source.finish(reader)
 
 
 def _name_and_filter(words: list[str], read: str | None, run_dir: str | None) -> tuple[str, str]:
@@ -165,29 +184,25 @@ def _name_and_filter(words: list[str], read: str | None, run_dir: str | None) ->
     return words[0], " ".join(words[1:])
 
 
-def _dump(
-    dumping: Dump, reader: Reader, plan: Plan, to_files: bool, compress: Compression | None, clobber: bool
-) -> None:
-    output = _output(reader, plan, compress, clobber) if to_files else Lines(reader)
-    with contextlib.closing(output), progress(lambda: f"{reader.name}: {output.packets:,} packets", shown=to_files):
+def _prepare(target: Target, style: Style, user: str | None) -> Callable[[Reader], Output]:
+    """Try the output, import what it needs, and return what makes it: imports may fail once rights are given up."""
+    if target.path is not None:
+        target.try_first(user)
+        return target.open
+    from zbuf.consumer.tools.dump.lines import Lines
+
+    return lambda reader: Lines(reader, style)
+
+
+def _dump(dumping: Dump, reader: Reader, output: Output, *, counted: bool) -> None:
+    with contextlib.closing(output), progress(lambda: f"{reader.name}: {output.packets:,} packets", shown=counted):
         try:
-            ledger = dumping.run(output)
+            account = dumping.run(output)
         except ZbufError:
-            sys.stderr.write(counts(output.packets, final_ledger(reader)))
+            sys.stderr.write(dumping.account().counts(output.packets))
             raise
-    sys.stderr.write(counts(output.packets, ledger))
+    sys.stderr.write(account.counts(output.packets))
     check_end(reader.name, reader.end_reason)
-
-
-def _output(reader: Reader, plan: Plan, compress: Compression | None, clobber: bool) -> Output:
-    def open_file(path: str) -> Savefile:
-        return Savefile(path, reader, compression=compress, clobber=clobber)
-
-    def tell(path: str) -> None:
-        if plan.several:
-            sys.stderr.write(f"zbuf: writing {printable(path)}\n")
-
-    return Savefiles(reader, open_file, plan.names, plan.limits, plan.keep, tell)
 
 
 # ---- where packets come from ----------------------------------------------------------------------------------------
@@ -196,16 +211,11 @@ def _output(reader: Reader, plan: Plan, compress: Compression | None, clobber: b
 class _Source:
     """A running producer, or one that replays a file to this dump alone."""
 
-    def __init__(self, name: str, run_dir: str | None, saved: Saved | None) -> None:
+    def __init__(self, name: str, run_dir: str | None, saved: "Saved | None") -> None:
         self.name = name
         self.run_dir = run_dir
         self._saved = saved
         self._whom = f"producer {name!r} to start" if saved is None else "the packets of the file"
-
-    def expect(self, wait_s: float) -> None:
-        """Wait for a producer so long, so that what takes time is only begun if it runs; a replay is on its way."""
-        if self._saved is None:
-            wait_for_producer(lambda: Connection(self.name, self.run_dir), wait_s, whom=self._whom).close()
 
     def open_reader(self, options: Options, wait_s: float) -> Reader:
         """Connect to it as soon as it runs; a replay, which may fail instead, gets time to start."""
@@ -227,5 +237,7 @@ def _source(name: str, read: str | None, run_dir: str | None, user: str | None) 
     if read is None:
         yield _Source(name, run_dir, None)
     else:
+        from zbuf.consumer.tools.dump.saved import saved_capture
+
         with saved_capture(read, user) as saved:
             yield _Source(saved.name, saved.run_dir, saved)

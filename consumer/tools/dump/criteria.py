@@ -5,16 +5,17 @@ Sources: tcpdump(1) for -C, -G and -W; dumpcap(1) for -a and -b.
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import typer
 
-from zbuf.consumer.tools.dump.savefiles import FileLimits, dated_names, numbered_names, ring_names
+from zbuf.consumer.tools.dump.savefiles import FileLimits, Names, dated_names, numbered_names, one_name, ring_names
 from zbuf.shared.cli.options import seconds, whole_number
 
 _C_UNITS = {"": 1_000_000, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _FILESIZE_UNIT = 1000  # dumpcap's kB
+_MOST_SECONDS = 1e10
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Plan:
     """Where a dump's packets go, and when the dump ends."""
 
     limits: FileLimits
-    names: Iterator[str]
+    make_names: Callable[[], Names]
+    """Begins with the names from the first one on; each call is for one run."""
     keep: int | None = None
     """How many files the ring keeps; None to keep all."""
     several: bool = False
@@ -58,7 +60,7 @@ def make_plan(
     if "files" in stops:
         raise typer.BadParameter("-a files: needs -b, -C or -G, which make more than one file")
     limits = FileLimits(size=_bytes(stops), files=1)
-    return Plan(limits, dated_names(lambda: str(path)), None, False, _whole(stops, "packets"), stops.get("duration"))
+    return Plan(limits, lambda: one_name(str(path)), None, False, _whole(stops, "packets"), stops.get("duration"))
 
 
 def _check_target(path: str | None, *, several: bool, words: Sequence[str]) -> None:
@@ -95,7 +97,9 @@ def _ring_plan(path: str, rings: dict[str, float], stops: dict[str, float]) -> P
         interval=rings.get("interval"),
         files=_whole(stops, "files"),
     )
-    return Plan(limits, ring_names(path), _whole(rings, "files"), True, _whole(stops, "packets"), stops.get("duration"))
+    return Plan(
+        limits, lambda: ring_names(path), _whole(rings, "files"), True, _whole(stops, "packets"), stops.get("duration")
+    )
 
 
 def _tcpdump_plan(
@@ -114,9 +118,16 @@ def _tcpdump_plan(
     if size is not None and files is not None and not clobber:
         raise typer.BadParameter("-C with -W writes over its own files: leave --no-clobber out")
     last = _whole(stops, "files") if period is None else files or _whole(stops, "files")
-    limits = FileLimits(size=None if size is None else _millions(size), seconds=period, files=last)
-    names = dated_names(path) if period is not None else numbered_names(path, files)
-    return Plan(limits, names, None, True, _whole(stops, "packets"), stops.get("duration"))
+    limits = FileLimits(
+        size=None if size is None else _millions(size),
+        period=None if period is None else min(period, _MOST_SECONDS),
+        files=last,
+    )
+
+    def make_names() -> Names:
+        return dated_names(path) if period is not None else numbered_names(path, files)
+
+    return Plan(limits, make_names, None, True, _whole(stops, "packets"), stops.get("duration"))
 
 
 # ---- words ----------------------------------------------------------------------------------------------------------

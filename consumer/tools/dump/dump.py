@@ -8,7 +8,7 @@ from typing import Protocol
 
 from zbuf.consumer.reading.reader import Reader
 from zbuf.consumer.tools.dump.blocks import Blocks
-from zbuf.consumer.tools.dump.trailer import final_ledger
+from zbuf.consumer.tools.dump.trailer import Account, Accountant
 from zbuf.shared.cli.process import on_end
 from zbuf.shared.control.statistics import Ledger
 from zbuf.shared.errors import ControlError
@@ -45,15 +45,6 @@ class Output(Protocol):
         """Close files, finished or not."""
 
 
-def counts(captured: int, ledger: Ledger) -> str:
-    """The counts with which tcpdump ends."""
-    return (
-        f"{captured} packets captured\n"
-        f"{ledger.received} packets received by filter\n"
-        f"{ledger.dropped} packets dropped by zbuf\n"
-    )
-
-
 class Dump:
     """Takes a reader's packets until the stream ends, there are enough, the time is over, or a signal comes.
 
@@ -76,9 +67,14 @@ class Dump:
         on_end(self._end, signal.SIGHUP)
         for number in (signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, self._note)
+        self._accountant = Accountant(reader)
 
-    def run(self, output: Output) -> Ledger:
-        """Dump to the output, finish it, and return the descriptor's ledger as of the end."""
+    def account(self) -> Account:
+        """What has become of the packets until now."""
+        return self._accountant.account()
+
+    def run(self, output: Output) -> Account:
+        """Dump to the output, finish it, and return the account as of the end."""
         while not self._is_over(output):
             self._take_next(output, self._patience(output))
             self._heed(output)
@@ -86,9 +82,9 @@ class Dump:
                 self._take_stored(output)
                 output.tick()
         self._take_stored(output)
-        ledger = final_ledger(self._reader)
-        output.finish(ledger)
-        return ledger
+        account = self.account()
+        output.finish(account.ledger)
+        return account
 
     # ---- packets ------------------------------------------------------------------------------------------------
 
@@ -142,4 +138,4 @@ class Dump:
         if signal.SIGUSR2 in came:
             self._take_stored(output)
         if signal.SIGUSR1 in came:
-            sys.stderr.write(counts(output.packets, final_ledger(self._reader)))
+            sys.stderr.write(self.account().counts(output.packets))

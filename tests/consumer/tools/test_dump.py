@@ -446,7 +446,7 @@ def test_packets_are_written_one_by_one_where_that_is_asked_for(
             lab.append()
             assert take(reader, 1) == [number]
             process.send_signal(signal.SIGUSR1)
-            wait_line(process.stderr, f"{number + 1} packets captured")
+            wait_line(process.stderr, f"{number + 1} packet{'s' if number else ''} captured")
             assert numbers_in(tmp_path / "out") == list(range(number + 1))
 
 
@@ -582,6 +582,156 @@ def wait_gone(watch: int) -> bool:
     return bool(select.select([watch], [], [], LIMIT_S)[0])
 
 
+# ---- the clock ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "seconds"),
+    [(["-G", "1", "-W", "1"], 1.0), (["-b", "duration:0.3", "-a", "files:2"], 0.6)],
+    ids=["tcpdump", "dumpcap"],
+)
+def test_time_ends_a_dump_to_which_no_packet_comes(
+    dump: Callable[..., Process], tmp_path: Path, options: list[str], seconds: float
+) -> None:
+    began = time.monotonic()
+    done = end(dump("-w", tmp_path / "out-%s", *options))
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - began >= seconds
+    assert told(done.stderr)[-3] == "0 packets captured"
+    (file,) = files_in(tmp_path)
+    assert numbers_in(file) == []
+
+
+# ---- -z -------------------------------------------------------------------------------------------------------------
+
+
+def test_command_is_run_for_each_whole_file_at_the_lowest_priority_and_without_a_shell(
+    lab: Lab, dump: Callable[..., Process], tmp_path: Path
+) -> None:
+    folder = tmp_path / "with space;exit"
+    folder.mkdir()
+    told_by, program = tmp_path / "pipe", tmp_path / "program"
+    os.mkfifo(told_by)
+    program.write_text(f'#!/bin/sh\necho "$#" "$(nice)" "$1" > {told_by}\n')
+    program.chmod(0o755)
+    with os.fdopen(os.open(told_by, os.O_RDWR), encoding="utf-8") as pipe:
+        process = dump("-w", folder / "r", "-C", "10k", "-z", program)
+        lab.append(10 * 1024 // BLOCK + 1, size=SIZE)
+        finish(lab, process)
+        said = sorted(pipe.readline() for _ in range(2))
+    assert said == [f"1 19 {folder}/r\n", f"1 19 {folder}/r1\n"]
+
+
+def test_command_that_compresses_has_the_file_to_itself(lab: Lab, dump: Callable[..., Process], tmp_path: Path) -> None:
+    process = dump("-w", tmp_path / "out", "-z", "gzip")
+    sent = lab.append(20)
+    finish(lab, process)
+    limit = time.monotonic() + LIMIT_S
+    while [file.name for file in files_in(tmp_path)] != ["out.gz"]:
+        assert time.monotonic() < limit, "gzip does not end"
+        os.sched_yield()
+    assert numbers_in(tmp_path / "out.gz") == sent
+
+
+# ---- -P -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [[], ["--compress", "gzip"]], ids=["plain", "gzip"])
+def test_classic_pcap_has_the_packets_with_nanoseconds(saved: Path, tmp_path: Path, options: list[str]) -> None:
+    done = run("zbuf", "dump", "-r", saved, "-w", tmp_path / "out", "-P", *options)
+    assert done.returncode == 0, done.stderr
+    data = (tmp_path / "out").read_bytes()
+    data = gzip.decompress(data) if options else data
+    assert data == saved.read_bytes()
+
+
+def test_classic_pcap_files_end_at_their_size_and_lose_nothing(
+    lab: Lab, dump: Callable[..., Process], tmp_path: Path
+) -> None:
+    process = dump("-w", tmp_path / "out", "-P", "-C", "100k", "-c", "500")
+    sent = lab.append(600, size=SIZE)
+    finish(lab, process)
+    files = [tmp_path / name for name in ("out", "out1", "out2")]
+    assert files_in(tmp_path) == files
+    assert list(itertools.chain(*map(numbers_in, files))) == sent[:500]
+    for file in files[:-1]:
+        assert 102_400 - SIZE - 16 < file.stat().st_size <= 102_400
+
+
+def test_disk_that_is_full_leaves_a_classic_pcap_file_that_is_whole(saved: Path, small_disk: Path) -> None:
+    many = [Record(numbered(number, 1000), number, 1000) for number in range(2000)]
+    saved.write_bytes(pcap(many, nanoseconds=True))
+    done = run("zbuf", "dump", "-r", saved, "-w", small_disk / "out", "-P")
+    assert done.returncode == 1
+    found = numbers_in(small_disk / "out")
+    assert found == list(range(len(found)))
+    assert f"No space left on device: it holds {len(found)} packets, and is whole" in done.stderr
+
+
+def test_time_that_classic_pcap_has_no_room_for_is_its_last_one(saved: Path, tmp_path: Path) -> None:
+    late = 1 << 32
+    saved.write_bytes(pcapng([Record(numbered(0), late * 1_000_000_000, 60)]))
+    done = run("zbuf", "dump", "-r", saved, "-w", tmp_path / "out", "-P")
+    assert done.returncode == 0, done.stderr
+    (record,) = read_capture((tmp_path / "out").read_bytes()).records
+    assert record.time_ns == late * 1_000_000_000 - 1
+    assert "zbuf: packets after the year 2106 have the last time that classic pcap can tell" in done.stderr
+
+
+def test_classic_pcap_of_several_link_types_is_an_error_and_makes_no_file(
+    remote: Callable[[], Remote], producer_name: str, tmp_path: Path
+) -> None:
+    process = remote()
+    process.do("from zbuf.shared.memory.pcapng import Interface")
+    process.do("mixed = [Interface('a', 1), Interface('b', 101)]")
+    process.do("producer = Producer(name, interfaces=mixed, linger_s=0)", name=producer_name)
+    line = error_of(run("zbuf", "dump", producer_name, "-w", tmp_path / "out", "-P"))
+    assert line == (
+        f"zbuf: {producer_name} has packets of link types 1, 101, and a classic pcap file (-P) holds one: "
+        "leave -P out, for pcapng"
+    )
+    assert files_in(tmp_path) == []
+
+
+# ---- what is tried beforehand ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [[], ["-C", "1", "-W", "3"], ["-G", "1"], ["-b", "packets:9"]], ids=" ".join)
+def test_file_that_can_not_be_made_is_told_before_there_is_a_reader(
+    lab: Lab, tmp_path: Path, options: list[str]
+) -> None:
+    line = error_of(run("zbuf", "dump", lab.name, "-w", tmp_path / "none" / "out%s", *options))
+    assert line.endswith("No such file or directory")
+    assert str(tmp_path / "none" / "out") in line
+    statistics = lab.process.ask("producer.stats()")
+    assert statistics.descriptors == []
+    assert statistics.closed.received == 0
+    assert lab.process.ask("producer.wait_readers(1, 0)") is False
+
+
+@pytest.mark.parametrize("write", ["new", "old"])
+def test_dump_that_finds_no_producer_leaves_files_as_they_were(producer_name: str, tmp_path: Path, write: str) -> None:
+    (tmp_path / "old").write_text("mine")
+    assert "no producer" in error_of(run("zbuf", "dump", producer_name, "-w", tmp_path / write))
+    assert [file.read_text() for file in files_in(tmp_path)] == ["mine"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give it up")
+def test_file_is_tried_as_the_user_that_it_becomes(producer_name: str) -> None:
+    folder = Path("/tmp", f"zbuf-{producer_name}")
+    folder.mkdir(0o755)
+    try:
+        line = error_of(run("zbuf", "dump", producer_name, "-w", folder / "out", "-Z", "nobody"))
+        assert line == f"zbuf: {folder}/out: Permission denied"
+        assert files_in(folder) == []
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_folder_is_no_file(tmp_path: Path, producer_name: str) -> None:
+    assert error_of(run("zbuf", "dump", producer_name, "-w", tmp_path)) == f"zbuf: {tmp_path}: Is a directory"
+
+
 # ---- usage ----------------------------------------------------------------------------------------------------------
 
 
@@ -611,6 +761,10 @@ def wait_gone(watch: int) -> bool:
         (["-W", "3", "-C", "1", "-G", "1", "-w", "%s"], "-W"),
         (["-W", "3", "-C", "1", "--no-clobber", "-w", "f"], "--no-clobber"),
         (["--compress", "gzip"], "-w FILE"),
+        (["-P"], "-w FILE"),
+        (["-z", "gzip"], "-w FILE"),
+        (["-z", "gzip", "-w", "-"], "standard output"),
+        (["-z", "no-such-program", "-w", "f"], "no such program"),
         (["--compress", "lzma", "-w", "f"], "lzma"),
         (["-Q", "up", "-w", "f"], "up"),
     ],

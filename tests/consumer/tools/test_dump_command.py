@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.captures import Record, pcap, read_capture, sample
+from support.captures import Record, pcap, read_capture
 from support.commands import Commands, command, end, error_of, run, tcpdump, told
 from support.processes import LIMIT_S
 from support.replays import (
@@ -25,7 +25,6 @@ from support.replays import (
 )
 
 from zbuf.consumer import connect
-from zbuf.producer import Producer
 
 pytestmark = pytest.mark.usefixtures("run_dir")
 
@@ -109,29 +108,6 @@ def test_filter_of_the_command_line_chooses_packets(
     assert (ledger["received"], ledger["accepted"]) == (COUNT, len(expected))
 
 
-@pytest.mark.slow
-def test_dump_without_a_file_prints_a_line_for_each_packet(
-    commands: Commands, producer_name: str, tmp_path: Path
-) -> None:
-    frame = bytes.fromhex("ffffffffffff0200000000010806") + bytes.fromhex("00010800060400010200000000010a000001")
-    frame += bytes.fromhex("0000000000000a000002")
-    (tmp_path / "arp").write_bytes(pcap([Record(frame, 1_700_000_000_000_001_000 + n * 1000, 60) for n in range(3)]))
-    replay, dump = replay_and_dump(commands, producer_name, tmp_path / "arp")
-    assert (replay.returncode, dump.returncode) == (0, 0)
-    lines = dump.stdout.splitlines()
-    assert len(lines) == 3
-    for number, line in enumerate(lines, start=1):
-        assert re.fullmatch(rf"\d\d:\d\d:20\.00000{number}000 .*ARP who has 10\.0\.0\.2.*, length 60", line)
-
-
-@pytest.mark.slow
-def test_what_dissects_is_there_before_there_is_a_descriptor(producer_name: str) -> None:
-    with Producer(producer_name):  # whose refusal of a filter comes with the request for a descriptor
-        imported, line = _imported_and_last_line("zbuf", "dump", producer_name, "no", "such", "filter")
-    assert "no such filter" in line
-    assert "scapy.all" in imported
-
-
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
@@ -141,33 +117,27 @@ def test_what_dissects_is_there_before_there_is_a_descriptor(producer_name: str)
         (["NAME", "--buffer-size", "1"], "buffer"),
     ],
 )
-def test_dump_complains_before_it_loads_what_dissects(
+def test_dump_complains_of_what_it_can_not_connect_to(
     producer_name: str, run_dir: Path, words: list[str], complaint: str
 ) -> None:
     del run_dir
     words = [word.replace("NAME", producer_name) for word in words]
-    imported, line = _imported_and_last_line("zbuf", "dump", *words)
-    assert complaint.replace("NAME", producer_name) in line
-    assert "zbuf.consumer.tools.dump.lines" in imported
-    assert "scapy.all" not in imported
+    assert complaint.replace("NAME", producer_name) in error_of(run("zbuf", "dump", *words))
 
 
-def _imported_and_last_line(*command: str) -> tuple[set[str], str]:
-    """The modules that a command imports, and the line with which it fails."""
-    done = run(*command, env=os.environ | {"PYTHONPROFILEIMPORTTIME": "1"})
-    *imported, line = done.stderr.splitlines()
-    assert done.returncode != 0
-    return {one.rpartition("|")[2].strip() for one in imported}, line
-
-
-def test_packets_of_rubbish_are_a_line_each_all_the_same(
-    commands: Commands, producer_name: str, tmp_path: Path
+@pytest.mark.parametrize("options", [["-w", "out"], ["-n"]], ids=["file", "lines"])
+def test_dump_imports_nothing_that_it_has_no_use_for(
+    commands: Commands, producer_name: str, numbered_pcap: Path, tmp_path: Path, options: list[str]
 ) -> None:
-    found = sample(1000)
-    (tmp_path / "rubbish").write_bytes(pcap(found))
-    _, dump = replay_and_dump(commands, producer_name, tmp_path / "rubbish")
-    assert dump.returncode == 0
-    assert len(dump.stdout.splitlines()) == len(found)
+    environment = os.environ | {"PYTHONPROFILEIMPORTTIME": "1"}
+    dump = start_dump(commands, producer_name, "-c", "1", *options, cwd=tmp_path, env=environment)
+    commands.start("zbufd", "replay", numbered_pcap, "--name", producer_name, "--wait-readers", "1", "--lossless")
+    done = end(dump)
+    assert done.returncode == 0, done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "zbuf.consumer.tools.dump.target" in imported
+    heavy = {"asyncio", "numpy", "prometheus_client", "pydantic", "rich", "scapy", "scapy.all", "tempfile", "zoneinfo"}
+    assert not imported & heavy
 
 
 def test_dump_says_that_the_producer_died_and_has_everything(

@@ -106,7 +106,7 @@ def test_signal_right_after_the_first_line_of_a_dump_ends_it_in_good_order(
     commands: Commands, producer_name: str, number: int
 ) -> None:
     with Producer(producer_name):
-        dump = commands.start("zbuf", "dump", producer_name)  # without -w it has scapy to import after that line
+        dump = commands.start("zbuf", "dump", producer_name)  # without -w it starts tcpdump after that line
         wait_line(dump.stderr, "reading")
         dump.send_signal(number)
         done = end(dump)

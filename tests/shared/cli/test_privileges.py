@@ -39,7 +39,7 @@ def capture(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("output", [[], ["-w", "{}/out.pcapng"], ["-w", "{}/out.pcapng.zst"]])
+@pytest.mark.parametrize("output", [[], ["-w", "{}/out.pcapng"], ["-w", "{}/out.pcapng.zst", "--compress", "zstd"]])
 def test_a_saved_file_is_dumped(refusing: Mapping[str, str], capture: Path, tmp_path: Path, output: list[str]) -> None:
     words = [word.format(tmp_path) for word in output]
     done = run("zbuf", "dump", "-r", capture, "-Z", getpass.getuser(), *words, env=refusing)

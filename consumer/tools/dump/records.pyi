@@ -1,0 +1,9 @@
+"""The packets of a buffer as records of a classic pcap file, and where their blocks are."""
+
+from array import array
+
+from zbuf.consumer.reading.buffer import Buffer
+
+def block_edges(buffer: Buffer) -> array[int]: ...
+def losses(buffer: Buffer) -> list[tuple[int, int]]: ...
+def pcap_records(buffer: Buffer) -> tuple[bytes, array[int], int]: ...
