@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from zbuf.consumer.tools.dump.saved import Saved
 
 _READY_S = 60.0
+_FEW = 100
 
 
 @takes(Style)
@@ -155,7 +156,7 @@ def dump(
         join=join,
         snaplen=snaplen or MAX_CAPLEN,
         buffer_size=None if buffer_size is None else parse_size("--buffer-size", buffer_size),
-        immediate=immediate or packet_buffered or prompt,
+        immediate=immediate or packet_buffered or prompt or _ends_soon(count, read, join),
         direction=direction,
     )
     options.check()
@@ -192,6 +193,14 @@ def _prepare(target: Target, style: Style, user: str | None) -> Callable[[Reader
     from zbuf.consumer.tools.dump.lines import Lines
 
     return lambda reader: Lines(reader, style)
+
+
+def _ends_soon(count: int | None, read: str | None, join: str | None) -> bool:
+    """Whether a dump ends after so few packets that nobody should wait for a buffer to be full.
+
+    (The packets of a file are all there, and a group has settings of its own.)
+    """
+    return count is not None and count <= _FEW and read is None and join is None
 
 
 def _dump(dumping: Dump, reader: Reader, output: Output, *, counted: bool) -> None:

@@ -239,6 +239,18 @@ def test_autostop_by_packets_and_count_is_the_less_of_both(
     assert numbers_in(tmp_path / "out") == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize(("count", "at_once"), [("1", True), ("100", True), ("101", False)])
+def test_few_packets_are_handed_over_at_once(
+    lab: Lab, dump: Callable[..., Process], tmp_path: Path, count: str, at_once: bool
+) -> None:
+    process = dump("-w", tmp_path / "out", "-c", count)
+    (descriptor,) = lab.descriptors()
+    assert descriptor.settings.immediate is at_once
+    lab.append(int(count))
+    assert end(process).returncode == 0
+    assert len(numbers_in(tmp_path / "out")) == int(count)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_ends_it_with_everything_that_was_stored_by_then(
     lab: Lab, dump: Callable[..., Process], tmp_path: Path, number: signal.Signals
