@@ -92,7 +92,8 @@ static size_t receive(int control, char *answer, int *fds)
     struct cmsghdr *head;
     size_t bytes;
 
-    if (length < 0 && errno == ECONNRESET) /* comes once, ahead of what the producer said before it hung up */
+    /* ECONNRESET comes once, ahead of what the producer said before it hung up; EINTR, after SIGSTOP and SIGCONT */
+    while (length < 0 && (errno == ECONNRESET || (errno == EINTR && !interrupted)))
         length = recvmsg(control, &message, MSG_CMSG_CLOEXEC);
     if (length <= 0)
         FAIL("no answer: %s", length == 0 ? "the producer hung up" : strerror(errno));

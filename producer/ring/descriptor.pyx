@@ -802,8 +802,8 @@ cdef class Descriptor(PacketSink):
         It knows the time from ticks alone, so that appending a packet reads no clock: a wait counts from the first tick
         that sees it, and ends at the first tick that comes a timeout later.
 
-        Where only views of readers keep the other buffer, such a store is assigned, too, but later the fuller it is: a full
-        one after a second.  See hurry_store().
+        Where only views of readers keep the other buffer, such a store is assigned, too, but later the fuller it is: a
+        full one after a second.  See hurry_store().
 
         Args:
             now_ns: the time on a clock that never goes back, in nanoseconds.

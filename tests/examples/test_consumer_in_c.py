@@ -10,6 +10,7 @@ from support.examples import HEADER_BYTES, PAGE, Start, outcome, publish, wait_d
 from support.processes import Lab, Remote
 from support.rig import wait_until
 
+from zbuf.consumer import connect
 from zbuf.producer import Producer
 from zbuf.producer.serving.limits import Limits
 
@@ -60,6 +61,8 @@ def test_consumer_in_c_gets_all_that_a_killed_producer_had_appended(
 ) -> None:
     lab = Lab(remote(), producer_name, buffer_size=PAGE)
     process = example(request.getfixturevalue(built), lab.name)
+    lab.wait_descriptors(1)
+    connect(lab.name).close()  # the producer has sent the consumer's answer before it answers this
     lab.wait_descriptors(1)
     process.send_signal(signal.SIGSTOP)
     lab.process.begin(  # a whole buffer, and a part of one, which no read timeout has the time to assign
