@@ -81,7 +81,7 @@ cdef class ReadAhead(NativeSource):
     cdef Rewriter _rewriter
     cdef bint _copies               # whether packets have to be copied, since they don't stay where they are
     cdef uint64_t _begun            # blocks so far
-    cdef list _lasting              # what keeps packets in their place, each with the block from which on nobody needs it
+    cdef list _lasting              # what keeps packets in place, each with how many blocks had begun by its end
     # the pump's
     cdef ahead_block *_taking
     cdef uint32_t _announced        # interfaces that the producer knows
@@ -150,7 +150,7 @@ cdef class ReadAhead(NativeSource):
         return room
 
     def _let_go(self):
-        """Keep no file that all packets have been taken of: there is no more than a ring of blocks behind the last one."""
+        """Let go of files whose packets have all been taken: who begins a block has all but a ring of them back."""
         self._lasting = [(one, until) for one, until in self._lasting if until + BLOCKS > self._begun]
 
     def next_pass(self):

@@ -143,9 +143,9 @@ cdef class Mapping:
 cdef class Savefile(NativeSource):
     """A pcap or pcapng file, read once from its beginning to its end; a native source.
 
-    A batch ends before anything that is no packet.  Names, secrets and custom blocks are passed on by SOURCE_BLOCK.  A
-    batch of a pipe has what is there.  If nothing is, next() returns SOURCE_WOKEN once, so that what was read before can
-    be passed on, and waits when it is called again.
+    A batch ends before anything that is no packet.  Names, secrets and custom blocks are passed on by SOURCE_BLOCK.
+    A batch of a pipe has what is there.  If nothing is, next() returns SOURCE_WOKEN once, so that what was read before
+    can be passed on, and waits when it is called again.
 
     The first interface is waited for here.
 
