@@ -1,5 +1,11 @@
-"""Tables on standard output, for people."""
+"""Tables on standard output, for people.
 
+They are written here, since rich takes longer to load than the commands that print them take for everything else.
+"""
+
+import os
+import sys
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,19 +14,35 @@ from zbuf.shared.names import printable
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a table on stdout; numbers are set to the right, and their thousands apart."""
-    from rich.console import Console
-    from rich.table import Table
+    """Print a table on stdout; numbers are set to the right, and their thousands apart.
 
-    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, title_style="bold")
-    for number, column in enumerate(columns):
-        numeric = bool(rows) and isinstance(rows[0][number], int | float)
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row))
-    natural = Console(width=1000, markup=False, emoji=False).measure(table).maximum
-    width = max(natural, Console().width)  # a terminal that is too narrow wraps a line, which loses nothing
-    Console(width=width, highlight=False, markup=False, emoji=False).print(table)
+    A terminal that is too narrow wraps a line, which loses nothing.
+    """
+    if title:
+        sys.stdout.write(f"{_bold(title)}\n")
+    cells = [list(columns), *([_cell(value) for value in row] for row in rows)]
+    widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
+    numeric = [any(isinstance(row[at], int | float) for row in rows) for at in range(len(columns))]
+    for number, row in enumerate(cells):
+        line = "  ".join(map(_aligned, row, widths, numeric)).rstrip()
+        sys.stdout.write(f"{line if number else _bold(line)}\n")
+
+
+def _aligned(text: str, width: int, to_the_right: bool) -> str:
+    room = " " * (width - _width(text))
+    return room + text if to_the_right else text + room
+
+
+def _width(text: str) -> int:
+    """How many cells of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if unicodedata.combining(one) else 1 + (unicodedata.east_asian_width(one) in "WF") for one in text)
+
+
+def _bold(text: str) -> str:
+    is_plain = not sys.stdout.isatty() or os.environ.get("TERM", "dumb") == "dumb"
+    return text if is_plain else f"\033[1m{text}\033[0m"
 
 
 def _cell(value: Any) -> str:

@@ -12,7 +12,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import shutil
 import socket
 import stat
 from collections.abc import Callable
@@ -136,7 +135,9 @@ class ProducerDirectory:
             if not os.path.samestat(os.fstat(fd), look) or not self._is_current(fd):
                 return
             if look.st_uid != os.geteuid():
-                shutil.rmtree(self.name, dir_fd=self._parent)
+                from shutil import rmtree  # it takes long to import, and this is rare
+
+                rmtree(self.name, dir_fd=self._parent)
                 return
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(SOCKET, dir_fd=fd)

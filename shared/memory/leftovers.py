@@ -8,7 +8,7 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -59,30 +59,34 @@ class Found:
 
 def leftovers(producer: str | None = None) -> Iterator[Found]:
     """The segments of this user that killed producers left behind: those named `producer`, or all of them."""
-    for found in find_segments(producer):
-        if found.state == "left" and found.owner == os.geteuid():
-            yield found
+    return (found for found in find_segments(producer, [os.geteuid()]) if found.state == "left")
 
 
-def find_segments(producer: str | None = None) -> Iterator[Found]:
-    """All segments of producers named `producer`, or of all producers; root finds those of all users."""
+def find_segments(producer: str | None = None, owners: Container[int] | None = None) -> Iterator[Found]:
+    """All segments of producers named `producer`, or of all producers.
+
+    Of those that belong to other users than `owners`, nothing is opened: they are "foreign". By default, a user's own
+    are opened, and by root those of all.
+    """
+    if owners is None:
+        owners = range(1 << 32) if os.geteuid() == 0 else [os.geteuid()]
     for entry in sorted(SHM.iterdir()) if SHM.is_dir() else []:
         match = _NAME.fullmatch(entry.name)
         if match is not None and producer in (None, match[1]) and match[2] == str(int(match[2])):
             found = None
             with contextlib.suppress(OSError):  # it is gone, or its own user may not read it
-                found = _look_at(entry, match[1], int(match[2]))
+                found = _look_at(entry, match[1], int(match[2]), owners)
             if found is not None:
                 yield found
 
 
-def _look_at(path: Path, producer: str, descriptor: int) -> Found | None:
+def _look_at(path: Path, producer: str, descriptor: int, owners: Container[int]) -> Found | None:
     """What a file in /dev/shm is; None if it can't be a segment: opening a FIFO would wait for ever."""
     look = path.lstat()
     if not stat.S_ISREG(look.st_mode):
         return None
     found = Found(producer, descriptor, look.st_uid, "foreign")
-    if os.geteuid() not in (0, look.st_uid):
+    if look.st_uid not in owners:
         return found
     fd = found.open()
     try:

@@ -200,12 +200,10 @@ def test_run_directory_whose_path_is_too_long_for_a_socket_is_told(numbered_pcap
         (["zbufd", "replay", "x", "--preload-limit", "much"], "much"),
         (["zbufd", "replay", "x", "--bogus"], "--bogus"),
         (["zbufd", "bogus"], "bogus"),
-        (["zbuf", "dump"], "NAME"),
         (["zbuf", "dump", "x", "-c", "0"], "-c"),
         (["zbuf", "dump", "x", "-s", "262145"], "-s"),
         (["zbuf", "dump", "x", "-s", "wide"], "wide"),
         (["zbuf", "dump", "x", "--wait-producer", "-1"], "--wait-producer"),
-        (["zbuf", "stats"], "NAME"),
         (["zbuf", "stats", "x", "--bogus"], "--bogus"),
         (["zbuf", "ls", "x"], "x"),
     ],
@@ -317,3 +315,17 @@ def test_segment_that_is_none_of_ours_is_told_by_what_it_is(
             thread.join(LIMIT_S)
             for fd in fds:
                 os.close(fd)
+
+
+def test_control_characters_of_a_file_s_name_get_into_neither_messages_nor_report(
+    producer_name: str, run_dir: Path, tmp_path: Path, numbered_pcap: Path
+) -> None:
+    del run_dir
+    path, report = tmp_path / "a\x1b[31m\nzbufd: forged\r\x9b.pcap", tmp_path / "report.html"
+    path.write_bytes(numbered_pcap.read_bytes()[:-1])
+    done = run("zbufd", "replay", path, "--name", producer_name, "--report", report)
+    assert done.returncode == 1
+    assert r"a\x1b[31m\nzbufd: forged\r\x9b.pcap" in done.stderr
+    for text in (done.stdout, done.stderr, report.read_text()):
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)
+        assert not re.search("^zbufd: forged", text, re.MULTILINE)

@@ -6,6 +6,7 @@ import pwd
 import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -178,3 +179,19 @@ def test_shell_completes_the_names_of_producers(producer_name: str) -> None:
             assert completions(f"zbuf {tool} {producer_name}") == [f"{producer_name}a", f"{producer_name}b"]
         assert completions(f"zbuf stats {producer_name}b") == [f"{producer_name}b"]
     assert completions("zbuf stats ") == []
+
+
+@pytest.mark.parametrize("arguments", [["ls"], ["ls", "--json"], ["stats"]])
+def test_what_takes_long_to_import_is_not_imported_to_list_producers(producer_name: str, arguments: list[str]) -> None:
+    program = """
+        import atexit, sys
+        from zbuf.consumer.cli import main
+        heavy = {"numpy", "pydantic", "rich", "scapy", "asyncio", "importlib.metadata", "concurrent.futures"}
+        atexit.register(lambda: sys.stderr.write(" ".join(sorted(heavy & set(sys.modules)))))
+        main()
+    """
+    with Producer(producer_name):
+        line = [sys.executable, "-c", textwrap.dedent(program), *arguments]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT_S)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert producer_name in done.stdout

@@ -244,6 +244,7 @@ def test_metrics_are_what_stats_say_and_health_is_the_interface_s(start: Callabl
         values = dict(line.rsplit(" ", 1) for line in get("/metrics")[1].splitlines() if line and line[0] != "#")
         assert float(values["zbuf_offered_packets_total"]) == len(FRAMES)
         assert float(values['zbuf_interface_received_packets_total{interface="zb"}']) == len(FRAMES)
+        assert float(values['zbuf_interface_taken_bytes_total{interface="zb"}']) == sum(map(len, FRAMES))
         labels = f'{{descriptor="{reader.descriptor}",join=""}}'
         ledger = {
             name: float(values.get(f"zbuf_descriptor_{name}_packets{end}{labels}", "nan"))

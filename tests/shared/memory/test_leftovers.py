@@ -15,7 +15,7 @@ from zbuf.shared.memory.layout import (
     read_layout,
     unread_blocks,
 )
-from zbuf.shared.memory.leftovers import leftovers
+from zbuf.shared.memory.leftovers import Found, leftovers
 from zbuf.shared.memory.segment import map_segment
 
 # Appends packets to a real descriptor, 30 of them to a buffer, and acknowledges buffers as its one reader; both as the
@@ -207,4 +207,16 @@ def test_segment_of_another_user_is_not_a_leftover(producer_name: str) -> None:
     path.write_bytes(image())
     assert len(list(leftovers(producer_name))) == 1
     os.chown(path, 54321, 54321)
+    assert list(leftovers(producer_name)) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root could open what is another user's")
+def test_root_s_start_opens_nothing_that_another_user_has_planted(
+    producer_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = SHM / f"zbuf.{producer_name}.7"
+    path.write_bytes(image())
+    assert [one.descriptor for one in leftovers(producer_name)] == [7]
+    os.chown(path, 54321, -1)
+    monkeypatch.setattr(Found, "open", lambda self: pytest.fail(f"{self.path} is opened"))
     assert list(leftovers(producer_name)) == []
