@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("zbuf")
 
 _ANSWER_S = 2.0
+_END_S = 0.5
 _STATUS_S = 5.0
 
 
@@ -155,7 +156,7 @@ class Daemon:
             yield
         finally:
             self._asked.put(None)
-            thread.join()
+            thread.join(_END_S)
             if self._metrics is not None:
                 self._metrics.close()
 

@@ -17,7 +17,7 @@ from zbuf.producer.serving.workers import Workers
 _CLIENTS_MAX = 32
 _DEADLINE_S = 5.0
 _HEAD_BYTES_MAX = 8192
-_BACKLOG = 16
+_BACKLOG, _ACCEPTED_AT_ONCE = 128, 16
 _WORKERS = 2
 _END_S = 1.0
 
@@ -107,7 +107,11 @@ class HttpServer:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(Workers(_WORKERS, "zbuf-metrics"))
         loop.set_exception_handler(lambda *_: None)  # out of file descriptors: asyncio tries again
-        server = await asyncio.start_server(self._serve, sock=self._socket, limit=_HEAD_BYTES_MAX, backlog=_BACKLOG)
+        server = await asyncio.start_server(
+            self._serve, sock=self._socket, limit=_HEAD_BYTES_MAX, backlog=_ACCEPTED_AT_ONCE
+        )
+        # asyncio accepts as many in one go as it thinks may wait. More may: else they try again after a second.
+        self._socket.listen(_BACKLOG)
         await self._stopped.wait()
         server.close()
         for task in list(self._clients):

@@ -42,7 +42,6 @@ class PeerSocket:
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
-        self._loop = asyncio.get_running_loop()
         connection.setblocking(False)
         # With its credentials, a message without bytes is told from the end of the stream, which has none.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -56,7 +55,7 @@ class PeerSocket:
             ControlError: file descriptors come with it.
             OSError: the client is gone.
         """
-        await self._until_ready(self._loop.add_reader, self._loop.remove_reader)
+        await until_readable(self._socket)
         data, _, brings_files = self._look(control.REQUEST_BYTES_MAX + 1)
         if brings_files:
             raise ControlError("file descriptors came with a request: send none")
@@ -91,7 +90,7 @@ class PeerSocket:
             try:
                 socket.send_fds(self._socket, [part], fds)
             except BlockingIOError:
-                await self._until_ready(self._loop.add_writer, self._loop.remove_writer)
+                await _until_writable(self._socket)
             else:
                 return
 
@@ -99,15 +98,6 @@ class PeerSocket:
         """Send a last word, if the client is there to hear it."""
         with contextlib.suppress(OSError):
             self._socket.send(data)
-
-    async def _until_ready(self, add: Callable[..., object], remove: Callable[[int], object]) -> None:
-        ready = self._loop.create_future()
-        fd = self._socket.fileno()
-        add(fd, _set, ready)
-        try:
-            await ready
-        finally:
-            remove(fd)
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 
@@ -149,6 +139,26 @@ class PeerSocket:
         fd = self._socket.detach()
         if fd >= 0:
             os.close(fd)
+
+
+async def until_readable(waited_for: socket.socket) -> None:
+    """Wait until a socket has something for us: a message, a connection, or its end."""
+    loop = asyncio.get_running_loop()
+    await _until_ready(waited_for.fileno(), loop.add_reader, loop.remove_reader)
+
+
+async def _until_writable(waited_for: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    await _until_ready(waited_for.fileno(), loop.add_writer, loop.remove_writer)
+
+
+async def _until_ready(fd: int, add: Callable[..., object], remove: Callable[[int], object]) -> None:
+    ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    add(fd, _set, ready)
+    try:
+        await ready
+    finally:
+        remove(fd)
 
 
 def _set(ready: "asyncio.Future[None]") -> None:

@@ -32,8 +32,6 @@ class Refusals:
         self._lock = threading.Lock()
         self._counted: dict[tuple[int, str], _Counted] = {}
         self._others = 0
-        self.total = 0
-        """How many there were."""
 
     def note(self, uid: int, peer: object, kind: str, reason: str, level: int = logging.INFO) -> None:
         """A peer was refused something.
@@ -46,7 +44,6 @@ class Refusals:
             level: how important it is to whoever reads the log.
         """
         with self._lock:
-            self.total += 1
             known = self._counted.get((uid, kind))
             if known is not None:
                 known.more += 1

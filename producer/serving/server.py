@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zbuf.producer.serving.access import Access, Peer
-from zbuf.producer.serving.peer_socket import PeerSocket, refuse_rights
-from zbuf.producer.serving.session import Context, Session
+from zbuf.producer.serving.peer_socket import PeerSocket, refuse_rights, until_readable
+from zbuf.producer.serving.session import Context, NotAllowed, Session
 from zbuf.producer.serving.shares import Booking
 from zbuf.producer.serving.workers import Workers
 from zbuf.shared.errors import ControlError, Refused, RunDirectoryError
@@ -122,15 +122,16 @@ class ControlServer:
                 session.hang_up()
 
     async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
+            await until_readable(self._socket)
             try:
-                connection, _ = await loop.sock_accept(self._socket)
+                connection, _ = self._socket.accept()
+            except BlockingIOError:
+                continue
             except OSError:  # out of file descriptors, or the client was gone already
                 await asyncio.sleep(0.1)
                 continue
             self._meet(connection)
-            await asyncio.sleep(0)  # others have their turn, however many come
 
     def _meet(self, connection: socket.socket) -> None:
         """Serve a client, if there is room for one more connection of its user."""
@@ -144,7 +145,7 @@ class ControlServer:
         try:
             booking = self._context.roster.shares.book(peer.uid, connections=1, files=1)
         except Refused as error:
-            self._refuse(session, "connection", str(error))
+            self._refuse(session, str(error))
             client.close(lambda: None)
             return
         task = asyncio.create_task(self._serve(session, client, booking))
@@ -155,8 +156,10 @@ class ControlServer:
         self._sessions.add(session)
         try:
             await session.serve()
+        except NotAllowed as error:
+            self._refuse(session, str(error), "not on the allow list", logging.WARNING)
         except ControlError as error:
-            self._refuse(session, type(error).__name__, str(error))
+            self._refuse(session, str(error))
         except OSError:
             pass  # the client is gone, or does not read its answers
         except Exception:
@@ -167,12 +170,12 @@ class ControlServer:
             client.close(booking.release)
             await session.close()
 
-    def _refuse(self, session: Session, kind: str, reason: str) -> None:
-        """Tell a client why its connection ends."""
+    def _refuse(self, session: Session, reason: str, logged: str | None = None, level: int = logging.INFO) -> None:
+        """Tell a client why its connection ends, and log it; in other words, where there are some."""
         roster = self._context.roster
         roster.refused += 1
         session.refuse(reason)
-        roster.refusals.note(session.peer.uid, session.peer, kind, reason)
+        roster.refusals.note(session.peer.uid, session.peer, logged or "connection", logged or reason, level)
 
 
 def _listen(path: Path, mode: int, gid: int | None) -> socket.socket:

@@ -7,6 +7,7 @@ reserved), and hands it to the owner of the descriptors as a command.
 import asyncio
 import contextlib
 import os
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -44,12 +45,17 @@ class Context:
     """The size of a buffer for clients that do not ask for one."""
     access: Access
     """Who may see what; replaced when that changes."""
-    joining: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while a reader joins a shared descriptor, so that two who come at once do not both open it."""
+    joining: "weakref.WeakValueDictionary[str, asyncio.Lock]" = field(default_factory=weakref.WeakValueDictionary)
+    """By the name of a shared descriptor: held while a reader joins it, so that two who come at once do not both open
+    it."""
 
     async def command(self, command: Callable[[], T]) -> T:
         """Have the owner of the descriptors carry something out."""
         return await asyncio.wrap_future(self.owner.submit(command))
+
+
+class NotAllowed(Refused):
+    """The allow list does not name the peer."""
 
 
 class Session:
@@ -135,7 +141,10 @@ class Session:
     # ---- what the client may see ------------------------------------------------------------------------------------
 
     def _check_allowed(self) -> None:
-        self._grant = self._context.access.grant(self.peer)
+        try:
+            self._grant = self._context.access.grant(self.peer)
+        except Refused as error:
+            raise NotAllowed(str(error)) from None
 
     def may_stay(self, access: Access) -> bool:
         """Whether the peer may see just the same under `access` as it may see now."""
@@ -230,8 +239,9 @@ class Session:
     async def _open_or_join(self, request: control.Connect, fds: list[int]) -> control.Connected:
         if request.join is None:
             return await self._attach(await self._open(request, None), fds, is_new=True)
-        async with self._context.joining:
-            return await self._join(request, check_name(request.join, "group name"), fds)
+        join = check_name(request.join, "group name")
+        async with self._context.joining.setdefault(join, asyncio.Lock()):
+            return await self._join(request, join, fds)
 
     async def _join(self, request: control.Connect, join: str, fds: list[int]) -> control.Connected:
         while True:

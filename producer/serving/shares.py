@@ -30,6 +30,7 @@ FILES_OF_DESCRIPTOR = 3
 """Those of a segment: its mapping, its lock, and one while it is made."""
 
 _FILES_KEPT = 64  # for everything else: the capture, its log, metrics, and connections on their way to a refusal
+_FILES_IF_UNLIMITED = 1 << 20
 _EIGHTH = 8
 
 
@@ -149,7 +150,7 @@ class Shares:
             case "memory":
                 return _memory("f_blocks")
             case "files":
-                return resource.getrlimit(resource.RLIMIT_NOFILE)[0] - self._files_before - _FILES_KEPT
+                return _files_max() - self._files_before - _FILES_KEPT
 
     def _per_user(self, kind: Kind) -> int | None:
         limits = self.limits
@@ -216,6 +217,11 @@ def _too_much_for_a_user(kind: Kind, uid: int, wanted: int, most: int) -> str:
             )
         case _:
             return f"all {most} {_WORDS[kind]} that a user may have are in use: close some"
+
+
+def _files_max() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _FILES_IF_UNLIMITED if soft == resource.RLIM_INFINITY else soft
 
 
 def _memory(field: str) -> int:
