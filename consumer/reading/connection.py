@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from zbuf.shared import control
+from zbuf.shared.arguments import checked
 from zbuf.shared.closing import Closing
 from zbuf.shared.control.rundir import producer_names, search_path, socket_path
 from zbuf.shared.errors import ControlError, ProducerNotFound, Refused, RunDirectoryError, ValueRefused
@@ -32,10 +33,15 @@ class Connection(Closing):
         ProducerNotFound: no producer of that name runs, or it does not answer.
     """
 
+    @checked
     def __init__(self, name: str, run_dir: str | os.PathLike[str] | None = None) -> None:
         directory = _directory_of(name, search_path(run_dir))
         self._socket = _connect(socket_path(directory, name), name, directory)
         self._lock = threading.Lock()
+        self._name = name
+
+    def __repr__(self) -> str:
+        return f"<zbuf connection to {self._name!r}: {'closed' if self._socket.fileno() < 0 else 'open'}>"
 
     def request(self, request: control.Request, descriptors: int = 0) -> tuple[control.Answer, list[int]]:
         """Send a request and wait for its answer.
@@ -111,6 +117,7 @@ def _not_found(name: str, directory: Path, error: OSError) -> str:
     )
 
 
+@checked
 def producers(run_dir: str | os.PathLike[str] | None = None) -> list[control.Statistics]:
     """The statistics of all producers that run, sorted by name."""
     found = []

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from zbuf.producer.serving.listener import Listener
+from zbuf.shared.arguments import check_fields
 from zbuf.shared.errors import Refused
 from zbuf.shared.users import user_name
 
@@ -20,6 +21,9 @@ class Limits:
     """Bytes of shared memory."""
     evict_after_s: float | None = None
     """How long a reader may hold up the others of its descriptor before it is evicted, in seconds; None for ever."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def check_descriptor(self, listeners: Iterable[Listener], uid: int, buffer_bytes: int) -> None:
         """Raise Refused if a user can't open one more descriptor, with two buffers of this size."""

@@ -2,17 +2,16 @@
 
 import copy
 import inspect
-import re
 from collections.abc import Callable
 from typing import Annotated, Any, get_type_hints
 
 import msgspec
 import typer
 
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+from zbuf.shared.memory.sizes import size_in_bytes
+
 _MOST_SECONDS = 1e9
 """Thirty years: the system's counters do not hold longer waits."""
-_SIZE = re.compile(r"([0-9]+)\s*([kmg]?)(?:i?b)?", re.IGNORECASE)
 
 # ---- values ---------------------------------------------------------------------------------------------------------
 
@@ -50,12 +49,6 @@ def some_seconds(text: str | float) -> float:
     if not duration:
         raise typer.BadParameter(f"{text!r}: it must be more than 0 seconds")
     return duration
-
-
-def size_in_bytes(text: str) -> int | None:
-    """The bytes of a size like 4096, 512k, 2M or 1GiB, whose units are powers of 1024; None if it is not a size."""
-    match = _SIZE.fullmatch(text.strip())
-    return None if match is None else int(match[1]) * _UNITS[match[2].lower()]
 
 
 def parse_size(option: str, text: str) -> int:
