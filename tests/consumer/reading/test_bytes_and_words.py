@@ -87,7 +87,7 @@ def test_every_object_says_what_it_is(producer_name: str, numbered_pcap: Any) ->
         assert repr(reader) == f"<zbuf Reader of {producer_name!r}: descriptor 1, left>"
         assert repr(ScapySocket(reader)) == f"<zbuf scapy socket on {reader!r}>"
         with connect(producer_name, reconnect=True) as again:
-            assert repr(again) == f"<zbuf ReconnectingReader of {producer_name!r}: descriptor 2, open>"
+            assert repr(again) == f"<zbuf ReconnectingReader of {producer_name!r}: descriptor {again.descriptor}, open>"
     assert repr(producer) == f"<zbuf producer {producer_name!r}: closed>"
     assert producers() == []
 
