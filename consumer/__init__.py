@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from zbuf.consumer.reading.opening import connect, connect_async
     from zbuf.consumer.reading.reader import Reader
     from zbuf.consumer.reading.reconnecting import ReconnectingReader
+    from zbuf.consumer.scapy import ScapySocket
 
 __all__ = [
     "INDEX_DTYPE",
@@ -31,6 +32,7 @@ __all__ = [
     "PacketCopy",
     "Reader",
     "ReconnectingReader",
+    "ScapySocket",
     "connect",
     "connect_async",
     "producers",
@@ -47,5 +49,6 @@ __getattr__, __dir__ = lazily(
         "reading.reader": ["Reader"],
         "reading.reconnecting": ["ReconnectingReader"],
         "reading.buffer": ["INDEX_DTYPE", "Buffer", "Packet"],
+        "scapy": ["ScapySocket"],
     },
 )

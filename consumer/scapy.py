@@ -20,6 +20,7 @@ from zbuf.consumer.reading.buffer import Packet
 from zbuf.consumer.reading.connection import until_next_look
 from zbuf.consumer.reading.reader import Reader
 from zbuf.consumer.reading.reconnecting import ReconnectingReader
+from zbuf.shared.arguments import checked
 
 _NANO = EDecimal((0, (1,), -9))
 _DIRECTIONS = {"in": 1, "out": 2}  # as epb_flags has them
@@ -38,6 +39,7 @@ class ScapySocket(SuperSocket):
 
     desc = "read packets from a zbuf capture"
 
+    @checked
     def __init__(self, reader: Reader | ReconnectingReader) -> None:
         self.reader = reader
         import scapy.all  # noqa: F401  (it registers the layers)
@@ -46,6 +48,9 @@ class ScapySocket(SuperSocket):
 
     def __del__(self) -> None:
         """The reader is not this socket's own: scapy would close it here."""
+
+    def __repr__(self) -> str:
+        return f"<zbuf scapy socket on {self.reader!r}>"
 
     # ---- what scapy calls ---------------------------------------------------------------------------------------
 

@@ -12,8 +12,7 @@ from typing import Any
 from scapy.all import Packet, sniff
 from scapy.layers.dns import DNS
 
-from zbuf import ZbufError, connect
-from zbuf.consumer.scapy import ScapySocket
+from zbuf import ScapySocket, ZbufError, connect
 
 
 def text(value: Any) -> str:

@@ -27,17 +27,26 @@ from zbuf.producer.serving.session import Context
 from zbuf.producer.serving.setup import Identity
 from zbuf.producer.serving.ticks import Ticks
 from zbuf.producer.sources.pace import Pace, Paced
-from zbuf.producer.sources.python import LINKTYPE_ETHERNET, RawPacket, linktype_of
+from zbuf.producer.sources.python import (
+    LINKTYPE_ETHERNET,
+    RawPacket,
+    check_data,
+    check_time,
+    check_wirelen,
+    linktype_of,
+)
 from zbuf.producer.sources.source import Attended, Pass, Recorded, passes_of
+from zbuf.shared.arguments import accepted, checked
 from zbuf.shared.closing import Closing
 from zbuf.shared.control.rundir import run_directory
 from zbuf.shared.control.rundir_place import ProducerDirectory, socket_path
 from zbuf.shared.control.statistics import Statistics
 from zbuf.shared.errors import ValueRefused
-from zbuf.shared.memory.layout import DEFAULT_BUFFER_BYTES, MAX_CAPLEN, check_buffer_bytes
+from zbuf.shared.memory.layout import DEFAULT_BUFFER_BYTES, MAX_CAPLEN
 from zbuf.shared.memory.leftovers import leftovers
 from zbuf.shared.memory.pcapng import Interface
 from zbuf.shared.memory.salvage import salvage_all
+from zbuf.shared.memory.sizes import buffer_bytes
 from zbuf.shared.names import encodable
 
 log = logging.getLogger("zbuf")
@@ -57,7 +66,8 @@ class Producer(Closing):
         interfaces: those that packets come from, by name, or as an Interface each, with a link type of its own; by
             default one, named like the producer.
         lossless: wait for readers instead of dropping packets.
-        buffer_size: bytes of each of a reader's two buffers, if the reader does not say; whole pages, up to 1 GiB.
+        buffer_size: bytes of each of a reader's two buffers, if the reader does not say, up to 1 GiB; "8M" or "512k"
+            are sizes, too. It is rounded up to whole pages.
         run_dir: where the producer's own directory is made; see zbuf.shared.control.rundir.run_directory().
         linger_s: how long close() waits for the readers to acknowledge what is left; None for as long as it takes.
         limits: how much readers may ask for.
@@ -74,8 +84,10 @@ class Producer(Closing):
         ValueRefused: the name can't be used, or a rule names a user, group or interface that does not exist.
         RunDirectoryError: the run directory can't be made or written.
         ProducerExists: a producer of that name runs.
+        TypeError: an argument is of the wrong type; the message names it.
     """
 
+    @checked
     def __init__(
         self,
         name: str,
@@ -83,7 +95,7 @@ class Producer(Closing):
         linktype: int = LINKTYPE_ETHERNET,
         interfaces: Sequence[str | Interface] | None = None,
         lossless: bool = False,
-        buffer_size: int = DEFAULT_BUFFER_BYTES,
+        buffer_size: int | str = DEFAULT_BUFFER_BYTES,
         run_dir: str | os.PathLike[str] | None = None,
         linger_s: float | None = waiting.DEFAULT_LINGER_S,
         limits: Limits = Limits(),  # noqa: B008  (it is frozen)
@@ -94,7 +106,7 @@ class Producer(Closing):
         salvage_dir: str | os.PathLike[str] | None = None,
         place: ProducerDirectory | None = None,
     ) -> None:
-        check_buffer_bytes(buffer_size)
+        size_bytes = buffer_bytes(buffer_size)
         directory = place.run_dir if place is not None else run_directory(run_dir)
         socket_path(directory, name)  # raises before anything is made
         described = [_described(one, linktype) for one in (interfaces or [name])]
@@ -114,13 +126,17 @@ class Producer(Closing):
         self._place = place or ProducerDirectory(directory, name, socket_mode=socket_mode, gid=gid)
         try:
             self._clean_up_after_the_dead(salvage_dir)
-            context = Context(self._identity, self._owner, self._roster, buffer_size, access)
+            context = Context(self._identity, self._owner, self._roster, size_bytes, access)
             self._control = ControlServer(self._place.socket, context, self._place.socket_mode, self._place.gid)
             self._ticks = Ticks(self._owner, self._roster)
         except BaseException:
             self._place.release()
             raise
         _producers.add(self)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{self.offered} packets, {self._roster.readers} readers"
+        return f"<zbuf producer {self.name!r}: {state}>"
 
     # ---- packets ------------------------------------------------------------------------------------------------
 
@@ -137,8 +153,8 @@ class Producer(Closing):
 
         Args:
             data: the captured bytes, any bytes-like object; they are copied.
-            time_ns: when it was captured, in nanoseconds since 1970; by default, now.
-            wirelen: its length on the wire in bytes; by default the length of `data`.
+            time_ns: when it was captured, in nanoseconds since 1970, an int; by default, now.
+            wirelen: its length on the wire in bytes, at least that of `data`; by default the length of `data`.
             interface: the number of its interface, in the order of the producer's.
             direction: "in", "out", or "inout" where it is not known.
 
@@ -146,15 +162,31 @@ class Producer(Closing):
             True; or False if the producer is lossless and stop() came before its readers had room.
 
         Raises:
-            ValueRefused: an argument is out of its range, or the producer is closed.
+            ValueRefused: an argument is out of its range, or the producer is closed. A `time_ns` that is the present
+                time in seconds is refused, too.
+            TypeError: an argument is of the wrong type.
         """
+        if time_ns is not None:
+            time_ns = check_time(time_ns)
+        if wirelen is not None:
+            wirelen = check_wirelen(wirelen, data)
+        return self._append(data, time_ns, wirelen, interface, direction)
+
+    def _append(self, data: Any, time_ns: int | None, wirelen: int | None, interface: int, direction: str) -> bool:
+        if type(interface) is not int or type(direction) is not str:  # nearly all have these types
+            interface, direction = accepted("interface", interface, int), accepted("direction", direction, str)
         number = direction_number(direction)
         if not 0 <= interface < len(self._identity.interfaces):
             raise ValueRefused(f"interface {interface}: this producer has {len(self._identity.interfaces)}")
         self._check_open()
         moment = time.time_ns() if time_ns is None else time_ns
-        return self._owner.append(data, moment, wirelen, interface, number)
+        try:
+            return self._owner.append(data, moment, wirelen, interface, number)
+        except TypeError:
+            check_data(data)  # says what is wrong with it
+            raise
 
+    @checked
     def publish(self, source: Any, *, loops: int = 1, pace: Pace | None = None) -> int:
         """Publish everything that a source gives, until it ends or stop() is called.
 
@@ -214,7 +246,7 @@ class Producer(Closing):
             if self._owner.stopping:
                 break
             if packet is not None:
-                self.append(packet.data, time_ns=packet.time_ns, wirelen=packet.wirelen, interface=packet.interface)
+                self._append(packet.data, packet.time_ns, packet.wirelen, packet.interface, "inout")
 
     def _paced(self, packets: Iterator[RawPacket | None], pace: Pace) -> Iterator[RawPacket]:
         """Packets from Python, each when it is due, with the time that it is to carry."""
@@ -266,6 +298,7 @@ class Producer(Closing):
 
     # ---- readers ------------------------------------------------------------------------------------------------
 
+    @checked
     def set_rules(self, allow: Sequence[Rule], limits: Limits) -> None:
         """Change who may read what, and how much they may ask for.
 
@@ -279,9 +312,19 @@ class Producer(Closing):
         self._roster.shares.limits = limits
         self._control.set_access(access)
 
+    @checked
     def wait_readers(self, count: int, timeout_s: float | None = None) -> bool:
         """Wait until `count` readers are connected; False when the time is over, or on stop()."""
         return waiting.wait_readers(self._owner, self._roster, count, timeout_s)
+
+    def wait_readers_gone(self) -> None:
+        """Wait until no reader is connected, or for stop()."""
+        waiting.wait_readers_gone(self._owner, self._roster)
+
+    @property
+    def unread(self) -> int:
+        """How many packets the readers have yet to acknowledge."""
+        return self._owner.submit(self._roster.buffered).result()
 
     def stats(self, timeout_s: float | None = None) -> Statistics:
         """Everything that was counted, as of one instant; TimeoutError if that takes longer than `timeout_s`."""
@@ -313,6 +356,14 @@ class Producer(Closing):
         """Make publish() return soon; from any thread, or from a signal handler."""
         self._owner.stop()
 
+    def finish(self) -> None:
+        """Say that no more packets come: readers get the tail, and find the end. close() does this, too.
+
+        Nobody is let in any more. What readers ask is answered until close().
+        """
+        if not self._closed:
+            self._owner.submit(self._roster.finish).result()
+
     def close(self) -> None:
         """Assign the tail, wait for the readers to acknowledge it (linger_s at most), and end. Again does nothing."""
         if self._closed or os.getpid() != self._pid:
@@ -321,7 +372,7 @@ class Producer(Closing):
         _producers.discard(self)
         try:
             self._owner.submit(self._roster.finish).result()
-            if not waiting.drain(self._owner, self._roster, self.linger_s):
+            if not waiting.drain(self._owner, self._roster, self.linger_s) and self.linger_s:
                 log.warning("%s: readers have not taken everything within %g s", self.name, self.linger_s)
         finally:
             self._ticks.stop()

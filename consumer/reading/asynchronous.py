@@ -13,6 +13,7 @@ from zbuf.consumer.reading.connection import until_next_look
 from zbuf.consumer.reading.reader import Reader
 from zbuf.consumer.reading.reconnecting import ReconnectingReader
 from zbuf.consumer.reading.surface import Asking, Described, EndReason, Facts
+from zbuf.shared.arguments import accepted
 from zbuf.shared.errors import ValueRefused
 
 _P = ParamSpec("_P")
@@ -54,15 +55,30 @@ class AsyncReader(Described):
 
     # ---- packets ------------------------------------------------------------------------------------------------
 
-    async def next_buffer(self) -> Buffer | None:
-        """Acknowledge the last buffer and wait for the next; None at the end of the stream.
+    async def next_buffer(self, timeout: float | None = None) -> Buffer | None:
+        """Acknowledge the last buffer and wait for the next.
 
-        To wait no longer than a time, use asyncio.timeout(): nothing is lost when it strikes.
+        Nothing is lost when the time is over, nor when asyncio.timeout() strikes around it.
+
+        Args:
+            timeout: how long to wait, in seconds; None for as long as it takes, 0 to look once.
+
+        Returns:
+            A Buffer; None when the time is over, or at the end of the stream, which `finished` tells.
 
         Raises:
             ValueRefused: another task already waits for it, or the reader is closed.
             BufferError, CorruptBuffer: as from Reader.next_buffer().
         """
+        if timeout is None:
+            return await self._next_buffer()
+        try:
+            async with asyncio.timeout(max(0, accepted("timeout", timeout, float))):
+                return await self._next_buffer()
+        except TimeoutError:
+            return None
+
+    async def _next_buffer(self) -> Buffer | None:
         if self._taking:
             raise ValueRefused("another task waits for this reader's next buffer: connect once for each task")
         self._taking = True

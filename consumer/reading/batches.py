@@ -47,6 +47,9 @@ class Batch:
     def __len__(self) -> int:
         return len(self.index)
 
+    def __repr__(self) -> str:
+        return f"<zbuf batch of buffer {self._buffer.sequence}: {len(self)} packets>"
+
 
 def batches(buffers: Iterable[Buffer]) -> Iterator[Batch]:
     """A Batch of each buffer."""

@@ -9,6 +9,7 @@ buffer raises StaleBuffer, and a buffer with a living view (a memoryview, a NumP
 views is gone.
 """
 
+from operator import index
 from sys import intern
 
 from cpython.buffer cimport PyBuffer_FillInfo
@@ -35,7 +36,9 @@ def __getattr__(name):
     """INDEX_DTYPE, made when it is first asked for: programs that never ask start without NumPy, which takes 0.1 s.
 
     One row of Buffer.index(): where a packet's data begins in Buffer.data, its captured and original length in bytes,
-    its interface's number, its time in nanoseconds since 1970, and the packets lost just before it.
+    its interface's number, its time in nanoseconds since 1970, the packets lost just before it, and its time as NumPy's
+    datetime64. The time is there twice, in eight bytes each: a field that overlaps another one would keep numpy.save()
+    and memoryview() from taking the array.
     """
     if name != "INDEX_DTYPE":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -57,6 +60,7 @@ cdef object index_dtype():
                 ("interface", "<u4"),
                 ("time_ns", "<u8"),
                 ("dropped", "<u8"),
+                ("time", "<M8[ns]"),
             ]
         )
     return _INDEX_DTYPE
@@ -69,6 +73,7 @@ cdef struct index_row:
     uint32_t interface_id
     uint64_t time_ns
     uint64_t dropped
+    uint64_t time
 
 
 @cython.no_gc_clear  # its last view needs its turn, in whichever order the garbage collector takes them
@@ -239,6 +244,7 @@ cdef uint32_t fill_index(Buffer buffer, index_row *row, uint32_t *end) noexcept:
         row.interface_id = packet.interface_id
         row.time_ns = packet.time_ns
         row.dropped = packet.dropped
+        row.time = packet.time_ns
         row += 1
         count += 1
     end[0] = offset
@@ -286,7 +292,8 @@ cdef str _CAPLEN = intern("caplen"), _TIME_NS = intern("time_ns"), _WIRELEN = in
 cdef class Packet:
     """One packet, in place: a bytes-like object of its captured data. ``bytes(packet)`` copies it.
 
-    It is valid until its buffer is acknowledged, and raises StaleBuffer from then on. Its copy() stays valid.
+    ``packet[12:14]`` are some of its bytes, as bytes, and ``packet[23]`` is one of them, an int. It is valid until its
+    buffer is acknowledged, and raises StaleBuffer from then on. Its copy() stays valid.
     """
 
     cdef Buffer _buffer
@@ -377,6 +384,13 @@ cdef class Packet:
         self._buffer._check()
         return self._packet.caplen
 
+    def __getitem__(self, key):
+        """A byte as an int, or a slice as bytes, which are a copy: it holds no buffer."""
+        self._buffer._check()
+        if isinstance(key, slice):
+            return slice_of(self._packet.data, self._packet.caplen, key)
+        return byte_of(self._packet.data, self._packet.caplen, key)
+
     def __bytes__(self):
         self._buffer._check()
         return PyBytes_FromStringAndSize(<const char *>self._packet.data, self._packet.caplen)
@@ -393,6 +407,29 @@ cdef class Packet:
 
     def __releasebuffer__(self, Py_buffer *view):
         self._buffer._view_gone()
+
+
+cdef bytes slice_of(const uint8_t *data, Py_ssize_t length, slice key):
+    """A copy of some bytes of a packet."""
+    cdef Py_ssize_t start, stop, step
+    start, stop, step = key.indices(length)
+    if step == 1:
+        return PyBytes_FromStringAndSize(<const char *>data + start, max(stop - start, 0))
+    return PyBytes_FromStringAndSize(<const char *>data, length)[key]
+
+
+cdef int byte_of(const uint8_t *data, Py_ssize_t length, key) except -1:
+    """One byte of a packet."""
+    cdef Py_ssize_t at
+    try:
+        at = index(key)
+    except TypeError:
+        raise TypeError(f"a packet's index must be an int or a slice, not {type(key).__name__}: {key!r:.60}") from None
+    if at < 0:
+        at += length
+    if not 0 <= at < length:
+        raise IndexError(f"byte {key}: the packet has {length} captured bytes")
+    return data[at]
 
 
 @cython.final

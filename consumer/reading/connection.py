@@ -11,6 +11,7 @@ from select import POLLIN, poll
 from typing import TypeVar, cast
 
 from zbuf.shared import control
+from zbuf.shared.arguments import checked
 from zbuf.shared.closing import Closing
 from zbuf.shared.control.rundir import every_directory, search_path
 from zbuf.shared.control.rundir_look import connect_to, producer_names
@@ -41,10 +42,15 @@ class Connection(Closing):
         ProducerNotFound: no producer of that name runs, or it does not answer.
     """
 
+    @checked
     def __init__(self, name: str, run_dir: str | os.PathLike[str] | None = None) -> None:
         self._name = name
         self._socket = _connect(name, run_dir)
         self._lock = threading.Lock()
+        self._name = name
+
+    def __repr__(self) -> str:
+        return f"<zbuf connection to {self._name!r}: {'closed' if self._socket.fileno() < 0 else 'open'}>"
 
     @classmethod
     def over(cls, name: str, connected: socket.socket) -> "Connection":
@@ -156,6 +162,7 @@ def _names_in(directory: Path) -> list[str]:
     return []
 
 
+@checked
 def producers(run_dir: str | os.PathLike[str] | None = None) -> list[control.Statistics]:
     """The statistics of all producers on the search path that run and let this user look, sorted by name."""
     found = []

@@ -2,6 +2,7 @@
 
 import struct
 from dataclasses import dataclass
+from typing import SupportsIndex, overload
 
 from zbuf.shared.memory.pcapng import options_in
 
@@ -46,8 +47,18 @@ class PacketCopy:
     def __len__(self) -> int:
         return len(self.data)
 
+    @overload
+    def __getitem__(self, key: SupportsIndex, /) -> int: ...
+    @overload
+    def __getitem__(self, key: slice, /) -> bytes: ...
+    def __getitem__(self, key: SupportsIndex | slice, /) -> int | bytes:
+        return self.data[key]
+
     def __bytes__(self) -> bytes:
         return self.data
+
+    def __repr__(self) -> str:
+        return f"<zbuf packet copy: {self.caplen} of {self.wirelen} bytes at {self.time_ns} ns>"
 
 
 def flags_in(options: bytes) -> int:

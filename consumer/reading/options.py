@@ -12,8 +12,10 @@ from typing import Annotated, Any, Literal, ParamSpec, TypeVar, get_type_hints
 import msgspec
 
 from zbuf.shared import control
+from zbuf.shared.arguments import accepted
 from zbuf.shared.errors import ValueRefused
-from zbuf.shared.memory.layout import MAX_CAPLEN, check_buffer_bytes
+from zbuf.shared.memory.layout import MAX_CAPLEN
+from zbuf.shared.memory.sizes import buffer_bytes
 from zbuf.shared.names import check_name
 
 Wait = Literal["sleep", "spin"]
@@ -27,13 +29,24 @@ _Result = TypeVar("_Result")
 
 
 class Options(control.Choices, frozen=True, kw_only=True):
-    """The keywords that connect() and connect_async() share; connect() says what each of them does."""
+    """The keywords that connect() and connect_async() share; connect() says what each of them does.
 
-    buffer_size: int | None = None
+    Raises:
+        TypeError: a value is of the wrong type; the message names the keyword.
+    """
+
+    file: str | os.PathLike[str] | None = None
+    filter: str | None = None  # type: ignore[assignment]  # the producer is asked for "" then
+    buffer_size: int | str | None = None
     join: str | None = None
     wait: Wait = "sleep"
     spin_us: Annotated[int, msgspec.Meta(ge=0, le=SPIN_US_MAX)] = DEFAULT_SPIN_US
+    wait_s: float = 0
     run_dir: str | os.PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        for name, hint in _hints(type(self)).items():
+            msgspec.structs.force_setattr(self, name, accepted(name, getattr(self, name), hint))
 
     @property
     def spin_ns(self) -> int:
@@ -48,7 +61,9 @@ class Options(control.Choices, frozen=True, kw_only=True):
         """
         self.check()
         choices = {name: getattr(self, name) for name in control.Choices.__struct_fields__}
-        settings = control.Settings(**choices, buffer_bytes=self.buffer_size)
+        choices["filter"] = self.filter or ""
+        size = None if self.buffer_size is None else buffer_bytes(self.buffer_size)
+        settings = control.Settings(**choices, buffer_bytes=size)
         as_it_is = self.join is not None and settings == control.Settings()  # the group's settings, whatever they are
         return control.Connect(join=self.join, settings=None if as_it_is else settings)
 
@@ -58,10 +73,12 @@ class Options(control.Choices, frozen=True, kw_only=True):
             raise ValueRefused(f"wait={self.wait!r}: it must be 'sleep' or 'spin'")
         _check_range(f"spin_us={self.spin_us}", self.spin_us, 0, SPIN_US_MAX)
         if self.buffer_size is not None:
-            check_buffer_bytes(self.buffer_size)
+            buffer_bytes(self.buffer_size)
+        if not self.wait_s >= 0:
+            raise ValueRefused(f"wait_s={self.wait_s}: give seconds, 0 or more; math.inf for as long as it takes")
         _check_range(f"snaplen {self.snaplen}", self.snaplen, 1, MAX_CAPLEN)
         _check_range(f"read timeout {self.timeout_ms} ms", self.timeout_ms, 0, control.TIMEOUT_MS_MAX)
-        check_filter(self.filter)
+        check_filter(self.filter or "")
         if self.direction not in ("in", "out", "inout"):
             raise ValueRefused(f"direction {self.direction!r}: it must be in, out or inout")
         if self.join is not None:
@@ -78,9 +95,15 @@ def check_filter(expression: str) -> None:
         raise ValueRefused(f"filter of {len(expression)} characters: use at most {control.FILTER_LENGTH_MAX}")
 
 
-def _check_range(what: str, value: int, least: int, most: int) -> None:
+def _check_range(what: str, value: float, least: int, most: int) -> None:
     if not least <= value <= most:
         raise ValueRefused(f"{what}: it must be from {least} to {most}")
+
+
+@functools.cache
+def _hints(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    """The type of each field."""
+    return get_type_hints(struct)
 
 
 def takes(arguments: Callable[_P, _Arguments]) -> Callable[[Callable[[_Arguments], _Result]], Callable[_P, _Result]]:

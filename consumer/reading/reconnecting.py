@@ -14,6 +14,7 @@ from zbuf.consumer.reading.options import Options
 from zbuf.consumer.reading.reader import Reader, open_reader
 from zbuf.consumer.reading.surface import Asking, EndReason, Facts, closed_error
 from zbuf.shared import control
+from zbuf.shared.arguments import accepted
 from zbuf.shared.errors import ControlError, ProducerNotFound, Refused, ZbufError
 from zbuf.shared.names import linktypes_of
 
@@ -83,7 +84,8 @@ class ReconnectingReader(Asking):
         """
         if self._closed:
             raise closed_error(self._name)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else time.monotonic() + accepted("timeout", timeout, float)
+        self._packets = iter(())
         while True:
             if self._left_s is None:
                 buffer = self._reader.next_buffer(_left(deadline))
@@ -225,7 +227,7 @@ class ReconnectingReader(Asking):
         """The descriptor's ledger, of this producer's time; see Reader.ledger()."""
         return self._reader.ledger()
 
-    def set_filter(self, expression: str, *, flush: bool = True) -> None:
+    def set_filter(self, expression: str | None, *, flush: bool = True) -> None:
         """Change the filter for packets to come, those of later producers too; see Reader.set_filter()."""
         super().set_filter(expression, flush=flush)
         self._options = msgspec.structs.replace(self._options, filter=expression)

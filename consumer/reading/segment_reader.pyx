@@ -46,6 +46,15 @@ cdef enum:                      # what a wait came to
     DIED                        # or this reader was removed: _is_dead() tells
 
 
+cdef int64_t nanoseconds_of(timeout) except -1:
+    """A time to wait, of seconds."""
+    try:
+        return <int64_t>(min(max(timeout, 0), LONGEST_WAIT_S) * 1e9)
+    except TypeError:
+        raise TypeError(
+            f"timeout must be a number or None, not {type(timeout).__name__}: {timeout!r:.60}") from None
+
+
 cdef class SegmentReader(Turn):
     """One reader of a segment: takes its buffers strictly in turn.
 
@@ -97,7 +106,7 @@ cdef class SegmentReader(Turn):
         """
         cdef int found
         cdef int which = <int>(self._sequence & 1)
-        cdef int64_t timeout_ns = -1 if timeout is None else <int64_t>(min(max(timeout, 0), LONGEST_WAIT_S) * 1e9)
+        cdef int64_t timeout_ns = -1 if timeout is None else nanoseconds_of(timeout)
         self._move_on()
         if self._disowned:
             raise ValueRefused("this reader belongs to the process that forked this one: connect() in each process")

@@ -10,6 +10,7 @@ from zbuf.consumer.reading.buffer import Buffer
 from zbuf.consumer.reading.connection import Connection
 from zbuf.consumer.reading.options import check_filter
 from zbuf.shared import control
+from zbuf.shared.arguments import checked
 from zbuf.shared.closing import Closing
 from zbuf.shared.errors import ValueRefused
 from zbuf.shared.memory.pcapng import Interface
@@ -39,6 +40,15 @@ class Described:
 
     def _facts(self) -> Facts:
         raise NotImplementedError
+
+    @property
+    def end_reason(self) -> EndReason | None:
+        """Why there are no more buffers; None while there may be."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        state = self.end_reason or "open"
+        return f"<zbuf {type(self).__name__} of {self.name!r}: descriptor {self.descriptor}, {state}>"
 
     @property
     def name(self) -> str:
@@ -119,19 +129,21 @@ class Asking(Described, Closing):
         """
         return cast(control.Done, self._control().request(control.Rotate())[0]).changed
 
-    def set_filter(self, expression: str, *, flush: bool = True) -> None:
+    @checked
+    def set_filter(self, expression: str | None, *, flush: bool = True) -> None:
         """Change the filter for packets to come.
 
         Args:
-            expression: pcap-filter(7); empty for everything.
+            expression: pcap-filter(7); None or empty for everything.
             flush: discard what the old filter let in and is not assigned yet, and begin the ledger anew.
 
         Raises:
             Refused: it does not compile, or others share the descriptor.
             ValueRefused: it is too long, or contains a NUL character or bytes that are not valid text.
+            TypeError: an argument is of the wrong type.
         """
-        check_filter(expression)
-        answer, _ = self._control().request(control.SetFilter(filter=expression, flush=flush))
+        check_filter(expression or "")
+        answer, _ = self._control().request(control.SetFilter(filter=expression or "", flush=flush))
         log_warnings(self.name, cast(control.Done, answer).warnings)
 
     def flush(self) -> None:

@@ -21,10 +21,11 @@ from zbuf.producer.serving.limits import Limits
 from zbuf.producer.serving.waiting import DEFAULT_LINGER_S
 from zbuf.producer.sources.live.interfaces import list_interfaces
 from zbuf.producer.sources.live.opening import DEFAULT_KERNEL_BUFFER_BYTES, Engine, LiveOptions, Precision
-from zbuf.shared.cli.options import annotations, size_in_bytes
+from zbuf.shared.cli.options import annotations
 from zbuf.shared.control.settings import FILTER_LENGTH_MAX, Direction
 from zbuf.shared.errors import ConfigurationError, FilterError, ValueRefused
-from zbuf.shared.memory.layout import MAX_CAPLEN, check_buffer_bytes
+from zbuf.shared.memory.layout import MAX_CAPLEN
+from zbuf.shared.memory.sizes import buffer_bytes, size_in_bytes
 from zbuf.shared.names import check_name
 
 _LINKTYPES = (1, 276, 101, 127)  # Ethernet, cooked, raw IP, Wi-Fi: a filter must compile for one of these
@@ -175,7 +176,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     @property
     def buffer_bytes(self) -> int:
         """The size of a buffer in bytes, for readers that give none."""
-        return size_in_bytes(self.buffer_size) or 0
+        return buffer_bytes(self.buffer_size)
 
     @property
     def socket_mode(self) -> int:
@@ -314,7 +315,7 @@ def _check(configuration: Configuration) -> None:
     checks: list[tuple[str, Any]] = [
         ("name", lambda: configuration.name is None or check_name(configuration.name)),
         ("filter", lambda: check_filter(configuration.filter)),
-        ("buffer-size", lambda: check_buffer_bytes(_size(configuration.buffer_size))),
+        ("buffer-size", lambda: buffer_bytes(configuration.buffer_size)),
         (
             "max-memory-per-user",
             lambda: configuration.max_memory_per_user is None or _size(configuration.max_memory_per_user),

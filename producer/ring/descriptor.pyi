@@ -36,7 +36,7 @@ class Descriptor(PacketSink):
         *,
         snaplen: int = 262144,
         immediate: bool = False,
-        timeout_ms: int = 0,
+        timeout_ms: float = 0,
         direction: str = "inout",
         interfaces: int | None = None,
         guard: bytes | Sequence[bytes] = b"",

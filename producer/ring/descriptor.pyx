@@ -183,7 +183,7 @@ cdef class Descriptor(PacketSink):
         self.direction = direction_number(direction)
         self.snaplen = snaplen
         self.immediate = immediate
-        self.timeout_ns = timeout_ms * 1_000_000
+        self.timeout_ns = max(1, round(timeout_ms * 1_000_000)) if timeout_ms else 0
         self.restricted = interfaces is not None or guard != b""
         self.interfaces = <uint64_t>-1 if interfaces is None else interfaces
         self.program, self.guard = b"", guard

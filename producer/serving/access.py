@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import msgspec
 
 from zbuf.producer.serving.link_filters import LinkFilters
+from zbuf.shared.arguments import check_fields
 from zbuf.shared.errors import Refused, ValueRefused
 from zbuf.shared.memory.pcapng import Interface
 from zbuf.shared.users import user_name
@@ -101,6 +102,9 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A pcap-filter(7) expression that packets must pass before the reader's own filter; empty for everything."""
     interfaces: list[str] = []
     """The interfaces that they may see; empty for all."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 class Access:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from zbuf.shared.arguments import check_fields
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -27,3 +29,6 @@ class Limits:
     """Most shared memory for the descriptors of one user, in bytes."""
     evict_after_s: float | None = None
     """How long a reader may hold up the others of its descriptor before it is evicted, in seconds; None for ever."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)

@@ -32,7 +32,7 @@ from zbuf.shared.memory.pcapng import Interface
 log = logging.getLogger("zbuf")
 
 _CLOSED_KEPT = 1024
-_SHORTEST_TICK_S, _LONGEST_TICK_S = 0.005, 0.25
+_SHORTEST_TICK_S, _LONGEST_TICK_S = 0.0005, 0.25
 
 
 class JustEnded(Refused):

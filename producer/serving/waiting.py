@@ -28,6 +28,13 @@ def wait_readers(owner: Owner, roster: Roster, count: int, timeout_s: float | No
     return not owner.stopping
 
 
+def wait_readers_gone(owner: Owner, roster: Roster) -> None:
+    """Wait until no reader is connected, or for stop()."""
+    with roster.readers_changed:
+        while roster.readers and not owner.stopping:
+            roster.readers_changed.wait(_LOOK_S)
+
+
 def drain(owner: Owner, roster: Roster, linger_s: float | None) -> bool:
     """Wait until the readers have acknowledged everything; False when `linger_s` is over.
 

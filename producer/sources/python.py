@@ -13,15 +13,19 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, Self
 
+from zbuf.shared.arguments import accepted
 from zbuf.shared.errors import CaptureFileError, ValueRefused
 from zbuf.shared.memory.pcapng import Interface
 
 LINKTYPE_ETHERNET = 1
 
+File = str | os.PathLike[str]
+
 _SCAPY_SNAPLEN = 262_140  # what scapy reads of a packet at most
 _LONGEST_HEADER = 16
 _POLL_S = 0.1
 _LAST_NS = 2**64 - 1
+_YEAR_S = 365 * 24 * 3600
 _INTERFACE_DESCRIPTION, _IF_TSOFFSET = 1, 14  # of pcapng
 
 
@@ -37,22 +41,68 @@ class RawPacket(NamedTuple):
     interface: int = 0
     """The number of its interface."""
 
+    def __repr__(self) -> str:
+        return f"<zbuf raw packet: {len(self.data)} of {self.wirelen or len(self.data)} bytes at {self.time_ns} ns>"
+
+
+def check_data(data: Any) -> None:
+    """Raise TypeError where a packet's bytes are no bytes-like object."""
+    try:
+        if type(data) is not bytes:
+            memoryview(data).release()
+    except TypeError:
+        raise TypeError(f"data must be bytes-like, not {type(data).__name__}: {data!r:.60}") from None
+
+
+def check_time(time_ns: Any) -> int:
+    """The time of a packet that a program hands in.
+
+    Raises:
+        TypeError: it is no int. A float can't hold nanoseconds since 1970.
+        ValueRefused: it does not fit, or it is the present time, give or take a year, in seconds.
+    """
+    if isinstance(time_ns, float):
+        raise TypeError(f"time_ns={time_ns!r}: it must be an int of nanoseconds: time.time_ns(), or int(seconds * 1e9)")
+    moment: int = time_ns if type(time_ns) is int else accepted("time_ns", time_ns, int)
+    if not 0 <= moment <= _LAST_NS:
+        raise ValueRefused(f"time_ns={moment}: it must be from 0 to {_LAST_NS}")
+    if 1_000_000_000 < moment < 5_000_000_000 and abs(moment - time.time()) < _YEAR_S:
+        raise ValueRefused(f"time_ns={moment}: these are seconds: give nanoseconds, such as time.time_ns()")
+    return moment
+
+
+def check_wirelen(wirelen: Any, data: Any) -> int:
+    """The length on the wire of a packet that a program hands in; it is at least that of the data."""
+    length: int = wirelen if type(wirelen) is int else accepted("wirelen", wirelen, int)
+    check_data(data)
+    captured = len(data) if type(data) is bytes else memoryview(data).nbytes
+    if length < captured:
+        raise ValueRefused(f"wirelen={length}: the packet has {captured} captured bytes: give no less, or None")
+    return length
+
+
+def paths_of(paths: "File | Iterable[File]") -> list[str]:
+    """The files of a source, which are one at least; one path is one file."""
+    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(accepted("paths", paths, Iterable))
+    found = [os.fspath(accepted("paths", path, File)) for path in given]
+    if not found:
+        raise ValueRefused("no capture files: name one at least")
+    return found
+
 
 class ScapySource:
     """Capture files that scapy reads, packet by packet, not dissected.
 
     Args:
-        paths: the files, read one after the other.
+        paths: the files, read one after the other; or one file.
 
     Raises:
         ValueRefused: there are no files.
         CaptureFileError: a file is missing, or scapy can't read it.
     """
 
-    def __init__(self, paths: Iterable[str]) -> None:
-        self.paths = list(paths)
-        if not self.paths:
-            raise ValueRefused("no capture files: name one at least")
+    def __init__(self, paths: File | Iterable[File]) -> None:
+        self.paths = paths_of(paths)
         self.damage: list[str] = []
         self.warnings = self.damage
         self.interfaces: list[Interface] = []
@@ -62,6 +112,9 @@ class ScapySource:
         self._numbers: dict[tuple[int, int, bytes | None], int] = {}
         for number, path in enumerate(self.paths):
             self._number(number, *_first_interface(path))
+
+    def __repr__(self) -> str:
+        return f"<zbuf scapy source of {', '.join(self.paths)}>"
 
     @property
     def linktype(self) -> int:
@@ -278,15 +331,21 @@ def nanoseconds(seconds: Any) -> int:
 def _from_items(items: Iterable[Any]) -> Iterator[RawPacket]:
     for item in items:
         if isinstance(item, RawPacket):
-            yield item
+            yield _checked(item)
         elif isinstance(item, (bytes, bytearray, memoryview)):
             yield RawPacket(item, time.time_ns())
         elif isinstance(item, tuple) and len(item) == 2:
-            yield RawPacket(item[0], item[1])
+            yield _checked(RawPacket(item[0], item[1]))
         elif hasattr(item, "time") and hasattr(item, "wirelen"):
             yield RawPacket(bytes(item), nanoseconds(item.time), item.wirelen)
         else:
             raise ValueRefused(f"{item!r:.80} is no packet: give bytes, (bytes, time_ns) or scapy packets")
+
+
+def _checked(packet: RawPacket) -> RawPacket:
+    if packet.wirelen is not None:
+        check_wirelen(packet.wirelen, packet.data)
+    return packet._replace(time_ns=check_time(packet.time_ns))
 
 
 def packets_of(source: Any) -> Iterator[RawPacket | None]:
@@ -295,7 +354,7 @@ def packets_of(source: Any) -> Iterator[RawPacket | None]:
         return _from_reader(source)
     if hasattr(source, "recv_raw"):
         return _from_socket(source)
-    return _from_items(source)
+    return _from_items(accepted("source", source, Iterable))
 
 
 def linktype_of(source: Any) -> int | None:

@@ -9,10 +9,10 @@ from typing import Annotated, Any, get_type_hints
 import msgspec
 import typer
 
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+from zbuf.shared.memory.sizes import size_in_bytes
+
 _MOST_SECONDS = 1e9
 """Thirty years: the system's counters do not hold longer waits."""
-_SIZE = re.compile(r"([0-9]+)\s*([kmg]?)(?:i?b)?", re.IGNORECASE)
 
 # ---- values ---------------------------------------------------------------------------------------------------------
 
@@ -59,12 +59,6 @@ def permissions(text: str | int) -> int:
     if not re.fullmatch("0?[0-7]{3}", text):
         raise typer.BadParameter(f"{text!r} are no permissions: write them in octal, such as 0660")
     return int(text, 8)
-
-
-def size_in_bytes(text: str) -> int | None:
-    """The bytes of a size like 4096, 512k, 2M or 1GiB, whose units are powers of 1024; None if it is not a size."""
-    match = _SIZE.fullmatch(text.strip())
-    return None if match is None else int(match[1]) * _UNITS[match[2].lower()]
 
 
 def parse_size(option: str, text: str) -> int:

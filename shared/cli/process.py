@@ -1,4 +1,4 @@
-"""Processes: the signals that end a command, its limits, its parent, and how one command starts the other."""
+"""Processes: the signals that end a command, its limits, its parent, and how one side starts the other."""
 
 import ctypes
 import os
@@ -6,10 +6,15 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from types import FrameType
+from typing import Any
 
 _MODULES = {"zbuf": "zbuf", "zbufd": "zbuf.producer"}
 """The module that `python -m` runs for each command; only here does one side know the name of the other."""
+
+_REPLAYING = "zbuf.producer.replaying"
+"""What publishes a file for a reader of the same process."""
 
 _PR_SET_PDEATHSIG = 1
 _DESCRIPTORS_IF_UNLIMITED = 65536
@@ -62,6 +67,11 @@ def sibling(command: str, *arguments: str) -> list[str]:
         arguments: the arguments of the command.
     """
     return [sys.executable, "-P", "-m", _MODULES[command], *arguments]
+
+
+def replaying() -> Any:
+    """The producer's module that replays a file within this process: what connect(file=) reads from."""
+    return import_module(_REPLAYING)
 
 
 def end_with(parent: int) -> None:

@@ -23,7 +23,9 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Bytes kept of each packet."""
     immediate: bool = False
     """Assign each packet at once, where a buffer is free."""
-    timeout_ms: Annotated[int, msgspec.Meta(ge=0, le=TIMEOUT_MS_MAX)] = DEFAULT_TIMEOUT_MS
+    timeout_ms: (
+        Annotated[int, msgspec.Meta(ge=0, le=TIMEOUT_MS_MAX)] | Annotated[float, msgspec.Meta(ge=0, le=TIMEOUT_MS_MAX)]
+    ) = DEFAULT_TIMEOUT_MS
     """Assign a buffer that is not full after this time; 0 for never."""
     direction: Direction = "inout"
     """Which packets to take; a packet whose direction is unknown is always taken."""

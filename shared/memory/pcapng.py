@@ -8,6 +8,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from zbuf.shared.arguments import check_fields
 from zbuf.shared.errors import SegmentError
 
 _SECTION_HEADER = 0x0A0D0D0A
@@ -39,6 +40,9 @@ class Interface:
     """The expression that its packets passed."""
     options: tuple[tuple[int, bytes], ...] = ()
     """Everything else that is known of it: pcapng's options, code and little-endian value."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def interface_description(interface: Interface, snaplen: int) -> bytes:

@@ -128,12 +128,13 @@ def check_space(buffer_bytes: int) -> None:
     """Check the size of a buffer, and that there is room for two of them now.
 
     Raises:
-        ValueRefused: the size breaks the rules, see check_buffer_bytes().
+        ValueRefused: the size breaks the rules, see check_buffer_bytes(), although it is rounded up to whole pages.
         SegmentError: /dev/shm has no room for them.
     """
-    check_buffer_bytes(buffer_bytes)
-    if SHM.is_dir() and 2 * buffer_bytes > _free_bytes():
-        raise SegmentError(_no_room(2 * buffer_bytes))
+    pages = buffer_bytes + -buffer_bytes % PAGE_BYTES
+    check_buffer_bytes(pages)
+    if SHM.is_dir() and 2 * pages > _free_bytes():
+        raise SegmentError(_no_room(2 * pages))
 
 
 def _free_bytes() -> int:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from zbuf.consumer import PacketCopy as PacketCopy
     from zbuf.consumer import Reader as Reader
     from zbuf.consumer import ReconnectingReader as ReconnectingReader
+    from zbuf.consumer import ScapySocket as ScapySocket
     from zbuf.consumer import connect as connect
     from zbuf.consumer import connect_async as connect_async
     from zbuf.consumer import producers as producers
@@ -45,18 +46,26 @@ if TYPE_CHECKING:
     from zbuf.errors import ValueRefused as ValueRefused
     from zbuf.errors import ZbufError as ZbufError
     from zbuf.producer import FileSource as FileSource
+    from zbuf.producer import Interface as Interface
     from zbuf.producer import Limits as Limits
+    from zbuf.producer import LiveOptions as LiveOptions
+    from zbuf.producer import LiveSource as LiveSource
     from zbuf.producer import Producer as Producer
     from zbuf.producer import RawPacket as RawPacket
+    from zbuf.producer import Replay as Replay
+    from zbuf.producer import Rule as Rule
     from zbuf.producer import ScapySource as ScapySource
+    from zbuf.producer import Schedule as Schedule
+    from zbuf.producer import replay as replay
 
     __version__: str
 
-_READING = """INDEX_DTYPE AsyncReader Batch Buffer Connection Packet PacketCopy Reader ReconnectingReader connect
-    connect_async producers"""
+_READING = """INDEX_DTYPE AsyncReader Batch Buffer Connection Packet PacketCopy Reader ReconnectingReader ScapySocket
+    connect connect_async producers"""
 _ERRORS = """CaptureFileError ConfigurationError ControlError CorruptBuffer FilterError InterfaceError ProducerExists
     ProducerNotFound Refused RunDirectoryError SegmentError StaleBuffer ValueRefused ZbufError"""
-_PRODUCING = "FileSource Limits Producer RawPacket ScapySource"
+_PRODUCING = """FileSource Interface Limits LiveOptions LiveSource Producer RawPacket Replay Rule ScapySource Schedule
+    replay"""
 _HOMES = {"consumer": _READING.split(), "errors": _ERRORS.split(), "producer": _PRODUCING.split()}
 
 __all__ = sorted(name for names in _HOMES.values() for name in names)

@@ -80,5 +80,5 @@ def test_functions_that_pages_name_are_in_the_code(page: str) -> None:
 
 
 def test_the_reference_lists_the_fields_of_an_index_row() -> None:
-    rows = re.findall(r"^   ``(\w+)`` +(u?int\d+) ", text_of("docs/reference/consumer.md"), re.MULTILINE)
+    rows = re.findall(r"^   ``(\w+)`` +(u?int\d+|datetime64\S+) ", text_of("docs/reference/consumer.md"), re.MULTILINE)
     assert rows == [(name, str(INDEX_DTYPE[name])) for name in INDEX_DTYPE.names or ()]

@@ -15,6 +15,8 @@ from zbuf.producer.sources.files.readahead import ReadAhead
 from zbuf.producer.sources.files.stopping import Stop, interruptibly, start_deaf
 from zbuf.producer.sources.files.store import PacketStore
 from zbuf.producer.sources.files.unique import UniqueAddresses
+from zbuf.producer.sources.python import File, paths_of
+from zbuf.shared.arguments import checked
 from zbuf.shared.errors import CaptureFileError, ValueRefused
 from zbuf.shared.memory.pcapng import Interface
 
@@ -65,7 +67,7 @@ class FileSource:
     A file that is read into memory is mapped there: what somebody writes into it while it is replayed is replayed, too.
 
     Args:
-        paths: the files; "-" is standard input.
+        paths: the files, or one file; "-" is standard input.
         preload_limit_bytes: how much captured data is kept in memory.
         progress: called with the packets and bytes loaded so far, now and then, from another thread.
         merge: give the packets of all files in the order of their times, in place of one file after the other. Each
@@ -78,9 +80,10 @@ class FileSource:
         ValueRefused: there are no files, or `unique_ip` does not know their link type.
     """
 
+    @checked
     def __init__(
         self,
-        paths: Iterable[str],
+        paths: File | Iterable[File],
         preload_limit_bytes: int = DEFAULT_PRELOAD_LIMIT_BYTES,
         progress: Callable[[int, int], None] | None = None,
         *,
@@ -88,9 +91,7 @@ class FileSource:
         unique_ip: bool = False,
         once: bool = True,
     ) -> None:
-        self.paths = list(paths)
-        if not self.paths:
-            raise ValueRefused("no capture files: name one at least")
+        self.paths = paths_of(paths)
         if self.paths.count("-") > 1:
             raise CaptureFileError("standard input can be read once: save it to a file to name it twice")
         self.damage: list[str] = []
@@ -116,6 +117,9 @@ class FileSource:
             raise
         if self._pipes is None:
             self.close()
+
+    def __repr__(self) -> str:
+        return f"<zbuf file source of {', '.join(self.paths)}>"
 
     @property
     def linktype(self) -> int:

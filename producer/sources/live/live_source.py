@@ -14,6 +14,7 @@ from zbuf.producer.sources.live.netdevice import index_of, is_up, name_of, print
 from zbuf.producer.sources.live.opening import Engine, LiveOptions, Opened, open_all, open_one
 from zbuf.producer.sources.live.scapy_live import ScapyInterface
 from zbuf.producer.sources.python import RawPacket
+from zbuf.shared.arguments import checked
 from zbuf.shared.control.statistics import InterfaceState, InterfaceStatistics
 from zbuf.shared.errors import InterfaceError, ZbufError
 from zbuf.shared.memory.pcapng import Interface
@@ -100,18 +101,25 @@ class LiveSource:
     """Packets of live interfaces, from its making on.
 
     Args:
-        names: the interfaces, as of os.fsdecode(), in the order of their numbers.
-        options: how to open them.
+        names: the interfaces, as of os.fsdecode(), in the order of their numbers; or one interface.
+        options: how to open them; by default as tcpdump does.
         engine: "pcap" for libpcap, "scapy" for scapy's sockets, "auto" for scapy where libpcap can't open one of them.
 
     Raises:
         InterfaceError: one of them can't be captured on.
         FilterError: the filter does not compile.
+        TypeError: an argument is of the wrong type.
     """
 
-    def __init__(self, names: Sequence[str], options: LiveOptions, engine: Engine = "auto") -> None:
+    @checked
+    def __init__(
+        self,
+        names: str | Sequence[str],
+        options: LiveOptions = LiveOptions(),  # noqa: B008  (it is frozen)
+        engine: Engine = "auto",
+    ) -> None:
         self.options = options
-        opened, self.engine = open_all(names, options, engine)
+        opened, self.engine = open_all([names] if isinstance(names, str) else names, options, engine)
         self._places = [_Place(one) for one in opened]
         self._drops_marked = [0] * len(opened)
         self._scapy_bytes = [0] * len(opened)
@@ -125,6 +133,9 @@ class LiveSource:
             self.close()
             raise
         self.interfaces = [Interface(printable(one.name), one.linktype) for one in opened]
+
+    def __repr__(self) -> str:
+        return f"<zbuf live source of {', '.join(one.shown for one in self._places)}>"
 
     @property
     def linktype(self) -> int:

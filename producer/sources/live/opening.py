@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 from zbuf.producer.sources.live.libpcap_interface import LiveInterface
 from zbuf.producer.sources.live.netdevice import printable
 from zbuf.producer.sources.live.scapy_live import ScapyInterface
+from zbuf.shared.arguments import check_fields
 from zbuf.shared.errors import InterfaceError, ZbufError
 from zbuf.shared.memory.layout import MAX_CAPLEN
 
@@ -35,6 +36,9 @@ class LiveOptions:
     time_stamp_type: str | None = None
     """The name of who stamps packets, of pcap-tstamp(7); None for the usual one."""
     time_stamp_precision: Precision = "nano"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 class Opened(Protocol):
