@@ -8,10 +8,11 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from zbuf.producer.load.checks import Junit, MaxLag, check_writable, tell_failures, write_junit
 from zbuf.producer.load.replay.measured import Measured
 from zbuf.producer.load.replay.page import write_page
 from zbuf.producer.load.replay.stepping import step
-from zbuf.producer.load.schedule import FASTEST, Ramp, Schedule, Stamp, parse_rate
+from zbuf.producer.load.schedule import DEFAULT_MAX_LAG_MS, FASTEST, Ramp, Schedule, Stamp, parse_rate
 from zbuf.producer.producer import Producer
 from zbuf.producer.serving.waiting import DEFAULT_LINGER_S
 from zbuf.producer.sources.files.file_source import FileSource
@@ -112,7 +113,7 @@ def replay(
             "-l",
             parser=whole_number(0),
             metavar="N",
-            help="How often to replay; 0 is for ever [1; 0 with --duration].",
+            help="How often to replay; 0 is for ever [1; 0 with --duration or --limit].",
             show_default=False,
         ),
     ] = None,
@@ -134,6 +135,12 @@ def replay(
         float,
         typer.Option(parser=seconds, metavar="SECONDS", help="Wait so long at the end for slow readers."),
     ] = DEFAULT_LINGER_S,
+    limit: Annotated[int | None, typer.Option(parser=whole_number(1), metavar="N", help="End after N packets.")] = None,
+    max_lag: MaxLag = None,
+    fail_if_lost: Annotated[
+        bool, typer.Option("--fail-if-lost", help="Exit with 1 if a reader lost packets, or if there was none.")
+    ] = False,
+    junit: Junit = None,
     latency: Latency = False,
     run_dir: RunDir = None,
     json: Json = False,
@@ -153,6 +160,8 @@ def replay(
         duration_s=duration,
         max_gap_s=max_gap,
         stamp=stamp or ("now" if latency else "file"),
+        max_lag_ms=DEFAULT_MAX_LAG_MS if max_lag is None else max_lag,
+        limit=limit,
     )
     if latency and schedule.stamp == "file":
         raise typer.BadParameter("--latency needs packets with the time of the replay: leave out --stamp file")
@@ -167,9 +176,13 @@ def replay(
         end_with(parent)
     if report is not None:
         check_plot(report, "--report")
-    loops = loop if loop is not None else 0 if duration is not None else 1
+    if junit is not None:
+        check_writable(junit)
+    loops = loop if loop is not None else 0 if duration is not None or limit is not None else 1
     if unique_ip and loops == 1:
-        raise typer.BadParameter("--unique-ip changes addresses from the second loop on: give --loop or --duration")
+        raise typer.BadParameter(
+            "--unique-ip changes addresses from the second loop on: give --loop, --duration or --limit"
+        )
     buffer_bytes = parse_size("--buffer-size", buffer_size)
     check_space(buffer_bytes)
     if engine is FileEngine.SCAPY and (merge or unique_ip):
@@ -199,11 +212,14 @@ def replay(
         made.print()
     if report is not None:
         write_page(made, report)
+    checks = made.checks(fail_if_lost=fail_if_lost, fail_if_late=max_lag is not None)
+    if junit is not None:
+        write_junit(junit, "zbufd replay", made.seconds, checks, made.as_json())
     found = source.sizes.packets if isinstance(source, FileSource) else producer.offered
     nothing = not found and not producer.stopped
     if nothing and not source.damage:
         sys.stderr.write(f"zbufd: no packets in {', '.join(files)}\n")
-    if source.damage or nothing:
+    if tell_failures(checks[1:]) or source.damage or nothing:  # damage was told above
         raise typer.Exit(1)
 
 
