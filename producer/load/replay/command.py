@@ -113,7 +113,7 @@ def replay(
             "-l",
             parser=whole_number(0),
             metavar="N",
-            help="How often to replay; 0 is for ever [1; 0 with --duration or --limit].",
+            help="How often to replay; 0 is for ever [1; 0 with --duration].",
             show_default=False,
         ),
     ] = None,
@@ -178,11 +178,9 @@ def replay(
         check_plot(report, "--report")
     if junit is not None:
         check_writable(junit)
-    loops = loop if loop is not None else 0 if duration is not None or limit is not None else 1
+    loops = loop if loop is not None else 0 if duration is not None else 1
     if unique_ip and loops == 1:
-        raise typer.BadParameter(
-            "--unique-ip changes addresses from the second loop on: give --loop, --duration or --limit"
-        )
+        raise typer.BadParameter("--unique-ip changes addresses from the second loop on: give --loop or --duration")
     buffer_bytes = parse_size("--buffer-size", buffer_size)
     check_space(buffer_bytes)
     if engine is FileEngine.SCAPY and (merge or unique_ip):
