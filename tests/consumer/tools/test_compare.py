@@ -65,7 +65,7 @@ def test_two_reports_are_printed_side_by_side(tmp_path: Path) -> None:
         ("no json", "is not a report: write one with zbufd replay --json"),
         ("[]", "is not a report"),
         ('{"report": "sweep"}', "is a report of another version of zbuf, or a part of one: make it again"),
-        (json.dumps(replay_report(0, (1, 2))), "a sweep: give two reports of the same command"),
+        (json.dumps(replay_report(0, (1, 2))), "of zbufd sweep: give two reports of one command"),
     ],
 )
 def test_what_can_not_be_compared_is_named(tmp_path: Path, text: str, said: str) -> None:
