@@ -1,6 +1,8 @@
 """What a load test can fail by: losses, lateness, damage; its report over time; and what CI is told."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -121,10 +123,9 @@ def test_a_limit_is_how_many_packets_are_offered_at_most(numbered_pcap: Path, li
 
 
 def test_a_limit_ends_a_pipe_that_goes_on(commands: Commands, producer_name: str) -> None:
-    replay = commands.start("zbufd", "replay", "-", "--name", producer_name, "--limit", "10", stdin=-1, text=False)
+    replay = commands.start("zbufd", "replay", "-", "--name", producer_name, "--limit", "10", stdin=subprocess.PIPE)
     assert replay.stdin is not None
-    replay.stdin.write(pcap(records(10)))
-    replay.stdin.flush()
+    os.write(replay.stdin.fileno(), pcap(records(10)))
     assert replay.wait(LIMIT_S) == 0  # with its input open
 
 
