@@ -20,6 +20,7 @@ app = make_app(
             "zbuf.consumer.tools.extcap.command:extcap", "Show captures in Wireshark and tshark.", _TOLERANT
         ),
         "measure": Entry("zbuf.consumer.tools.measure.command:measure", "Measure how long packets take to a reader."),
+        "compare": Entry("zbuf.consumer.tools.compare:compare", "Compare two reports of load tests."),
     },
 )
 

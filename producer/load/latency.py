@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from zbuf.producer.producer import Producer
 from zbuf.shared.cli.process import sibling
@@ -13,23 +14,38 @@ from zbuf.shared.errors import ZbufError
 _PATIENCE_S = 20.0
 
 
+@dataclass
+class Latency:
+    """What the measuring reader has found."""
+
+    us: dict[str, float] = field(default_factory=dict)
+    """p50, p90, p99, p99.9, max and mean, in microseconds; empty until the end, and if no packets came."""
+    descriptors: frozenset[int] = frozenset()
+    """The measuring reader's own descriptors: what they lose is no loss of the consumers under test."""
+
+
 @contextlib.contextmanager
-def measured_latency(producer: Producer) -> Iterator[dict[str, float]]:
+def measured_latency(producer: Producer) -> Iterator[Latency]:
     """Have a reader measure latency during the block; it has a descriptor of its own, and takes processor time.
 
     Yields:
-        A dict, which the end of the block fills if packets came: p50, p90, p99, p99.9, max, mean, in microseconds.
+        What was measured, which is complete after the block.
 
     Raises:
         ZbufError: the reader does not connect.
     """
-    found: dict[str, float] = {}
+    found = Latency()
     with _reader(producer) as process:
+        found.descriptors = frozenset(
+            one.descriptor
+            for one in producer.stats().descriptors
+            if any(reader.pid == process.pid for reader in one.readers)
+        )
         yield found
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=_PATIENCE_S)[0]
     if process.returncode == 0:
-        found |= json.loads(said)["latency_us"]
+        found.us |= json.loads(said)["latency_us"]
 
 
 @contextlib.contextmanager

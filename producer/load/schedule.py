@@ -16,6 +16,8 @@ FASTEST = {"pps": 10**9, "mbps": 10**7, "multiplier": 10**6}
 """A packet per nanosecond, ten terabits per second, a day in a tenth of a second."""
 SLOWEST = Fraction(1, 10**6)
 
+DEFAULT_MAX_LAG_MS = 1.0
+
 _NUMBER = re.compile(r"(\d{1,18}(?:\.\d{0,9})?(?:e\d{1,2})?)([kmg]?)", re.IGNORECASE)
 _FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 _LONGEST_RAMP_S = 10**6
@@ -77,7 +79,7 @@ class Schedule:
     mbps: Fraction | None = None
     """Megabits (10**6) per second, of the packets' lengths on the wire."""
     multiplier: Fraction | None = None
-    """How many times as fast as the packets were recorded; a step back in time counts as no time."""
+    """How many times as fast as the packets were recorded; time goes on from the latest stamp so far."""
     ramp: Ramp | None = None
     one_at_a_time: bool = False
     """Each packet waits for Pace.allow()."""
@@ -89,6 +91,10 @@ class Schedule:
     """With `multiplier`: the longest wait between two packets."""
     stamp: Stamp = "file"
     """Packets carry their own times, or the moment at which they are offered."""
+    max_lag_ms: float = DEFAULT_MAX_LAG_MS
+    """A packet that is offered later than this after it was due counts as late, in milliseconds."""
+    limit: int | None = None
+    """How many packets to offer at most."""
 
     def __post_init__(self) -> None:
         given = [name for name in ("pps", "mbps", "multiplier", "ramp") if getattr(self, name) is not None]
@@ -105,6 +111,10 @@ class Schedule:
             raise ValueRefused(f"bursts of {self.burst} need a rate: give one, such as --pps")
         if self.max_gap_s is not None and self.multiplier is None:
             raise ValueRefused("--max-gap needs recorded time: give --multiplier, 1 for as recorded")
+        if not 0 < self.max_lag_ms < math.inf:
+            raise ValueRefused(f"--max-lag {self.max_lag_ms:g}: give more than 0 milliseconds")
+        if self.limit is not None and self.limit < 1:
+            raise ValueRefused(f"--limit {self.limit}: give 1 packet or more")
         if self.duration_s is not None and not 0 < self.duration_s < math.inf:
             raise ValueRefused(f"duration {self.duration_s:g}: give more than 0 seconds")
 
@@ -120,7 +130,8 @@ class Schedule:
             clock: returns the time in nanoseconds; None for the machine's clock.
         """
         kind, ns_per = self._counted()
-        if kind is None and not self.one_at_a_time and self.duration_s is None and self.stamp == "file":
+        ends = self.duration_s is not None or self.limit is not None
+        if kind is None and not self.one_at_a_time and not ends and self.stamp == "file":
             return None
         return Pace(
             kind,
@@ -131,6 +142,8 @@ class Schedule:
             max_gap_ns=_nanoseconds(self.max_gap_s),
             held=self.one_at_a_time,
             stamp=self.stamp == "now",
+            late_after_ns=round(min(self.max_lag_ms, _FOR_EVER_S) * 1e6),
+            limit=self.limit,
             clock=clock,
         )
 

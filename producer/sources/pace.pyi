@@ -25,6 +25,8 @@ class Pace:
         max_gap_ns: int | None = None,
         held: bool = False,
         stamp: bool = False,
+        late_after_ns: int = 1_000_000,
+        limit: int | None = None,
         clock: Callable[[], int] | None = None,
     ) -> None: ...
     @property

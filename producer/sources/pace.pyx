@@ -46,7 +46,6 @@ cdef enum:
     GROUP_PACKETS = 16              # that share a stamp: less than a microsecond's worth
     LEAST_MARGIN_NS = 20_000
     MOST_MARGIN_NS = 1_000_000
-    BEHIND_NS = 1_000_000
     LAG_BITS = 6                    # of a lag that the histogram keeps: 3 %
 
 _KINDS = {None: AT_ONCE, "packets": PACKETS, "bytes": BYTES, "nanoseconds": NANOSECONDS, "ramp": RAMP}
@@ -66,6 +65,8 @@ cdef class Pace:
         max_gap_ns: the longest time from one packet to the next that is counted; None for any.
         held: no packet is due before allow() says so.
         stamp: packets get the time at which they are offered, in place of their own.
+        late_after_ns: a packet with a longer lag counts as late, in `behind`.
+        limit: how many packets are due at most; None for any number.
         clock: what tells the time in nanoseconds, for tests; by default CLOCK_MONOTONIC, and CLOCK_REALTIME for stamps.
     """
 
@@ -75,7 +76,8 @@ cdef class Pace:
     cdef uint64_t _ramp_packets
     cdef int64_t _ramp_ns
     cdef uint64_t _burst
-    cdef int64_t _duration_ns, _max_gap_ns
+    cdef int64_t _duration_ns, _max_gap_ns, _late_after_ns
+    cdef uint64_t _limit
     cdef bint _held
     cdef uint64_t _allowed          # of all, from the first on
     cdef object _clock
@@ -100,11 +102,11 @@ cdef class Pace:
     cdef readonly uint64_t wire_bytes
     """Theirs, on the wire."""
     cdef readonly uint64_t behind
-    """Packets that were offered more than a millisecond late."""
+    """Packets that were offered later than `late_after_ns` after they were due."""
 
     def __cinit__(
         self, counts=None, *, ns_per=(0, 1), ramp=None, uint64_t burst=1, duration_ns=None, max_gap_ns=None,
-        bint held=False, bint stamp=False, clock=None,
+        bint held=False, bint stamp=False, int64_t late_after_ns=1_000_000, limit=None, clock=None,
     ):
         self._wake_fd = -1
         self._lags = Histogram(bits=LAG_BITS)
@@ -115,6 +117,8 @@ cdef class Pace:
         self._burst = burst
         self._duration_ns = NEVER_NS if duration_ns is None else min(<object>duration_ns, NEVER_NS)
         self._max_gap_ns = NEVER_NS if max_gap_ns is None else min(<object>max_gap_ns, NEVER_NS)
+        self._late_after_ns = late_after_ns
+        self._limit = NEVER_NS if limit is None else limit
         self._held = held
         self.stamp = stamp
         self._clock = clock
@@ -301,13 +305,14 @@ cdef class Pace:
         cdef int64_t now, left
         cdef int most = min(count, GROUP_PACKETS) if self.stamp else count
         cdef int admitted = 0
+        most = <int>min(<uint64_t>most, self._limit - self.packets)
         if self._started < 0:
             self._started = self.now()
         if not self._is_planned:
             self.plan(packets)
         if min(self._due, self._duration_ns) == NEVER_NS:
             raise_flag(&self._over)
-        if is_raised(&self._over):
+        if is_raised(&self._over) or most == 0:
             return SOURCE_ENDED
         if self._held:
             left = self._started + self._duration_ns - self.now()
@@ -341,10 +346,12 @@ cdef class Pace:
             self._first, self._first_due = now, self._due
         self._last, self._last_due = now, self._due
         self._lags.count(lag)
-        self.behind += lag > BEHIND_NS
+        self.behind += lag > self._late_after_ns
         self.packets += 1
         self.wire_bytes += packet.wirelen
         self._is_planned = False
+        if self.packets == self._limit:
+            raise_flag(&self._over)
 
     # ---- waiting ------------------------------------------------------------------------------------------------
 
@@ -437,6 +444,8 @@ cdef class Paced(NativeSource):
 
     cdef int next(self, const zbuf_packet **batch) noexcept nogil:
         cdef int count
+        if is_raised(&self._pace._over):
+            return SOURCE_ENDED  # before a pipe is asked for a packet that is not wanted
         if self._at == self._count:
             count = self._inner.next(&self._packets)
             if count <= 0:

@@ -10,12 +10,13 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from zbuf.producer.load.checks import Junit, MaxLag, check_writable, tell_failures, write_junit
 from zbuf.producer.load.damage import warn
 from zbuf.producer.load.replay.measured import Measured
 from zbuf.producer.load.replay.page import write_page
 from zbuf.producer.load.replay.standing import Standing
 from zbuf.producer.load.replay.stepping import step
-from zbuf.producer.load.schedule import FASTEST, Ramp, Schedule, Stamp, parse_rate
+from zbuf.producer.load.schedule import DEFAULT_MAX_LAG_MS, FASTEST, Ramp, Schedule, Stamp, parse_rate
 from zbuf.producer.producer import Producer
 from zbuf.producer.serving.access import group_id
 from zbuf.producer.serving.waiting import DEFAULT_LINGER_S
@@ -157,6 +158,12 @@ def replay(
         float,
         typer.Option(parser=seconds, metavar="SECONDS", help="Wait so long at the end for slow readers."),
     ] = DEFAULT_LINGER_S,
+    limit: Annotated[int | None, typer.Option(parser=whole_number(1), metavar="N", help="End after N packets.")] = None,
+    max_lag: MaxLag = None,
+    fail_if_lost: Annotated[
+        bool, typer.Option("--fail-if-lost", help="Exit with 1 if a reader lost packets, or if there was none.")
+    ] = False,
+    junit: Junit = None,
     latency: Latency = False,
     run_dir: RunDir = None,
     json: Json = False,
@@ -176,6 +183,8 @@ def replay(
         duration_s=duration,
         max_gap_s=max_gap,
         stamp=stamp or ("now" if latency else "file"),
+        max_lag_ms=DEFAULT_MAX_LAG_MS if max_lag is None else max_lag,
+        limit=limit,
     )
     if latency and schedule.stamp == "file":
         raise typer.BadParameter("--latency needs packets with the time of the replay: leave out --stamp file")
@@ -198,6 +207,8 @@ def replay(
             end_with(parent)
         if report is not None:
             check_plot(report, "--report")
+        if junit is not None:
+            check_writable(junit)
         loops = loop if loop is not None else 0 if duration is not None else 1
         if unique_ip and loops == 1:
             raise typer.BadParameter("--unique-ip changes addresses from the second loop on: give --loop or --duration")
@@ -237,11 +248,14 @@ def replay(
         made.print()
     if report is not None:
         write_page(made, report)
+    checks = made.checks(fail_if_lost=fail_if_lost, fail_if_late=max_lag is not None)
+    if junit is not None:
+        write_junit(junit, "zbufd replay", made.seconds, checks, made.as_json())
     found = source.sizes.packets if isinstance(source, FileSource) else producer.offered
     nothing = not found and not producer.stopped
     if nothing and not source.damage:
         sys.stderr.write(f"zbufd: no packets in {printable(', '.join(files))}\n")
-    if source.damage or nothing:
+    if tell_failures(checks[1:]) or source.damage or nothing:  # damage was told above
         raise typer.Exit(1)
 
 

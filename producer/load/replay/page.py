@@ -74,7 +74,9 @@ def _result(report: Report) -> list[str]:
         "packets dropped, of all descriptors": dropped,
     }
     warnings = [f'<p class="bad">{escape(warning)}</p>' for warning in report.warnings]
-    return ["<h2>Result</h2>", _pairs(rows), *warnings]
+    reason = None if report.pacing is None else report.pacing.reason
+    not_held = [f'<p class="bad">Not held: {escape(reason)}</p>'] if reason else []
+    return ["<h2>Result</h2>", *not_held, _pairs(rows), *warnings]
 
 
 def _over_time(report: Report) -> list[str]:
@@ -85,7 +87,17 @@ def _over_time(report: Report) -> list[str]:
     axes.plot([when for when, _ in report.rates], [rate for _, rate in report.rates])
     axes.set(xlabel="seconds", ylabel="packets per second", ylim=(0, None))
     axes.grid(visible=True, alpha=0.4)
-    return ["<h2>Rate over time</h2>", svg(figure)]
+    return ["<h2>Rate over time</h2>", svg(figure), *_drops_and_lag(report)]
+
+
+def _drops_and_lag(report: Report) -> list[str]:
+    if len(report.over_time) < 2:
+        return []
+    heads = ["second", "offered", "dropped", "late", "lag p99, µs", "lag max, µs"]
+    rows = [
+        [one.until_s, one.offered, one.dropped, one.late, one.lag_p99_us, one.lag_max_us] for one in report.over_time
+    ]
+    return ["<h2>Drops and lag over time</h2>", _table(heads, rows)]
 
 
 def _pacing(report: Report) -> list[str]:
@@ -98,10 +110,9 @@ def _pacing(report: Report) -> list[str]:
         "achieved, Mbit/s on the wire": one.achieved_mbps,
         "deviation": "-" if one.deviation is None else f"{100 * one.deviation:+.5f} %",
         **{f"lag {name}, µs": value for name, value in one.lag_us.items()},
-        "packets more than a millisecond late": one.behind,
+        f"packets over {one.max_lag_ms:g} ms late": one.behind,
     }
-    reason = [f'<p class="bad">Not held: {escape(one.reason)}</p>'] if one.reason else []
-    return ["<h2>Schedule</h2>", _pairs(rows), *reason, *_lag_plot(report.lags)]
+    return ["<h2>Schedule</h2>", _pairs(rows), *_lag_plot(report.lags)]
 
 
 def _lag_plot(lags: Sequence[tuple[int, int]]) -> list[str]:
@@ -131,6 +142,7 @@ def _descriptors(report: Report) -> list[str]:
     rows = [
         [
             f"{one.descriptor}" + (f" ({one.join})" if one.join else ""),
+            ", ".join(map(str, report.processes.get(one.descriptor, []))) or "-",
             one.settings.filter or "-",
             *(getattr(one, count) for count in counts),
         ]
@@ -140,7 +152,7 @@ def _descriptors(report: Report) -> list[str]:
         return ["<h2>Descriptors</h2>", "<p>no reader was connected</p>"]
     return [
         "<h2>Descriptors</h2>",
-        _table(["descriptor", "filter", *(count.replace("_", " ") for count in counts)], rows),
+        _table(["descriptor", "readers", "filter", *(count.replace("_", " ") for count in counts)], rows),
     ]
 
 

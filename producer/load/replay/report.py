@@ -8,6 +8,9 @@ from typing import Any
 import msgspec
 
 from zbuf import __version__
+from zbuf.producer.load.checks import Check
+from zbuf.producer.load.overtime import Interval, print_over_time
+from zbuf.producer.load.processes import Process, print_processes
 from zbuf.producer.load.schedule import Schedule
 from zbuf.producer.sources.files.file_source import Sizes
 from zbuf.producer.sources.pace import Pace
@@ -16,7 +19,9 @@ from zbuf.shared.cli.tables import print_ledgers, print_table
 from zbuf.shared.control.statistics import Statistics
 
 HELD_WITHIN = 0.001
-"""A rate counts as held if the achieved rate differs from it by at most this share."""
+"""A rate is held if the mean rate differs from it by at most this share..."""
+LATE_AT_MOST = 0.01
+"""...and if at most this share of the packets were late."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +36,21 @@ class Pacing:
     """Achieved rate / asked rate - 1; None if no rate was asked, or none that can be compared."""
     lag_us: dict[str, float]
     """How late packets were offered: p50, p99, max, in microseconds."""
+    max_lag_ms: float
+    """A packet with a longer lag is late."""
     behind: int
-    """Packets that were more than a millisecond late."""
+    """Late packets."""
+    late_share: float
+    """Late packets, as a share of all."""
     reason: str | None
     """Why the rate was not held; None if it was held."""
 
     @property
     def held(self) -> bool | None:
-        """Whether the rate was held; None if `deviation` is None."""
-        return None if self.deviation is None else abs(self.deviation) <= HELD_WITHIN
+        """Whether the rate was held, on average and packet by packet; None if `deviation` is None."""
+        if self.deviation is None:
+            return None
+        return abs(self.deviation) <= HELD_WITHIN and self.late_share <= LATE_AT_MOST
 
 
 def pacing_of(schedule: Schedule, pace: Pace, waits: int) -> Pacing:
@@ -58,17 +69,24 @@ def pacing_of(schedule: Schedule, pace: Pace, waits: int) -> Pacing:
         achieved_mbps=pace.wire_bytes * 8e-6 / pace.seconds if pace.seconds else 0.0,
         deviation=None if share is None else share - 1,
         lag_us=lag_us if pace.timed else {},
+        max_lag_ms=schedule.max_lag_ms,
         behind=pace.behind,
+        late_share=pace.behind / max(pace.packets, 1),
         reason=None,
     )
-    return replace(pacing, reason=_reason(pace, waits, lag_us["max"])) if pacing.held is False else pacing
+    return replace(pacing, reason=_reason(pacing, pace, waits)) if pacing.held is False else pacing
 
 
-def _reason(pace: Pace, waits: int, latest_us: float) -> str:
+def _reason(one: Pacing, pace: Pace, waits: int) -> str:
+    latest_us = one.lag_us.get("max", 0.0)
+    late = (
+        f"{100 * one.late_share:.3g} % of the packets were over {one.max_lag_ms:g} ms late, "
+        f"{latest_us / 1000:,.1f} ms at most"
+    )
     if waits:
-        return f"readers held it up: it waited {waits:,} times for them (without --lossless it would not)"
-    if pace.behind:
-        return f"this machine did not keep up: {pace.behind:,} packets were late, {latest_us / 1000:,.1f} ms at most"
+        return f"{late}: readers held it up, it waited {waits:,} times for them (without --lossless it would not)"
+    if one.behind:
+        return f"{late}: this machine did not keep up"
     if pace.missed_ns:
         return f"this machine did not keep up: the packets of the last {pace.missed_ns / 1e6:,.1f} ms were not offered"
     return (
@@ -92,6 +110,8 @@ class Report:
     statistics: Statistics
     """The producer's statistics at the end."""
     warnings: list[str]
+    """What there is to say of the files, their damage included."""
+    damage: list[str]
     """What is damaged in the files."""
     pacing: Pacing | None
     """How the schedule was kept; None at top speed."""
@@ -104,6 +124,12 @@ class Report:
     """A histogram of lags: an upper bound in nanoseconds, and the packets between the last bound and this one."""
     rates: list[tuple[float, float]]
     """Seconds since the beginning, and packets offered per second then; empty if they were not asked for."""
+    over_time: list[Interval]
+    """Rate, drops and lag, second by second."""
+    processes: dict[int, list[Process]]
+    """The readers that were seen on each descriptor."""
+    not_under_test: frozenset[int] = frozenset()
+    """Descriptors of zbuf's own that measure."""
 
     @property
     def packets_per_second(self) -> float:
@@ -112,9 +138,31 @@ class Report:
             return self.pacing.achieved_pps
         return self.packets / self.seconds if self.seconds else 0.0
 
+    @property
+    def lost(self) -> int:
+        """Packets that passed a reader's filter, and that the reader did not acknowledge by the end."""
+        theirs = (one for one in self.statistics.descriptors if one.descriptor not in self.not_under_test)
+        return sum(one.dropped + one.abandoned + one.buffered for one in theirs)
+
+    def checks(self, *, fail_if_lost: bool, fail_if_late: bool) -> list[Check]:
+        """What a replay can fail by; the checks that were not asked for are told, too."""
+        nobody = not any(one.descriptor not in self.not_under_test for one in self.statistics.descriptors)
+        loss = "no reader was connected" if nobody else f"{self.lost:,} packets were lost" if self.lost else None
+        return [
+            Check("input", "the files are whole", "; ".join(self.damage) or None),
+            Check("loss", "nothing is lost", loss, None if fail_if_lost else "--fail-if-lost"),
+            Check(
+                "rate",
+                "the rate is held",
+                None if self.pacing is None else self.pacing.reason,
+                None if fail_if_late else "--max-lag",
+            ),
+        ]
+
     def as_json(self) -> str:
         """The report as one JSON object."""
         body: dict[str, Any] = {
+            "report": "replay",
             "producer": self.statistics.producer,
             "command": self.command,
             "version": __version__,
@@ -125,6 +173,9 @@ class Report:
             "packets_per_second": self.packets_per_second,
             "pacing": None if self.pacing is None else asdict(self.pacing) | {"held": self.pacing.held},
             "latency_us": self.latency_us,
+            "lost": self.lost,
+            "over_time": [asdict(one) for one in self.over_time],
+            "processes": {number: [asdict(process) for process in found] for number, found in self.processes.items()},
             "waits": self.statistics.waits,
             "warnings": self.warnings,
             "descriptors": msgspec.to_builtins(self.statistics.descriptors),
@@ -135,14 +186,18 @@ class Report:
 
     def print(self) -> None:
         """Print the report for people on stdout."""
+        if self.pacing is not None and self.pacing.reason is not None:
+            sys.stdout.write(f"not held: {self.pacing.reason}\n")
         rate = f"{self.packets_per_second:,.0f} packets/s"
         sys.stdout.write(f"{self.packets:,} packets offered in {self.seconds:.3f} s: {rate}\n")
         if self.pacing is not None:
             _print_pacing(self.pacing)
         if self.latency_us:
             print_table("", ["latency µs", *self.latency_us], [["", *self.latency_us.values()]])
+        print_over_time(self.over_time)
         if self.statistics.descriptors:
             print_ledgers(self.statistics.descriptors)
+            print_processes(self.processes)
         else:
             sys.stdout.write("no reader was connected\n")
 
@@ -152,8 +207,6 @@ def _print_pacing(one: Pacing) -> None:
     lags = [f"{one.lag_us[name]:,.1f}" if name in one.lag_us else "-" for name in ("p50", "p99", "max")]
     print_table(
         "",
-        ["asked", "achieved packets/s", "Mbit/s", "deviation", "lag p50 µs", "p99 µs", "max µs", "behind"],
+        ["asked", "achieved packets/s", "Mbit/s", "deviation", "lag p50 µs", "p99 µs", "max µs", "late"],
         [[one.asked, f"{one.achieved_pps:,.1f}", f"{one.achieved_mbps:,.1f}", deviation, *lags, f"{one.behind:,}"]],
     )
-    if one.reason is not None:
-        sys.stdout.write(f"not held within {100 * HELD_WITHIN:g} %: {one.reason}\n")

@@ -4,15 +4,19 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
 
+from zbuf.producer.load.checks import Junit, MaxLag, check_writable, tell_failures, write_junit
 from zbuf.producer.load.damage import warn
+from zbuf.producer.load.schedule import DEFAULT_MAX_LAG_MS
 from zbuf.producer.load.sweep.consumers import Consumer
+from zbuf.producer.load.sweep.remaining import Remaining
 from zbuf.producer.load.sweep.results import Results
-from zbuf.producer.load.sweep.search import Trial, find_throughput
+from zbuf.producer.load.sweep.search import search_rates
+from zbuf.producer.load.sweep.trial import Trial
 from zbuf.producer.load.sweep.trials import Bench
 from zbuf.producer.producer import Producer
 from zbuf.producer.sources.files.file_source import FileSource
@@ -27,14 +31,19 @@ from zbuf.shared.names import name_from_path
 _LOOK_S = 0.1
 
 
-def _percent(text: str | float) -> float:
-    try:
-        share = float(text) / 100
-    except ValueError:
-        share = 0.0
-    if not 0.0001 <= share <= 0.5:
-        raise typer.BadParameter(f"{text!r} is not a precision: give from 0.01 to 50 percent")
-    return share
+def _percent(what: str, least: float, most: float) -> Callable[[str | float], float]:
+    """Make a parser of percents, which returns a share."""
+
+    def parse(text: str | float) -> float:
+        try:
+            percent = float(text)
+        except ValueError:
+            percent = -1.0
+        if not least <= percent <= most:
+            raise typer.BadParameter(f"{text!r} is not a {what}: give from {least:g} to {most:g} percent")
+        return percent / 100
+
+    return parse
 
 
 def sweep(
@@ -53,12 +62,21 @@ def sweep(
         float, typer.Option(parser=seconds, metavar="SECONDS", help="How long they flow before losses count.")
     ] = 0.5,
     precision: Annotated[
-        float, typer.Option(parser=_percent, metavar="PERCENT", help="End when the throughput is known to PERCENT.")
+        float,
+        typer.Option(parser=_percent("precision", 0.01, 50), metavar="PERCENT", help="How closely a search closes in."),
     ] = 1.0,
+    loss: Annotated[
+        float | None,
+        typer.Option(
+            parser=_percent("loss", 0.0001, 90),
+            metavar="PERCENT",
+            help="Also find the highest rate at which no more than PERCENT is lost (the PDR).",
+        ),
+    ] = None,
     tries: Annotated[
         int,
-        typer.Option(parser=whole_number(1, 100), metavar="N", help="Trials of each rate; one must lose nothing."),
-    ] = 2,
+        typer.Option(parser=whole_number(1, 100), metavar="N", help="How often to search, to know the spread."),
+    ] = 3,
     readers: Annotated[
         int | None,
         typer.Option(parser=whole_number(1), metavar="N", help="Readers to wait for [one for each command]."),
@@ -72,12 +90,17 @@ def sweep(
     buffer_size: Annotated[
         str, typer.Option(metavar="S", help="Size of a buffer, for consumers that give none.")
     ] = "2M",
+    max_lag: MaxLag = None,
+    fail_if_lost: Annotated[
+        bool, typer.Option("--fail-if-lost", help="Exit with 1 if packets were lost at every rate.")
+    ] = False,
+    junit: Junit = None,
     latency: Latency = False,
     json: Json = False,
     plot: Annotated[str | None, typer.Option(metavar="FILE.png", help="Draw loss, lag and latency by rate.")] = None,
     run_dir: RunDir = None,
 ) -> None:
-    """Find the throughput of consumers: the highest rate at which they lose nothing (RFC 2544).
+    """Find the NDR of consumers: the highest rate at which they lose nothing, RFC 2544's throughput.
 
     Packets are replayed from memory, at one rate in each trial. The first is at top speed, which shows where to look.
     If a file is damaged, what was whole of it is replayed, and the exit status is 1.
@@ -86,13 +109,15 @@ def sweep(
     check_space(buffer_bytes)
     if plot is not None:
         check_plot(plot)
+    if junit is not None:
+        check_writable(junit)
     raise_descriptor_limit()
     interrupt_on(signal.SIGTERM, signal.SIGHUP)  # so that `with` ends the consumers, too
     source = FileSource(files, once=False)
     known = len(source.warnings)
     warn(source.warnings)
-    trials: list[Trial] = []
-    results = Results(files=files, consumers=[], trial_s=trial, precision=precision, trials=trials)
+    started = time.monotonic()
+    results = Results(files=files, consumers=[], trial_s=trial, precision=precision, tolerated=loss)
     with results.partly_printed(not json), contextlib.ExitStack() as closing:
         producer = closing.enter_context(
             Producer(
@@ -115,8 +140,10 @@ def sweep(
             buffer_bytes=buffer_bytes,
             patience_s=wait,
             latency=latency,
+            max_lag_ms=DEFAULT_MAX_LAG_MS if max_lag is None else max_lag,
         )
-        _sweep(bench, precision, tries, trials)
+        results.processes.see(producer.stats().descriptors)
+        _sweep(bench, results, tries, trial + warm_up)
     if json:
         sys.stdout.write(results.as_json() + "\n")
     else:
@@ -124,7 +151,10 @@ def sweep(
     if plot is not None:
         results.plot(plot)
     warn(source.warnings[known:])
-    if source.damage:
+    checks = results.checks(source.damage, fail_if_lost=fail_if_lost, fail_if_late=max_lag is not None)
+    if junit is not None:
+        write_junit(junit, "zbufd sweep", time.monotonic() - started, checks, results.as_json())
+    if tell_failures(checks[1:]) or source.damage:  # damage was told above
         raise typer.Exit(1)
 
 
@@ -142,18 +172,23 @@ def _wait_readers(producer: Producer, consumers: Sequence[Consumer], count: int,
                 )
 
 
-def _sweep(bench: Bench, precision: float, tries: int, trials: list[Trial]) -> None:
-    """Search for the throughput; add each trial to `trials` as soon as it is over."""
-    rate = [""]
+def _sweep(bench: Bench, results: Results, tries: int, trial_s: float) -> None:
+    """Search for the rates; add each trial and each try to `results` as soon as it is over."""
+    trials, rate = results.trials, [""]
+    remaining = Remaining(tries, trial_s)
 
     def run(asked: float | None) -> Trial:
         rate[0] = "top speed" if asked is None else f"{asked:,.0f} packets/s"
         trials.append(bench.run(asked))
+        remaining.trial_over()
         return trials[-1]
 
     def describe() -> str:
         last = f" ({trials[-1].rate:,.0f} packets/s lost {trials[-1].lost:,})" if trials else ""
-        return f"trial {len(trials) + 1}: {rate[0]}{last}"
+        at = f"try {min(len(results.tries) + 1, tries)} of {tries}, trial {len(trials) + 1}"
+        return f"{at}: {rate[0]}{last}, {remaining}"
 
     with progress(describe):
-        find_throughput(run, precision, tries)
+        for one in search_rates(run, results.precision, tries, results.tolerated):
+            results.tries.append(one)
+            remaining.search_over()

@@ -1,111 +1,159 @@
-"""The search for the throughput: the fastest rate at which nothing is lost (RFC 1242 3.17, RFC 2544 26.1).
+"""The search for two rates of a consumer, which is the device under test of RFC 2544.
 
-The consumer is RFC 2544's device under test. A trial offers packets at one rate for some seconds; its outcome decides
-the rate of the next trial.
+The NDR (no-drop rate) is the highest rate at which nothing is lost: RFC 2544's throughput (26.1; RFC 1242, 3.17). The
+PDR (partial-drop rate) is the highest rate at which no more is lost than the user tolerates.
+
+Noise must not pass for the consumer's limit:
+
+- A rate counts as too fast only when two trials of it lost packets; one that passes is enough the other way.
+- A trial in which the producer was late and packets were lost is void, and is repeated.
+- When the search has closed in, the rate just above the answer is tried once more; if it passes, the search goes on.
+- The whole search is made several times, and its answers' spread is told.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import Enum
+
+from zbuf.producer.load.sweep.trial import Trial
+
+Run = Callable[[float | None], Trial]
+"""Makes a trial, at a rate in packets per second, or at top speed for None."""
 
 _SLOWEST = 1.0
+_LOSSES = 2
+"""Trials that must lose packets before a rate is too fast."""
+_VOID_TRIALS = 4
+"""Void trials of one rate after which the producer's lateness is taken to be the machine's nature."""
+_SECOND_THOUGHTS = 3
+"""How often the upper end of a search may turn out to be none."""
+
+
+class _Verdict(Enum):
+    PASSED = 1
+    LOST = 2
+    NOT_OFFERED = 3
+    """The producer can't offer this rate."""
 
 
 @dataclass(frozen=True)
-class Trial:
-    """What became of packets that were offered at one rate."""
+class Answer:
+    """What one search has found."""
 
-    asked: float | None
-    """Packets per second; None for top speed."""
-    packets: int
-    """Packets that were offered."""
-    wire_bytes: int
-    """The bytes of these packets on the wire."""
-    seconds: float
-    """From the first packet to the last."""
-    dropped: int
-    """Packets dropped because no buffer was free, on all descriptors together."""
-    behind: int
-    """Packets that had room in a buffer, but were not taken in time after the trial; on all descriptors together."""
-    drained_s: float
-    """How long after the last packet was offered the consumer had acknowledged it, in seconds."""
-    lag_us: dict[str, float]
-    """How late packets were offered: p50, p99, max, in microseconds; empty at top speed."""
-    latency_us: dict[str, float]
-    """Latency as a measuring reader saw it, in microseconds; empty if nothing measured it."""
-    descriptors: int = 1
-    """How many descriptors the consumers have; each was offered all packets."""
-
-    @property
-    def rate(self) -> float:
-        """Packets per second that were offered."""
-        return self.packets / self.seconds if self.seconds else 0.0
-
-    @property
-    def mbps(self) -> float:
-        """Megabits per second on the wire that were offered."""
-        return self.wire_bytes * 8e-6 / self.seconds if self.seconds else 0.0
-
-    @property
-    def lost(self) -> int:
-        """Packets that were dropped, or not taken in time."""
-        return self.dropped + self.behind
-
-    @property
-    def lost_share(self) -> float:
-        """Which share of the packets was lost, from 0 to 1: RFC 2544's frame loss rate."""
-        return self.lost / max(self.packets * self.descriptors, 1)
-
-    @property
-    def taken_rate(self) -> float:
-        """Packets per second that a consumer took on average."""
-        seconds = self.seconds + self.drained_s
-        return (self.packets - self.dropped / self.descriptors) / seconds if seconds else 0.0
-
-    @property
-    def passed(self) -> bool:
-        """Whether nothing was lost."""
-        return not self.lost
-
-    def held(self, precision: float) -> bool:
-        """Whether the producer offered the rate that was asked, less at most the share `precision` of it."""
-        return self.asked is not None and self.rate >= self.asked * (1 - precision)
+    trial: Trial
+    """The fastest trial that passed."""
+    by_producer: bool
+    """Whether the producer could offer no more, so that the consumer may be faster."""
 
 
-def find_throughput(run: Callable[[float | None], Trial], precision: float, tries: int = 1) -> list[Trial]:
-    """Run trials until the throughput is known within `precision`, a share of it.
+@dataclass(frozen=True)
+class Try:
+    """One search for each of the rates; None if even the slowest rate lost too much, or if it was not searched for."""
+
+    ndr: Answer | None
+    pdr: Answer | None = None
+
+
+def search_rates(run: Run, precision: float, tries: int = 1, tolerated: float | None = None) -> Iterator[Try]:
+    """Search for the NDR, and for the PDR if a loss is tolerated; yield each try when it is over.
 
     The first trial is at top speed. If it loses nothing, the search is over: the consumer is faster than the producer.
-    If not, the next trial is at the rate at which the consumer took packets. From then on, each is at the geometric
-    mean of the slowest rate that lost something and the fastest rate that lost nothing.
+    If not, the rate at which the consumer took packets is where to begin.
 
     Args:
-        run: makes one trial, at a rate in packets per second, or at top speed for None.
-        precision: from 0 to 1.
-        tries: how many trials of one rate may lose something, or may fail to offer the rate, before the rate counts as
-            too fast: machines have hiccups.
-
-    Returns:
-        All trials in order; throughput() finds the best.
+        run: makes one trial.
+        precision: how closely a search closes in, from 0 to 1.
+        tries: how often to search.
+        tolerated: which share of the packets may be lost at the PDR, from 0 to 1.
     """
-    trials = [run(None)]
-    low, high = 0.0, trials[0].rate
-    guess = min(trials[0].taken_rate, high * (1 - precision))
-    while not trials[0].passed and guess >= _SLOWEST and (not low or high / low > 1 + precision):
-        for _ in range(tries):
-            trials.append(run(guess))
-            if trials[-1].passed and trials[-1].held(precision):
+    top = run(None)
+    if top.passed:
+        answer = Answer(top, by_producer=True)
+        yield Try(answer, None if tolerated is None else answer)
+        return
+    start = top.taken_rate
+    for _ in range(tries):
+        ndr = _Search(run, precision, 0.0, top.rate).find(start)
+        start = start if ndr is None else ndr.trial.rate
+        yield Try(ndr, None if tolerated is None else _partial(run, precision, tolerated, top, start))
+
+
+def _partial(run: Run, precision: float, tolerated: float, top: Trial, ndr: float) -> Answer | None:
+    """Search for the PDR, from where a consumer that takes `ndr` and no more would lose the tolerated share."""
+    if top.lost_share <= tolerated:
+        return Answer(top, by_producer=True)
+    return _Search(run, precision, tolerated, top.rate).find(ndr / (1 - tolerated))
+
+
+class _Search:
+    """A search between the fastest rate that passed and the slowest that lost; steps grow until there are both."""
+
+    def __init__(self, run: Run, precision: float, tolerated: float, ceiling: float) -> None:
+        self._run = run
+        self._precision = precision
+        self._tolerated = tolerated
+        self._ceiling = ceiling
+        self._best: Trial | None = None
+        self._high: float | None = None
+        self._step = 2 * precision
+
+    def find(self, start: float) -> Answer | None:
+        """Search from a rate that is thought to be close; None if all trials lost too much."""
+        second_thoughts = 0
+        guess = min(start, self._ceiling * (1 - self._precision))
+        while guess >= _SLOWEST:
+            verdict = self._judge(guess)
+            if verdict is _Verdict.NOT_OFFERED:
+                return None if self._best is None else Answer(self._best, by_producer=True)
+            if verdict is _Verdict.LOST:
+                self._high = guess
+            if self._is_close() and (second_thoughts == _SECOND_THOUGHTS or not self._doubtful()):
                 break
-        if not trials[-1].passed:
-            high = guess
-        elif not trials[-1].held(precision):  # the producer can't offer more
-            break
-        else:
-            low = guess
-        guess = math.sqrt(low * high) if low else high / 2
-    return trials
+            second_thoughts += self._is_close()
+            guess = self._next()
+        return None if self._best is None else Answer(self._best, by_producer=False)
 
+    def _judge(self, rate: float) -> _Verdict:
+        losses = void = 0
+        lossy = False
+        while losses < _LOSSES and void < _VOID_TRIALS:
+            trial = self._run(rate)
+            if self._note(trial):
+                return _Verdict.PASSED
+            lossy |= trial.lost_share > self._tolerated
+            if trial.is_void(self._precision, self._tolerated):
+                void += 1
+            else:
+                losses += 1
+        return _Verdict.LOST if losses or lossy else _Verdict.NOT_OFFERED
 
-def throughput(trials: list[Trial]) -> Trial | None:
-    """The fastest trial that lost nothing; None if every trial lost something."""
-    return max((trial for trial in trials if trial.passed), key=lambda trial: trial.rate, default=None)
+    def _note(self, trial: Trial) -> bool:
+        """Keep the fastest rate that lost no more than is tolerated; returns whether it was the rate asked for."""
+        if trial.lost_share > self._tolerated:
+            return False
+        if self._best is None or trial.rate > self._best.rate:
+            self._best = trial
+        return trial.held(self._precision)
+
+    def _is_close(self) -> bool:
+        top = self._ceiling if self._high is None else self._high
+        return self._best is not None and top <= self._best.rate * (1 + self._precision)
+
+    def _doubtful(self) -> bool:
+        """Try the rate that was too fast once more; if it passes, forget that it was."""
+        if self._high is None or not self._note(self._run(self._high)):
+            return False
+        self._high, self._step = None, 2 * self._precision
+        return not self._is_close()
+
+    def _next(self) -> float:
+        """The middle, or a step up or down if one end is open; each step is twice as large as the one before."""
+        if self._best is not None and self._high is not None and self._high > self._best.rate:
+            return math.sqrt(self._best.rate * self._high)
+        factor = 1 + self._step
+        self._step *= 2
+        if self._best is None:
+            return (self._high or self._ceiling) / factor
+        self._high = None
+        return min(self._best.rate * factor, math.sqrt(self._best.rate * self._ceiling))

@@ -5,17 +5,17 @@ import time
 from collections.abc import Sequence
 from fractions import Fraction
 
-from zbuf.producer.load.latency import measured_latency
+from zbuf.producer.load.latency import Latency, measured_latency
 from zbuf.producer.load.schedule import Schedule
 from zbuf.producer.load.sweep.consumers import Consumer
-from zbuf.producer.load.sweep.search import Trial
+from zbuf.producer.load.sweep.trial import Trial
 from zbuf.producer.producer import Producer
 from zbuf.producer.sources.files.file_source import FileSource
 from zbuf.producer.sources.pace import Pace
 from zbuf.shared.control.statistics import DescriptorStatistics
 from zbuf.shared.errors import CaptureFileError, ZbufError
 
-_SLACK_S, _SLACK = 0.005, 0.01
+_SLACK_S, _SLACK = 0.005, 0.005
 """How far behind a consumer that keeps up may be at the end: seconds for a wake-up, and a share of the trial."""
 _LOOK_S = 0.001
 
@@ -32,6 +32,7 @@ class Bench:
         buffer_bytes: the size of each buffer, for consumers that ask for no size.
         patience_s: how long a consumer may acknowledge nothing, in seconds.
         latency: whether one more reader measures latency.
+        max_lag_ms: a packet that is offered later than this is late.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Bench:
         buffer_bytes: int,
         patience_s: float,
         latency: bool,
+        max_lag_ms: float,
     ) -> None:
         self._producer = producer
         self._consumers = consumers
@@ -54,6 +56,7 @@ class Bench:
         self._buffer_bytes = buffer_bytes
         self._hangs_after_s = patience_s
         self._latency = latency
+        self._max_lag_ms = max_lag_ms
         self._theirs = {one.descriptor for one in producer.stats().descriptors}
 
     def run(self, rate: float | None) -> Trial:
@@ -63,7 +66,7 @@ class Bench:
             ZbufError: a consumer has ended, or hangs.
         """
         with contextlib.ExitStack() as measuring:
-            latencies = measuring.enter_context(measured_latency(self._producer)) if self._latency else {}
+            latencies = measuring.enter_context(measured_latency(self._producer)) if self._latency else Latency()
             if self._warm_up_s:
                 self._offer(rate, self._warm_up_s)
             before = self._descriptors()
@@ -80,13 +83,15 @@ class Bench:
             behind=behind,
             drained_s=drained_s,
             lag_us=_lag_us(pace) if rate is not None else {},
-            latency_us=latencies,
+            latency_us=latencies.us,
             descriptors=len(after),
+            late=pace.behind if rate is not None else 0,
+            blind_share=self._patience_s(pace) / (self._trial_s + self._warm_up_s),
         )
 
     def _offer(self, rate: float | None, seconds: float) -> Pace:
         pps = None if rate is None else Fraction(rate).limit_denominator(1000)
-        pace = Schedule(pps=pps, duration_s=seconds, stamp="now").pace()
+        pace = Schedule(pps=pps, duration_s=seconds, stamp="now", max_lag_ms=self._max_lag_ms).pace()
         assert pace is not None  # noqa: S101  (a schedule with a duration has a pace)
         self._producer.publish(self._source, loops=0, pace=pace)
         self._check()

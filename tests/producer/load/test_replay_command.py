@@ -51,10 +51,12 @@ def test_report_in_json_has_the_packets_of_all_loops_and_adds_up(
 def test_report_for_people_has_the_counts(commands: Commands, producer_name: str, numbered_pcap: Path) -> None:
     replay = start_replay(commands, producer_name, numbered_pcap, "--wait-readers", "1")
     received_by(connect(producer_name, filter="ether[0] = 3"))
-    first, heading, row = end(replay).stdout.splitlines()
+    first, heading, row, processes = end(replay).stdout.splitlines()
     assert re.fullmatch(r"1,000 packets offered in \d+\.\d{3} s: [\d,]+ packets/s", first)
     assert heading.split() == ["descriptor", "filter", *LEDGER, "received", "bytes", "dropped", "bytes"]
     assert row.split()[-10:] == ["1,000", "996", "4", "4", "0", "0", "0", "0", "60,000", "0"]
+    name = Path(f"/proc/{os.getpid()}/comm").read_text().strip()
+    assert processes == f"descriptor 1 was read by {name} ({os.getpid()})"
 
 
 def test_replay_to_nobody_says_so(numbered_pcap: Path) -> None:
