@@ -36,17 +36,17 @@ def busy() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("run_dir", "busy")
-def test_three_sweeps_find_the_speed_of_a_consumer_within_3_percent_on_a_busy_machine(
+def test_a_sweep_finds_the_speed_of_a_consumer_within_3_percent_on_a_busy_machine(
     producer_name: str, tmp_path: Path
 ) -> None:
     capture, consumer = tmp_path / "lab.pcap", tmp_path / "consumer.py"
     capture.write_bytes(pcap([Record(numbered(number), number, 60) for number in range(1000)]))
     consumer.write_text(CONSUMER)
     command = f"exec {sys.executable} {consumer} {{name}} {SPEED}"
-    options = ["--consumer", command, "--trial", "5", "--warm-up", "1", "--tries", "3", "--json"]
+    options = ["--consumer", command, "--trial", "5", "--warm-up", "1", "--tries", "1", "--json"]
     done = run("zbufd", "sweep", capture, "--name", producer_name, *options, timeout=500)
     assert done.returncode == 0, done.stderr
     ndr = json.loads(done.stdout)["ndr"]
-    assert ndr["tries_pps"] == pytest.approx([SPEED] * 3, rel=0.03)
+    assert ndr["tries_pps"] == pytest.approx([SPEED], rel=0.03)
     assert ndr["uncertainty_pps"] <= 0.03 * SPEED
     assert ndr["pps"] % 100 == 0  # no digits that the uncertainty denies
