@@ -18,6 +18,12 @@ class Limits:
     descriptors_per_user: int | None = None
     memory_per_user: int | None = None
     """Bytes of shared memory."""
+    filter_instructions: int = 512
+    """The most that a filter may come to once it is compiled."""
+    filter_instructions_per_user: int = 8192
+    """The most that the filters of one user's descriptors may come to together."""
+    names: bool = False
+    """Whether names in filters of other users are looked up; those of root and of the producer's own user are."""
     evict_after_s: float | None = None
     """How long a reader may hold up the others of its descriptor before it is evicted, in seconds; None for ever."""
 
@@ -36,6 +42,24 @@ class Limits:
             raise Refused(
                 f"this descriptor's buffers make it {wanted_bytes} bytes of shared memory for user {user_name(uid)}, "
                 f"who may have {self.memory_per_user}: use smaller buffers, or join a descriptor"
+            )
+
+    def check_filter(self, instructions: int) -> None:
+        """Raise Refused if a filter has too many instructions."""
+        if instructions > self.filter_instructions:
+            raise Refused(
+                f"this filter comes to {instructions} instructions for each packet: "
+                f"at most {self.filter_instructions} here: use a shorter one"
+            )
+
+    def check_filters(self, others: Iterable[Listener], uid: int, instructions: int) -> None:
+        """Raise Refused if a filter is too much, alone or beside those of the user's other descriptors."""
+        self.check_filter(instructions)
+        wanted = instructions + sum(one.filters.instructions for one in others if one.uid == uid)
+        if instructions and wanted > self.filter_instructions_per_user:
+            raise Refused(
+                f"with this filter, those of user {user_name(uid)} come to {wanted} instructions for each packet: "
+                f"at most {self.filter_instructions_per_user} here: use a shorter one, or join a descriptor"
             )
 
     def check_reader(self, readers: int) -> None:

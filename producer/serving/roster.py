@@ -13,6 +13,7 @@ from typing import Protocol
 
 from zbuf.producer.ring.pump import Pump
 from zbuf.producer.serving.counts import add_ledgers, statistics_of
+from zbuf.producer.serving.filter_shares import FilterShares
 from zbuf.producer.serving.limits import Limits
 from zbuf.producer.serving.listener import Attached, Listener
 from zbuf.shared.control.statistics import DescriptorStatistics, InterfaceStatistics, Ledger, Statistics
@@ -30,6 +31,13 @@ class JustEnded(Refused):
 
     def __init__(self) -> None:
         super().__init__("the descriptor has just ended: connect again")
+
+
+class JustOpened(Refused):
+    """A shared descriptor was opened by somebody else after it was looked for and before it was there."""
+
+    def __init__(self) -> None:
+        super().__init__("the descriptor has just been opened: join it")
 
 
 class LiveCounts(Protocol):
@@ -62,6 +70,7 @@ class Roster:
         self._evicted = 0
         self._pump = pump
         self._listeners: dict[int, Listener] = {}
+        self._shares = FilterShares(pump)
         self._closed: deque[DescriptorStatistics] = deque(maxlen=_CLOSED_KEPT)
         self._closed_sum = Ledger()
         self._next_number = 1
@@ -96,6 +105,10 @@ class Roster:
         """Raise Refused if a user can't open one more descriptor, with two buffers of this size."""
         self.limits.check_descriptor(self._listeners.values(), uid, buffer_bytes)
 
+    def check_filter(self, uid: int, instructions: int, replaced: Listener | None = None) -> None:
+        """Raise Refused if a user may not run a filter of so many instructions, in place of that of `replaced`."""
+        self.limits.check_filters((one for one in self._listeners.values() if one is not replaced), uid, instructions)
+
     def add_reader(self, listener: Listener, reader: Attached, *, is_new: bool) -> tuple[int, int]:
         """Let a reader in, together with its descriptor if that is new.
 
@@ -105,6 +118,7 @@ class Roster:
         Raises:
             Refused: the producer is about to end, or has as many readers or descriptors as it may have.
             JustEnded: the descriptor was closed meanwhile.
+            JustOpened: there is one of that name meanwhile.
             SegmentError: the descriptor's prologue has no room for all interfaces.
         """
         if self._closing:
@@ -113,12 +127,16 @@ class Roster:
             raise JustEnded
         self.limits.check_reader(self.readers)
         if is_new:
+            if listener.join is not None and self.find_group(listener.join) is not None:
+                raise JustOpened
             self.check_room(listener.uid, listener.segment.layout.buffer_bytes)
+            self.check_filter(listener.uid, listener.filters.instructions)
             listener.announce(self.interfaces[listener.descriptor.interfaces_to_come() :])
         first = listener.descriptor.add_reader(reader.number, reader.ack_map, reader.doorbell)
         listener.readers[reader.number] = reader
         if is_new:
             self._listeners[listener.number] = listener
+            self._shares.open(listener)
             self._pump.attach(listener.descriptor)
         self._notify()
         return first
@@ -147,6 +165,7 @@ class Roster:
         for listener in list(self._listeners.values()):
             listener.descriptor.tick(now_ns)
             self._evict_slow(listener, now_ns / 1e9)
+        self._shares.tick()
         if self.live is not None:
             self.live.tick()
 
@@ -206,6 +225,7 @@ class Roster:
         """Close a descriptor: wake its readers, and remove the name of its memory."""
         if self._listeners.pop(listener.number, None) is None:
             return
+        self._shares.close(listener)
         self._pump.detach(listener.descriptor)
         final = statistics_of(listener, is_open=False)
         listener.descriptor.close()

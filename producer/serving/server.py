@@ -22,7 +22,7 @@ log = logging.getLogger("zbuf")
 
 _BACKLOG = 64
 _WORKERS = 4
-"""How many filters are compiled, and segments made, at the same time."""
+"""How many segments are made at the same time."""
 
 
 class ControlServer:
@@ -69,6 +69,7 @@ class ControlServer:
             os.close(fd)
         for session in self._sessions:
             session.forget()
+        self._context.compiler.forget()
 
     def _soon(self, call: Callable[[], None]) -> None:
         """Have the control thread do something."""
@@ -82,13 +83,15 @@ class ControlServer:
         self._loop = asyncio.get_running_loop()
         # An executor of our own: asyncio imports its executor when it first needs one. By then root is dropped, which
         # may have been the only user that can read Python's files.
-        self._loop.set_default_executor(ThreadPoolExecutor(_WORKERS, "zbuf-filter"))
+        self._loop.set_default_executor(ThreadPoolExecutor(_WORKERS, "zbuf-memory"))
         tasks = [asyncio.create_task(self._accept()), asyncio.create_task(self._tick())]
         self._ready.set()
         await self._stopped.wait()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._context.ending = True
+        self._context.compiler.close()
         await self._context.command(self._context.roster.close)
         for session in self._sessions:
             session.hang_up()

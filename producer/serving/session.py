@@ -8,21 +8,25 @@ import asyncio
 import contextlib
 import logging
 import os
+import select
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 import msgspec
 
+from zbuf.producer.compiling import Compiler, TooLong
 from zbuf.producer.serving.access import Access, Grant, Peer
-from zbuf.producer.serving.link_filters import LinkFilters
+from zbuf.producer.serving.link_filters import INSTRUCTION_BYTES, LinkFilters
 from zbuf.producer.serving.listener import Listener
 from zbuf.producer.serving.owner import Owner
-from zbuf.producer.serving.roster import JustEnded, Roster
+from zbuf.producer.serving.refusals import Refusals
+from zbuf.producer.serving.roster import JustEnded, JustOpened, Roster
 from zbuf.producer.serving.setup import Identity, complete_settings, make_listener, make_reader
 from zbuf.shared import control
-from zbuf.shared.errors import Refused, ZbufError
+from zbuf.shared.errors import FilterError, Refused, ZbufError
 from zbuf.shared.memory.layout import ABI
 from zbuf.shared.names import check_name
 
@@ -42,8 +46,15 @@ class Context:
     """The size of a buffer for clients that do not ask for one."""
     access: Access
     """Who may see what; replaced when that changes."""
-    joining: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while a reader joins a shared descriptor, so that two who come at once do not both open it."""
+    ending: bool = False
+    """Whether the producer ends: nobody waits for anything any more."""
+    compiler: Compiler = field(default_factory=Compiler)
+    refusals: Refusals = field(default_factory=Refusals)
+    joining: WeakValueDictionary[tuple[int, str], asyncio.Lock] = field(default_factory=WeakValueDictionary)
+    """By user and shared descriptor: held while a reader joins, so that of many who come at once only one opens it.
+
+    Users don't wait for each other here: where two open it at once, the second joins the first.
+    """
 
     async def command(self, command: Callable[[], T]) -> T:
         """Have the owner of the descriptors carry something out."""
@@ -89,6 +100,8 @@ class Session:
             try:
                 answer = await self._handle(request, fds)
             except ZbufError as error:
+                if isinstance(error, Refused | TooLong):  # not what is only misspelt
+                    self._context.refusals.note(self.peer, str(error))
                 answer = control.Refusal(reason=str(error))
             except OSError as error:  # out of file descriptors, for one
                 answer = control.Refusal(reason=f"the producer can't do that now: {error.strerror}")
@@ -194,15 +207,45 @@ class Session:
     async def _set_filter(self, request: control.SetFilter) -> control.Answer:
         listener = self._mine_alone("set filter")
         interfaces = self._context.identity.interfaces
-        filters = await asyncio.to_thread(LinkFilters, request.filter, tuple(interfaces))
+        filters = await self._compile(request.filter)
 
         def install() -> None:
+            self._context.roster.check_filter(listener.uid, filters.instructions, listener)
             self._mine_alone("set filter").descriptor.set_filter(filters.programs(interfaces), request.flush)
             listener.filters = filters
 
         await self._context.command(install)
         listener.settings = msgspec.structs.replace(listener.settings, filter=request.filter)
         return control.Done(warnings=filters.warnings(interfaces))
+
+    async def _compile(self, expression: str) -> LinkFilters:
+        """Compile a filter elsewhere, while others are served.
+
+        Raises:
+            FilterError: it compiles for no interface that there is, or takes too long.
+            Refused: it comes to more than the peer's filters may.
+        """
+        context, uid = self._context, self.peer.uid
+        names = context.roster.limits.names or uid in (0, os.geteuid())
+
+        async def in_turn(expression: str, linktype: int) -> bytes:
+            self._check_wanted()
+            return await context.compiler.compile(expression, linktype, uid=uid, names=names)
+
+        def now(expression: str, linktype: int) -> bytes:
+            return self._checked(context.compiler.compile_now(expression, linktype, uid=uid, names=names))
+
+        filters = await LinkFilters.compiled(expression, tuple(context.identity.interfaces), in_turn, now)
+        context.roster.limits.check_filter(filters.instructions)
+        return filters
+
+    def _checked(self, program: bytes) -> bytes:
+        """A program for a link type that appeared later, which can't be refused any more; or FilterError."""
+        try:
+            self._context.roster.limits.check_filter(len(program) // INSTRUCTION_BYTES)
+        except Refused as error:
+            raise FilterError(str(error)) from None
+        return program
 
     # ---- connecting -------------------------------------------------------------------------------------------------
 
@@ -213,22 +256,30 @@ class Session:
             raise Refused(f"this producer speaks ABI {ABI}, the client {request.abi}: use the same version of zbuf")
         if request.join is None:
             return await self._attach(await self._open(request, None), fds, is_new=True)
-        async with self._context.joining:
-            return await self._join(request, check_name(request.join, "group name"), fds)
+        key = (self.peer.uid, check_name(request.join, "group name"))
+        joining = self._context.joining.setdefault(key, asyncio.Lock())
+        async with joining:
+            return await self._join(request, request.join, fds)
 
     async def _join(self, request: control.Connect, join: str, fds: list[int]) -> control.Connected:
         while True:
             listener = await self._context.command(lambda: self._context.roster.find_group(join))
-            if listener is None:
-                return await self._attach(await self._open(request, join), fds, is_new=True)
-            if listener.grant != self._grant:
-                raise Refused(f"descriptor {join!r} shows something else than you may see: join another")
-            if request.settings is not None and self._settings(request) != listener.settings:
-                raise Refused(f"descriptor {join!r} is there with other settings: leave yours out, or join another")
             try:
-                return await self._attach(listener, fds, is_new=False)
-            except JustEnded:
-                _close_all(fds)  # its last reader left while we came: open it anew
+                if listener is None:
+                    return await self._attach(await self._open(request, join), fds, is_new=True)
+                return await self._attach(self._checked_to_join(listener, request), fds, is_new=False)
+            except (JustEnded, JustOpened):
+                _close_all(fds)  # its last reader left, or somebody else opened it, while we came: look again
+
+    def _checked_to_join(self, listener: Listener, request: control.Connect) -> Listener:
+        join = listener.join
+        if listener.grant != self._grant:
+            raise Refused(f"descriptor {join!r} shows something else than you may see: join another")
+        if request.settings is not None and self._settings(request) != listener.settings:
+            raise Refused(
+                f"descriptor {listener.join!r} is there with other settings: leave yours out, or join another"
+            )
+        return listener
 
     def _settings(self, request: control.Connect) -> control.Settings:
         return complete_settings(request.settings, self._context.identity, self._context.buffer_bytes)
@@ -237,6 +288,7 @@ class Session:
         context, settings = self._context, self._settings(request)
         size = settings.buffer_bytes or 0
         await context.command(lambda: context.roster.check_room(self.peer.uid, size))
+        filters = await self._compile(settings.filter)
         return await asyncio.to_thread(
             make_listener,
             context.identity,
@@ -245,7 +297,16 @@ class Session:
             context.roster.new_number,
             uid=self.peer.uid,
             grant=self._grant,
+            filters=filters,
+            check=self._check_wanted,
         )
+
+    def _check_wanted(self) -> None:
+        """Give up what takes long where nobody waits for it any more; from any thread."""
+        if self._context.ending:
+            raise Refused("this producer is ending")
+        if has_hung_up(self._connection):
+            raise ConnectionResetError
 
     async def _attach(self, listener: Listener, fds: list[int], *, is_new: bool) -> control.Connected:
         """Have the owner let this connection's reader in; its three file descriptors go to `fds`."""
@@ -276,6 +337,13 @@ class Session:
             offered=offered,
             warnings=listener.filters.warnings(interfaces),
         )
+
+
+def has_hung_up(connection: socket.socket) -> bool:
+    """Whether whoever is at the other end has closed it, though something that it sent may be unread."""
+    poll = select.poll()
+    poll.register(connection, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def _close_all(fds: list[int]) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from zbuf.producer.compiling import prepare
 from zbuf.producer.load.replay.measured import Measured
 from zbuf.producer.load.replay.page import write_page
 from zbuf.producer.load.replay.stepping import step
@@ -161,6 +162,7 @@ def replay(
     if oneatatime and "-" in files:
         raise typer.BadParameter("--oneatatime reads your keys from standard input: save the capture to a file")
     raise_descriptor_limit()
+    prepare()
     if user is not None:
         privileges.drop(user)
     if parent is not None:
