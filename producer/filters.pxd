@@ -10,6 +10,7 @@ cdef extern from "zbuf/producer/packet_filter.h" nogil:
         bpf_insn *program
     void packet_filter_free(packet_filter *filter)
     uint32_t packet_filter_run(const packet_filter *filter, const zbuf_packet *packet)
+    uint32_t ordinary_filter_run(const zbuf_packet *packet)
 
-cdef bytes compile_on(pcap_t *handle, str expression)
+cdef bytes compile_on(pcap_t *handle, str expression, bint optimize)
 cdef int set_program(packet_filter *filter, bytes program) except -1

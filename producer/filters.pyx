@@ -30,6 +30,15 @@ from zbuf.shared.memory.abi cimport ZBUF_MAX_CAPLEN
 
 from zbuf.shared.errors import FilterError
 
+cdef extern from "<sys/prctl.h>" nogil:
+    enum:
+        PR_SET_PDEATHSIG
+    int prctl(int option, unsigned long value)
+
+cdef extern from "<signal.h>" nogil:
+    enum:
+        SIGKILL
+
 cdef extern from "zbuf/producer/packet_filter.h" nogil:
     bint can_answer_loads(const bpf_insn *program, uint32_t instructions)
     bint packet_filter_set(packet_filter *filter, bpf_insn *program, uint32_t instructions)
@@ -59,18 +68,31 @@ def version():
     return pcap_lib_version().decode()
 
 
+def end_with_parent():
+    """Have the kernel end this process with the one that forked it."""
+    prctl(PR_SET_PDEATHSIG, SIGKILL)
+
+
 # Who compiles for the live interfaces of this process, by link type: see compile_as().
 _live = {}
 
 # ---- compiling ----------------------------------------------------------------------------------------------------
 
 
-def compile_filter(str expression not None, uint32_t linktype):
+def compile_filter(str expression not None, uint32_t linktype, *, bint optimize=False):
     """Compile a pcap-filter(7) expression for packets of a link type.
+
+    This is for expressions of our own user: compiling takes seconds where an expression wants it to, and asks name
+    servers for hosts.  Those of others are compiled in a process for this: zbuf.producer.compiling.
 
     While this process captures on a live interface of that link type, the program is one for live packets: it knows of
     VLAN tags that the card took off a frame, and of directions, as a capture filter in the kernel does. It means the
     same on the packets of a file.
+
+    Args:
+        expression: what packets must match.
+        linktype: the LINKTYPE_ of the packets.
+        optimize: have libpcap's optimizer work on long expressions, too, for as long as it takes.
 
     Returns:
         The program, for Descriptor.set_filter(); empty where the expression is.
@@ -82,16 +104,16 @@ def compile_filter(str expression not None, uint32_t linktype):
     if not expression.strip():
         return b""
     for compiler in _live.get(linktype, ()):
-        return compiler(expression)
+        return compiler(expression, optimize=optimize)
     handle = open_linktype(linktype)
     try:
-        return compile_on(handle, expression)
+        return compile_on(handle, expression, optimize)
     finally:
         pcap_close(handle)
 
 
 def compile_as(uint32_t linktype, compiler):
-    """Have compile_filter() use `compiler`, a function of an expression, for this link type."""
+    """Have compile_filter() use `compiler`, a function of an expression and of `optimize`, for this link type."""
     _live.setdefault(linktype, []).append(compiler)
 
 
@@ -100,7 +122,7 @@ def no_longer_compile_as(uint32_t linktype, compiler):
     _live[linktype].remove(compiler)
 
 
-cdef bytes compile_on(pcap_t *handle, str expression):
+cdef bytes compile_on(pcap_t *handle, str expression, bint optimize):
     """compile_filter() for the packets of an open handle: libpcap knows its link type, and what its kernel can do.
 
     Other threads run meanwhile, since a long expression takes seconds; none of them may use the handle.
@@ -115,7 +137,8 @@ cdef bytes compile_on(pcap_t *handle, str expression):
     if b"\0" in text:
         raise FilterError(f"filter {expression!r}: it has a NUL character")
     with nogil:
-        refused = pcap_compile(handle, &program, at, length <= OPTIMIZED_LENGTH, PCAP_NETMASK_UNKNOWN)
+        refused = pcap_compile(
+            handle, &program, at, optimize or length <= OPTIMIZED_LENGTH, PCAP_NETMASK_UNKNOWN)
     if refused:
         raise FilterError(f"filter '{expression}': {pcap_geterr(handle).decode('utf-8', 'replace')}")
     try:

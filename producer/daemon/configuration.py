@@ -154,6 +154,19 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_memory_per_user: Annotated[
         _Size | None, _option(metavar="S", help="Most shared memory for one user's descriptors [as much as is left].")
     ] = None
+    max_filter_instructions: Annotated[
+        _Count, _option(metavar="N", help=f"Most instructions of a reader's filter [{Limits.filter_instructions}].")
+    ] = Limits.filter_instructions
+    max_filter_instructions_per_user: Annotated[
+        _Count,
+        _option(
+            metavar="N",
+            help=f"Most instructions of the filters of one user's descriptors [{Limits.filter_instructions_per_user}].",
+        ),
+    ] = Limits.filter_instructions_per_user
+    filter_names: Annotated[
+        _Switch, _option("--filter-names", help="Look up the names of hosts and services in filters of all users.")
+    ] = False
     salvage: Annotated[
         _Text | None, _option(metavar="DIR", help="Write what a killed zbufd of this name left unread to files in DIR.")
     ] = None
@@ -205,6 +218,9 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             readers_per_user=self.max_readers_per_user,
             connections_per_user=self.max_connections_per_user,
             memory_per_user=None if memory is None else size_in_bytes(memory),
+            filter_instructions=self.max_filter_instructions,
+            filter_instructions_per_user=self.max_filter_instructions_per_user,
+            names=self.filter_names,
             evict_after_s=self.evict_after if self.slow_readers == "evict" else None,
         )
 
@@ -236,12 +252,15 @@ CHANGEABLE = frozenset(
     {
         "allow",
         "evict-after",
+        "filter-names",
         "linger",
         "log-level",
         "max-connections",
         "max-connections-per-user",
         "max-descriptors",
         "max-descriptors-per-user",
+        "max-filter-instructions",
+        "max-filter-instructions-per-user",
         "max-memory-per-user",
         "max-readers",
         "max-readers-per-user",

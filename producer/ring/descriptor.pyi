@@ -6,6 +6,7 @@ from typing import TypedDict, final
 from typing_extensions import Buffer
 
 from zbuf.producer.ring.contract import PacketSink
+from zbuf.producer.ring.filter_share import FilterShare
 
 class Slots(TypedDict):
     """Which buffer is where; see Descriptor.slots()."""
@@ -27,6 +28,7 @@ class Descriptor(PacketSink):
     immediate: bool
     timeout_ns: int
     bells: int
+    cost_ns: int
     blocks_left_out: int
     announced: int
     prologue_full: bool
@@ -79,6 +81,7 @@ class Descriptor(PacketSink):
     def flush(self) -> None: ...
     def announce(self, block: bytes, program: bytes | None = None, guard: bytes | None = None) -> None: ...
     def interfaces_to_come(self) -> int: ...
+    def charge(self, share: FilterShare | None) -> None: ...
     def set_filter(self, program: bytes | Sequence[bytes], flush: bool = True) -> None: ...
     def finish(self) -> None: ...
     def abandon(self) -> None: ...

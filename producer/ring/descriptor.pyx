@@ -31,6 +31,8 @@ from libc.string cimport memcpy, memmove, memset
 
 cimport cython
 
+from zbuf.producer.filters cimport ordinary_filter_run
+from zbuf.producer.pcap cimport bpf_insn
 from zbuf.producer.ring.accounts cimport (
     all_passed,
     close_account,
@@ -47,6 +49,7 @@ from zbuf.producer.ring.accounts cimport (
     stalled_packets,
 )
 from zbuf.producer.ring.contract cimport PacketSink
+from zbuf.producer.ring.filter_share cimport FilterShare
 from zbuf.producer.ring.packets cimport describe_packet, gather
 from zbuf.producer.ring.programs cimport filter_programs, free_programs, has_programs, run_programs, set_programs
 from zbuf.shared.memory.abi cimport (
@@ -76,6 +79,7 @@ from zbuf.shared.memory.abi cimport (
     zbuf_store,
     zbuf_write_ledger,
 )
+from zbuf.shared.memory.spin cimport thread_ns
 
 from zbuf.producer.filters import REFUSE_ALL
 from zbuf.producer.ring.packets import direction_number
@@ -88,6 +92,10 @@ cdef extern from "zbuf/producer/ring/copy.h" nogil:
 cdef enum:
     NONE = -1  # an empty slot
     SECOND_NS = 1_000_000_000
+
+    WEIGHED_EACH = 4096     # packets, after which a filter is weighed again
+    WEIGHED_RUNS = 32
+    INSTRUCTION_NS = 16     # more than any takes: what is above that is not the filter, but an interrupt
 
 # A zbuf as its owner sees it.  The header's generation and length are written from here and never read back.
 cdef struct zbuf:
@@ -154,6 +162,12 @@ cdef class Descriptor(PacketSink):
 
     cdef filter_programs programs
     cdef object program             # as set_filter() got it
+    cdef FilterShare share          # that pays for it; None where nobody has to
+    cdef readonly int64_t cost_ns
+    """What the filter costs for a packet beyond an ordinary one, in nanoseconds of processor time."""
+    cdef bint weighed
+    cdef uint32_t instructions      # of its longest program
+    cdef uint32_t unweighed         # packets since it was weighed
     cdef readonly uint32_t snaplen
     cdef readonly bint immediate
     cdef readonly uint64_t timeout_ns
@@ -164,6 +178,7 @@ cdef class Descriptor(PacketSink):
     cdef object guard
 
     cdef zbuf_ledger counts         # all but `buffered` and `accepted_bytes`, which follow from others
+    cdef bint unpublished           # packets were dropped that page 0 does not tell of
     cdef uint64_t lost              # dropped since the last packet that was appended
     cdef uint64_t next_sequence
     cdef uint64_t waiting_sequence  # the filling that tick() saw last, and when it first did
@@ -438,10 +453,15 @@ cdef class Descriptor(PacketSink):
         if place != NULL:
             gather(place, packet.caplen, views)
             self.appended(&packet, caplen)
+        else:
+            self.publish_ledger()
 
     cdef uint32_t take(self, const zbuf_packet *packets, uint32_t count, bint lossless) noexcept nogil:
         """The packet path; see PacketSink."""
         if not self.has_memory or self.finished:
+            return count
+        if self.share is not None and not lossless and not self.can_pay(packets, count):
+            self.pass_over(packets, count)
             return count
         cdef bint takes_all = self.takes_all()
         cdef uint32_t at = 0
@@ -452,6 +472,8 @@ cdef class Descriptor(PacketSink):
                 if not self.take_one(&packets[at], lossless):
                     return at
                 at += 1
+        if self.unpublished:
+            self.publish_ledger()
         return count
 
     cdef inline bint takes_all(self) noexcept nogil:
@@ -508,6 +530,55 @@ cdef class Descriptor(PacketSink):
             zbuf_copy(place, packet.data, packet.caplen)
             self.appended(&packet, offered.caplen)
         return True
+
+    cdef bint can_pay(self, const zbuf_packet *packets, uint32_t count) noexcept nogil:
+        """Pay for running the filter on packets; False where its user's share is used up."""
+        if not has_programs(&self.programs) or count == 0:
+            return True
+        if not self.weighed or self.unweighed >= WEIGHED_EACH:
+            self.weigh(packets, count)
+        self.unweighed += count
+        return self.share.pay(max(<int64_t>0, self.cost_ns) * count)
+
+    cdef void weigh(self, const zbuf_packet *packets, uint32_t count) noexcept nogil:
+        """Measure how much more the filter costs than an ordinary one, for packets such as these.
+
+        Of two measurements the shorter counts: the first fills caches, and either may be interrupted.
+        """
+        cdef int64_t ordinary_ns = min(self.time_ordinary(packets, count), self.time_ordinary(packets, count))
+        cdef int64_t cost_ns = min(self.time_filter(packets, count), self.time_filter(packets, count))
+        cost_ns = min((cost_ns - ordinary_ns) // WEIGHED_RUNS, <int64_t>INSTRUCTION_NS * self.instructions)
+        self.cost_ns = (3 * self.cost_ns + cost_ns) // 4 if self.weighed else cost_ns
+        self.weighed = True
+        self.unweighed = 0
+
+    cdef int64_t time_ordinary(self, const zbuf_packet *packets, uint32_t count) noexcept nogil:
+        cdef uint32_t at
+        cdef int64_t started_ns = thread_ns()
+        for at in range(<uint32_t>WEIGHED_RUNS):
+            ordinary_filter_run(&packets[at % count])
+        return thread_ns() - started_ns
+
+    cdef int64_t time_filter(self, const zbuf_packet *packets, uint32_t count) noexcept nogil:
+        cdef uint32_t at
+        cdef int64_t started_ns = thread_ns()
+        for at in range(<uint32_t>WEIGHED_RUNS):
+            self.verdict(&packets[at % count])
+        return thread_ns() - started_ns
+
+    cdef void pass_over(self, const zbuf_packet *packets, uint32_t count) noexcept nogil:
+        """Drop packets, unfiltered: nobody knows which of them the filter would have refused."""
+        cdef uint32_t at
+        for at in range(count):
+            if self.sees(&packets[at]):
+                self.counts.received += 1
+                self.counts.received_bytes += packets[at].wirelen
+                self.counts.accepted += 1
+                self.counts.dropped += 1
+                self.counts.dropped_bytes += packets[at].wirelen
+                self.lost += 1 + packets[at].dropped
+                self.share.passed_over += 1
+        self.publish_ledger()
 
     cdef bint take_block(self, const zbuf_packet *block, bint lossless) noexcept nogil:
         """A block that is no packet; see PacketSink.  Only those who may see all packets get it."""
@@ -604,7 +675,7 @@ cdef class Descriptor(PacketSink):
             self.counts.dropped += 1
             self.counts.dropped_bytes += packet.wirelen
             self.lost += 1
-            self.publish_ledger()
+            self.unpublished = True
 
     cdef inline void appended(self, const zbuf_packet *packet, uint32_t captured_bytes) noexcept nogil:
         """The block of a packet is complete: count it, and publish it."""
@@ -864,6 +935,7 @@ cdef class Descriptor(PacketSink):
             raise ValueRefused(f"Interface Description Block of {length} bytes: it is damaged, or larger than a buffer")
         number = self.interfaces_to_come()
         self.program = extended(&self.programs, self.program, number, program)
+        self.instructions = longest(self.program)
         self.guard = extended(&self.guards, self.guard, number, guard)
         self.restricted = self.restricted or has_programs(&self.guards)
         grown = <uint8_t *>realloc(self.pending, self.pending_bytes + length)
@@ -893,6 +965,13 @@ cdef class Descriptor(PacketSink):
         memcpy(<uint8_t *>self.segment + self.segment.prologue_offset + length, <const char *>block, len(block))
         zbuf_grow_prologue(self.segment, length + len(block))
 
+    def charge(self, FilterShare share):
+        """Have a share of the pump's time pay for the filter; None where nobody has to, as at first.
+
+        While the share is used up, packets are dropped unfiltered. A lossless capture drops none, and charges nobody.
+        """
+        self.share = share
+
     def set_filter(self, program not None, bint flush=True):
         """Install a filter program for the packets to come, with a flush (BIOCSETF) or without (BIOCSETFNR).
 
@@ -907,6 +986,8 @@ cdef class Descriptor(PacketSink):
         self.need_memory()
         set_programs(&self.programs, program)
         self.program = program
+        self.instructions = longest(program)
+        self.weighed = False
         if flush:
             self.flush()
 
@@ -950,6 +1031,7 @@ cdef class Descriptor(PacketSink):
         self.counts.accepted_bytes = self.counts.received_bytes - self.counts.filtered_bytes
 
     cdef void publish_ledger(self) noexcept nogil:
+        self.unpublished = False
         self.sum_up()
         zbuf_write_ledger(self.segment, &self.counts)
 
@@ -994,6 +1076,11 @@ cdef class Descriptor(PacketSink):
     cdef need_memory(self):
         if not self.has_memory:
             raise SegmentError("descriptor without buffers: install them with set_buffers() first")
+
+
+cdef uint32_t longest(program) except *:
+    """Instructions of the longest of the programs that set_filter() got."""
+    return max(map(len, [program] if isinstance(program, bytes) else program), default=0) // sizeof(bpf_insn)
 
 
 cdef extended(filter_programs *programs, current, uint32_t number, bytes program):

@@ -5,6 +5,7 @@ from typing import final
 from typing_extensions import Buffer
 
 from zbuf.producer.ring.contract import NativeSource, PacketSink
+from zbuf.producer.ring.filter_share import IdleTime
 
 @final
 class Pump:
@@ -12,6 +13,7 @@ class Pump:
 
     interfaces_appeared: bool
     lossless: bool
+    idle: IdleTime
     offered: int
     waits: int
     def __init__(self, *, lossless: bool = False) -> None: ...

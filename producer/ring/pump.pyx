@@ -23,9 +23,10 @@ from zbuf.producer.ring.contract cimport (
     NativeSource,
     PacketSink,
 )
+from zbuf.producer.ring.filter_share cimport IdleTime
 from zbuf.producer.ring.packets cimport fill_packet, misfit
 from zbuf.shared.memory.abi cimport zbuf_packet
-from zbuf.shared.memory.spin cimport LOOKS_PER_CLOCK, is_raised, lower_flag, now_ns, raise_flag, spin_pause
+from zbuf.shared.memory.spin cimport LOOKS_PER_CLOCK, is_raised, lower_flag, now_ns, raise_flag, spin_pause, thread_ns
 
 from zbuf.shared.errors import CaptureFileError, ValueRefused
 
@@ -34,6 +35,7 @@ cdef enum:
     LONGEST_SPIN_NS = 400_000
     FIRST_SLEEP_NS = 50_000
     LONGEST_SLEEP_NS = 1_000_000
+    SHORTEST_IDLE_NS = 20_000       # a source that takes longer for a batch waits for it
 
 cdef struct held_view:  # in a struct of its own, or the garbage collector would clear it before it is released
     Py_buffer view
@@ -64,9 +66,12 @@ cdef class Pump:
     cdef held_view _held            # of the packet that was offered
     cdef bint _holds_single
     cdef int64_t _usual_wait_ns     # a running mean
+    cdef int64_t _wall_ns           # when note_idle() was called last, and the thread's processor time then
+    cdef int64_t _worked_ns
     cdef readonly bint interfaces_appeared
     """Whether run() came back because packets of new interfaces follow: announce them before it goes on."""
     cdef readonly bint lossless
+    cdef readonly IdleTime idle
     cdef readonly uint64_t offered
     """Packets that came from sources."""
     cdef readonly uint64_t waits
@@ -74,6 +79,7 @@ cdef class Pump:
 
     def __cinit__(self, *, bint lossless=False):
         self._descriptors = []
+        self.idle = IdleTime()
         self.lossless = lossless
 
     def __dealloc__(self):
@@ -143,11 +149,30 @@ cdef class Pump:
             if is_raised(&self._flag) or not self.feed(True):
                 lower_flag(&self._flag)
                 return SOURCE_WOKEN
-            packets = source.next(&self._batch)
+            packets = self.next_of(source)
             if packets <= 0 and packets != SOURCE_BLOCK:
                 return packets
             self.begin(1 if packets == SOURCE_BLOCK else <uint32_t>packets)
             self._is_block = packets == SOURCE_BLOCK
+
+    cdef inline int next_of(self, NativeSource source) noexcept nogil:
+        """source.next(), and how long it had nothing to give."""
+        cdef int64_t started_ns = now_ns(), taken_ns
+        cdef int packets = source.next(&self._batch)
+        taken_ns = now_ns() - started_ns
+        if taken_ns > SHORTEST_IDLE_NS:
+            self.note_idle(taken_ns)
+        return packets
+
+    cdef void note_idle(self, int64_t taken_ns) noexcept nogil:
+        """Count the part of so long a call for which this thread had no processor: it slept there, as a rule.
+
+        Where others had the processor at times, that is not known for this call, but for the time since the one before.
+        """
+        cdef int64_t wall_ns = now_ns(), worked_ns = thread_ns()
+        cdef int64_t without_ns = (wall_ns - self._wall_ns) - (worked_ns - self._worked_ns)
+        self.idle.ns += max(<int64_t>0, min(taken_ns, without_ns))
+        self._wall_ns, self._worked_ns = wall_ns, worked_ns
 
     cdef void begin(self, uint32_t packets) noexcept nogil:
         cdef uint32_t at

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import select
 import socket
 import struct
 import threading
@@ -98,6 +99,12 @@ class PeerSocket:
         """Send a last word, if the client is there to hear it."""
         with contextlib.suppress(OSError):
             self._socket.send(data)
+
+    def has_hung_up(self) -> bool:
+        """Whether whoever is at the other end has closed it, though something that it sent may be unread."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 

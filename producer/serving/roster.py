@@ -14,6 +14,7 @@ from typing import Protocol
 from zbuf.producer.ring.pump import Pump
 from zbuf.producer.serving.access import Grant
 from zbuf.producer.serving.counts import add_ledgers, statistics_of
+from zbuf.producer.serving.filter_shares import FilterShares
 from zbuf.producer.serving.limits import Limits
 from zbuf.producer.serving.listener import Attached, Listener
 from zbuf.producer.serving.refusals import Refusals
@@ -40,6 +41,13 @@ class JustEnded(Refused):
 
     def __init__(self) -> None:
         super().__init__("the descriptor has just ended: connect again")
+
+
+class JustOpened(Refused):
+    """A shared descriptor was opened by somebody else after it was looked for and before it was there."""
+
+    def __init__(self) -> None:
+        super().__init__("the descriptor has just been opened: join it")
 
 
 class LiveCounts(Protocol):
@@ -74,6 +82,7 @@ class Roster:
         self._evicted = 0
         self._pump = pump
         self._listeners: dict[int, Listener] = {}
+        self._filter_shares = FilterShares(pump)
         self._closed: deque[DescriptorStatistics] = deque(maxlen=_CLOSED_KEPT)
         self._closed_sums: dict[Grant, Ledger] = {}  # of descriptors with the same grant
         self._next_number = 1
@@ -111,6 +120,11 @@ class Roster:
         """The descriptor that is shared under this name."""
         return next((one for one in self._listeners.values() if one.join == join), None)
 
+    def check_filter(self, uid: int, instructions: int, replaced: Listener | None = None) -> None:
+        """Raise Refused if a user may not run a filter of so many instructions, in place of that of `replaced`."""
+        theirs = [one for one in self._listeners.values() if one.uid == uid and one is not replaced]
+        self.shares.limits.check_filters(uid, sum(one.filters.instructions for one in theirs), instructions)
+
     def add_reader(self, listener: Listener, reader: Attached, *, is_new: bool) -> tuple[int, int]:
         """Let a reader in, together with its descriptor if that is new.
 
@@ -120,6 +134,7 @@ class Roster:
         Raises:
             Refused: the producer is about to end.
             JustEnded: the descriptor was closed meanwhile.
+            JustOpened: there is one of that name meanwhile.
             SegmentError: the descriptor's prologue has no room for all interfaces.
         """
         if self.closing:
@@ -127,12 +142,16 @@ class Roster:
         if not is_new and listener.number not in self._listeners:
             raise JustEnded
         if is_new:
+            if listener.join is not None and self.find_group(listener.join) is not None:
+                raise JustOpened
+            self.check_filter(listener.uid, listener.filters.instructions)
             known = listener.descriptor.interfaces_to_come()
             listener.announce(listener.grant.shown(self.interfaces[known:], known))
         first = listener.descriptor.add_reader(reader.number, reader.ack_map, reader.doorbell)
         listener.readers[reader.number] = reader
         if is_new:
             self._listeners[listener.number] = listener
+            self._filter_shares.open(listener)
             self._pump.attach(listener.descriptor)
         self._notify()
         return first
@@ -163,6 +182,7 @@ class Roster:
             self._evict_slow(listener, now_ns / 1e9)
         immediate = [one.descriptor for one in self._listeners.values() if one.settings.immediate]
         self._hurried = any(descriptor.held_by_views for descriptor in immediate)
+        self._filter_shares.tick()
         if self.live is not None:
             self.live.tick()
 
@@ -227,6 +247,7 @@ class Roster:
         """Close a descriptor: wake its readers, and remove the name of its memory."""
         if self._listeners.pop(listener.number, None) is None:
             return
+        self._filter_shares.close(listener)
         self._pump.detach(listener.descriptor)
         final = statistics_of(listener, is_open=False)
         listener.descriptor.close()

@@ -25,7 +25,7 @@ log = logging.getLogger("zbuf")
 
 _BACKLOG = 64
 _WORKERS = 4
-"""How many filters are compiled, and segments made, at the same time."""
+"""How many segments are made at the same time."""
 _GOODBYE_S, _END_S = 0.25, 0.5
 
 
@@ -81,6 +81,7 @@ class ControlServer:
             os.close(fd)
         for session in self._sessions:
             session.forget()
+        self._context.compiler.forget()
 
     def _soon(self, call: Callable[[], object]) -> None:
         """Have the control thread do something."""
@@ -94,10 +95,11 @@ class ControlServer:
         self._loop = asyncio.get_running_loop()
         # An executor of our own: asyncio imports its executor when it first needs one. By then root is dropped, which
         # may have been the only user that can read Python's files.
-        self._loop.set_default_executor(Workers(_WORKERS, "zbuf-filter"))
+        self._loop.set_default_executor(Workers(_WORKERS, "zbuf-memory"))
         accepting = asyncio.create_task(self._accept())
         self._ready.set()
         await self._stopped.wait()
+        self._context.compiler.close()
         accepting.cancel()
         await asyncio.gather(accepting, return_exceptions=True)
         self._close_socket()

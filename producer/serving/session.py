@@ -14,17 +14,18 @@ from typing import TypeVar
 
 import msgspec
 
+from zbuf.producer.compiling import Compiler
 from zbuf.producer.serving.access import Access, Grant, Peer
-from zbuf.producer.serving.link_filters import LinkFilters
+from zbuf.producer.serving.link_filters import INSTRUCTION_BYTES, LinkFilters
 from zbuf.producer.serving.listener import Listener
 from zbuf.producer.serving.owner import Owner
 from zbuf.producer.serving.peer_socket import PeerSocket
-from zbuf.producer.serving.roster import JustEnded, Roster
+from zbuf.producer.serving.roster import JustEnded, JustOpened, Roster
 from zbuf.producer.serving.seen import Viewer
 from zbuf.producer.serving.setup import Identity, complete_settings, make_listener, make_reader
 from zbuf.producer.serving.shares import FILES_OF_DESCRIPTOR, FILES_OF_READER, FILES_TO_SEND, Booking
 from zbuf.shared import control
-from zbuf.shared.errors import ControlError, Refused, ZbufError
+from zbuf.shared.errors import ControlError, FilterError, Refused, ZbufError
 from zbuf.shared.memory.layout import ABI
 from zbuf.shared.names import check_name
 
@@ -45,9 +46,14 @@ class Context:
     """The size of a buffer for clients that do not ask for one."""
     access: Access
     """Who may see what; replaced when that changes."""
-    joining: "weakref.WeakValueDictionary[str, asyncio.Lock]" = field(default_factory=weakref.WeakValueDictionary)
-    """By the name of a shared descriptor: held while a reader joins it, so that two who come at once do not both open
-    it."""
+    compiler: Compiler = field(default_factory=Compiler)
+    joining: "weakref.WeakValueDictionary[tuple[int, str], asyncio.Lock]" = field(
+        default_factory=weakref.WeakValueDictionary
+    )
+    """By user and shared descriptor: held while a reader joins, so that of many who come at once only one opens it.
+
+    Users don't wait for each other here: where two open it at once, the second joins the first.
+    """
 
     async def command(self, command: Callable[[], T]) -> T:
         """Have the owner of the descriptors carry something out."""
@@ -209,15 +215,45 @@ class Session:
     async def _set_filter(self, request: control.SetFilter) -> control.Answer:
         listener = self._mine_alone("set filter")
         interfaces = self._context.identity.interfaces
-        filters = await asyncio.to_thread(LinkFilters, request.filter, tuple(interfaces))
+        filters = await self._compile(request.filter)
 
         def install() -> None:
+            self._context.roster.check_filter(listener.uid, filters.instructions, listener)
             self._mine_alone("set filter").descriptor.set_filter(filters.programs(interfaces), request.flush)
             listener.filters = filters
 
         await self._context.command(install)
         listener.settings = msgspec.structs.replace(listener.settings, filter=request.filter)
         return control.Done(warnings=filters.warnings(self._grant.visible(interfaces)))
+
+    async def _compile(self, expression: str) -> LinkFilters:
+        """Compile a filter elsewhere, while others are served.
+
+        Raises:
+            FilterError: it compiles for no interface that there is, or takes too long.
+            Refused: it comes to more than the peer's filters may.
+        """
+        context, uid = self._context, self.peer.uid
+        names = context.roster.shares.limits.names or uid in (0, os.geteuid())
+
+        async def in_turn(expression: str, linktype: int) -> bytes:
+            self._check_wanted()
+            return await context.compiler.compile(expression, linktype, uid=uid, names=names)
+
+        def now(expression: str, linktype: int) -> bytes:
+            return self._checked(context.compiler.compile_now(expression, linktype, uid=uid, names=names))
+
+        filters = await LinkFilters.compiled(expression, tuple(context.identity.interfaces), in_turn, now)
+        context.roster.shares.limits.check_filter(filters.instructions)
+        return filters
+
+    def _checked(self, program: bytes) -> bytes:
+        """A program for a link type that appeared later, which can't be refused any more; or FilterError."""
+        try:
+            self._context.roster.shares.limits.check_filter(len(program) // INSTRUCTION_BYTES)
+        except Refused as error:
+            raise FilterError(str(error)) from None
+        return program
 
     # ---- connecting -------------------------------------------------------------------------------------------------
 
@@ -240,22 +276,28 @@ class Session:
         if request.join is None:
             return await self._attach(await self._open(request, None), fds, is_new=True)
         join = check_name(request.join, "group name")
-        async with self._context.joining.setdefault(join, asyncio.Lock()):
+        async with self._context.joining.setdefault((self.peer.uid, join), asyncio.Lock()):
             return await self._join(request, join, fds)
 
     async def _join(self, request: control.Connect, join: str, fds: list[int]) -> control.Connected:
         while True:
             listener = await self._context.command(lambda: self._context.roster.find_group(join))
-            if listener is None:
-                return await self._attach(await self._open(request, join), fds, is_new=True)
-            if listener.grant != self._grant:
-                raise Refused(f"descriptor {join!r} shows something else than you may see: join another")
-            if request.settings is not None and self._settings(request) != listener.settings:
-                raise Refused(f"descriptor {join!r} is there with other settings: leave yours out, or join another")
             try:
-                return await self._attach(listener, fds, is_new=False)
-            except JustEnded:
-                _close_all(fds)  # its last reader left while we came: open it anew
+                if listener is None:
+                    return await self._attach(await self._open(request, join), fds, is_new=True)
+                return await self._attach(self._checked_to_join(listener, request), fds, is_new=False)
+            except (JustEnded, JustOpened):
+                _close_all(fds)  # its last reader left, or somebody else opened it, while we came: look again
+
+    def _checked_to_join(self, listener: Listener, request: control.Connect) -> Listener:
+        join = listener.join
+        if listener.grant != self._grant:
+            raise Refused(f"descriptor {join!r} shows something else than you may see: join another")
+        if request.settings is not None and self._settings(request) != listener.settings:
+            raise Refused(
+                f"descriptor {listener.join!r} is there with other settings: leave yours out, or join another"
+            )
+        return listener
 
     def _settings(self, request: control.Connect) -> control.Settings:
         return complete_settings(request.settings, self._context.identity, self._context.buffer_bytes)
@@ -266,23 +308,39 @@ class Session:
         with contextlib.ExitStack() as booked:
             booking = booked.enter_context(self._book(descriptors=1, memory=memory, files=FILES_OF_DESCRIPTOR))
             try:
-                listener = await asyncio.to_thread(self._make, settings, join)
+                filters = await self._compile(settings.filter)
+                listener = await asyncio.to_thread(self._make, settings, join, filters)
             finally:
                 self._context.roster.shares.note_made(memory)
             listener.booking = booking
             booked.pop_all()
         return listener
 
-    def _make(self, settings: control.Settings, join: str | None) -> Listener:
+    def _make(self, settings: control.Settings, join: str | None, filters: LinkFilters) -> Listener:
         """Make a descriptor with its memory, in a thread that nobody waits for when the producer ends."""
         context = self._context
-        new_number = context.roster.new_number
-        listener = make_listener(context.identity, settings, join, new_number, uid=self.peer.uid, grant=self._grant)
+        listener = make_listener(
+            context.identity,
+            settings,
+            join,
+            context.roster.new_number,
+            uid=self.peer.uid,
+            grant=self._grant,
+            filters=filters,
+            check=self._check_wanted,
+        )
         if context.roster.closing:
             listener.descriptor.close()
             listener.segment.discard()
             raise Refused("this producer is ending")
         return listener
+
+    def _check_wanted(self) -> None:
+        """Give up what takes long where nobody waits for it any more; from any thread."""
+        if self._context.roster.closing:
+            raise Refused("this producer is ending")
+        if self._connection.has_hung_up():
+            raise ConnectionResetError
 
     async def _attach(self, listener: Listener, fds: list[int], *, is_new: bool) -> control.Connected:
         """Have the owner let this connection's reader in; its three file descriptors go to `fds`."""

@@ -61,10 +61,12 @@ def make_listener(
     *,
     uid: int,
     grant: Grant,
+    filters: LinkFilters,
+    check: Callable[[], None] = lambda: None,
 ) -> Listener:
     """Make a descriptor with its memory; nothing feeds it yet.
 
-    Filters and a large segment take time, so that this is called while nobody waits for it. Interfaces that appear
+    A large segment takes time, so that this is called while nobody waits for it. Interfaces that appear
     meanwhile are announced when the first reader is let in.
 
     Args:
@@ -74,13 +76,15 @@ def make_listener(
         new_number: gives numbers for descriptors.
         uid: the user that opens it.
         grant: what its readers may see.
+        filters: of the settings' filter.
+        check: called now and then; raises to give up.
 
     Raises:
-        FilterError: the filter compiles for none of the interfaces.
+        FilterError: what became of the filter is no valid program.
     """
     interfaces = tuple(identity.interfaces)
-    filters, guards = LinkFilters(settings.filter, interfaces), LinkFilters(grant.guard, interfaces)
-    segment = _make_segment(identity, grant.shown(interfaces), settings, new_number)
+    guards = LinkFilters(grant.guard, interfaces)
+    segment = _make_segment(identity, grant.shown(interfaces), settings, new_number, check)
     try:
         descriptor = Descriptor(
             snaplen=settings.snaplen,
@@ -101,7 +105,11 @@ def make_listener(
 
 
 def _make_segment(
-    identity: Identity, interfaces: Sequence[Interface], settings: Settings, new_number: Callable[[], int]
+    identity: Identity,
+    interfaces: Sequence[Interface],
+    settings: Settings,
+    new_number: Callable[[], int],
+    check: Callable[[], None],
 ) -> Segment:
     """A segment under a number that is free: a producer of this name in another run directory may have taken some."""
     head = prologue(interfaces, settings.snaplen, identity.application)
@@ -116,7 +124,7 @@ def _make_segment(
             _GROWTH_BYTES,
         )
         try:
-            return Segment(layout, head)
+            return Segment(layout, head, check)
         except FileExistsError:
             continue
 

@@ -13,7 +13,10 @@ import fcntl
 import mmap
 import os
 import struct
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 
 import posix_ipc
 
@@ -27,9 +30,13 @@ from zbuf.shared.memory.layout import (
     read_layout,
     write_layout,
 )
+from zbuf.shared.memory.mapped import put_in, take_out
 
 SHM = Path("/dev/shm")  # noqa: S108  (where Linux keeps POSIX shared memory, shm_overview(7))
 _LENGTHS = struct.Struct("<4xI56xI")  # of struct zbuf_header: kernel_len, and the lower half of store_len
+_PIECE_BYTES = 16 << 20
+_UNMAPS = "zbuf-unmap"
+_starting = threading.Lock()
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of fcntl(2) on 64-bit Linux
 
 
@@ -39,21 +46,23 @@ class Segment:
     Args:
         layout: what to make; the object's name ends in `layout.descriptor`.
         prologue: the pcapng blocks before the first packet, `layout.prologue_bytes` of them.
+        check: called now and then while memory is reserved, which may take seconds; it raises to give up.
 
     Raises:
         SegmentError: /dev/shm has no room for it, or does not permit it.
         FileExistsError: an object of that name already exists.
     """
 
-    def __init__(self, layout: Layout, prologue: bytes) -> None:
+    def __init__(self, layout: Layout, prologue: bytes, check: Callable[[], None] = lambda: None) -> None:
         if len(prologue) > layout.prologue_bytes:
             raise ValueRefused(f"prologue of {len(prologue)} bytes, with room for {layout.prologue_bytes}")
+        _start_unmapping()  # now, since whoever calls discard() must not wait
         self.layout = layout
         self.name = f"/zbuf.{layout.producer}.{layout.descriptor}"
-        fd, self._lock_fd = _create(self.name, layout.segment_bytes)
+        fd, self._lock_fd = _create(self.name, layout.segment_bytes, check)
         try:
-            # Every page is mapped before the first packet, so that no page fault slows the packet path.
-            self.map = mmap.mmap(fd, layout.segment_bytes, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+            self.map = mmap.mmap(fd, layout.segment_bytes)
+            put_in(self.map)  # before the first packet, so that no page fault slows the packet path
             write_layout(self.map, layout)
             self.map[layout.prologue_offset : layout.prologue_offset + len(prologue)] = prologue
         except BaseException:
@@ -81,9 +90,15 @@ class Segment:
         self.unlock()
 
     def discard(self) -> None:
-        """Remove it and drop our mapping, which must not be in use any more; the readers keep theirs."""
-        self.remove()
-        self.map.close()
+        """Remove it and drop our mapping, which must not be in use any more; the readers keep theirs.
+
+        A thread that does nothing else gives the memory back: that takes long, and whoever calls may feed packets.
+        """
+        _unlink(self.name)
+        kept_fd, self._lock_fd = self._lock_fd, -1
+        if kept_fd >= 0:
+            _lock(kept_fd, fcntl.F_UNLCK)
+        _to_unmap.put((self.map, kept_fd))
 
     def unlock(self) -> None:
         """Give up only the lock, as a forked child does, which is not the producer."""
@@ -92,7 +107,7 @@ class Segment:
         self._lock_fd = -1
 
 
-def _create(name: str, size: int) -> tuple[int, int]:
+def _create(name: str, size: int, check: Callable[[], None]) -> tuple[int, int]:
     """A new object of that size: a file descriptor to map, and another that holds the write lock.
 
     Two, because a mapping keeps a duplicate of its file descriptor, and with it a lock, for as long as it lives.
@@ -104,15 +119,24 @@ def _create(name: str, size: int) -> tuple[int, int]:
         os.close(fd)
         _unlink(name)
         raise SegmentError(f"segment {name} can't be made: {error}") from None
-    _write_lock(lock_fd)
+    _lock(lock_fd, fcntl.F_WRLCK)
     try:
-        os.posix_fallocate(fd, 0, size)
-    except OSError as error:
+        _reserve(fd, name, size, check)
+    except BaseException:
         os.close(fd)
         os.close(lock_fd)
         _unlink(name)
-        raise SegmentError(_no_room(size) if error.errno == errno.ENOSPC else f"segment {name}: {error}") from None
+        raise
     return fd, lock_fd
+
+
+def _reserve(fd: int, name: str, size: int, check: Callable[[], None]) -> None:
+    for at in range(0, size, _PIECE_BYTES):
+        check()
+        try:
+            os.posix_fallocate(fd, at, min(_PIECE_BYTES, size - at))
+        except OSError as error:
+            raise SegmentError(_no_room(size) if error.errno == errno.ENOSPC else f"segment {name}: {error}") from None
 
 
 def _open_new(name: str) -> int:
@@ -154,8 +178,34 @@ def _unlink(name: str) -> None:
         posix_ipc.unlink_shared_memory(name)
 
 
-def _write_lock(fd: int) -> None:
-    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+def _lock(fd: int, kind: int) -> None:
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0))
+
+
+def _unmap(memory: mmap.mmap, fd: int) -> None:
+    """Drop a mapping, and then the file descriptor of the same memory, with which the kernel frees what nobody maps.
+
+    In this order, close(2) has most of the work, and lets other threads run meanwhile; munmap(2) in mmap.close() not.
+    """
+    take_out(memory)
+    memory.close()
+    if fd >= 0:
+        os.close(fd)
+
+
+_to_unmap: SimpleQueue[tuple[mmap.mmap, int]] = SimpleQueue()
+
+
+def _unmap_for_ever(queue: SimpleQueue[tuple[mmap.mmap, int]]) -> None:
+    while True:
+        _unmap(*queue.get())
+
+
+def _start_unmapping() -> None:
+    """Have a thread wait for what is to be unmapped, one for each process."""
+    with _starting:
+        if not any(thread.name == _UNMAPS for thread in threading.enumerate()):
+            threading.Thread(target=_unmap_for_ever, args=(_to_unmap,), name=_UNMAPS, daemon=True).start()
 
 
 def producer_lives(fd: int) -> bool:

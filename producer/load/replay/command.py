@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from zbuf.producer.compiling import prepare
 from zbuf.producer.load.checks import Junit, MaxLag, check_writable, tell_failures, write_junit
 from zbuf.producer.load.damage import warn
 from zbuf.producer.load.replay.measured import Measured
@@ -196,6 +197,7 @@ def replay(
     socket_mode = mode if mode is not None else 0o600 if gid is None else 0o660
     called = name or name_from_path(files[0])
     raise_descriptor_limit()
+    prepare()
     with contextlib.ExitStack() as undo:
         place = None
         if user is not None:

@@ -213,7 +213,7 @@ cdef class LiveInterface:
 
     def _set_filter(self, str expression):
         cdef bpf_program program
-        cdef bytes instructions = compile_on(self.pcap, expression)
+        cdef bytes instructions = compile_on(self.pcap, expression, False)
         if not instructions:
             return
         program.bf_len = <unsigned>(len(instructions) // sizeof(bpf_insn))
@@ -281,8 +281,8 @@ cdef class LiveFilters:
             name, promiscuous=False, immediate=True, buffer_bytes=SMALLEST_BUFFER_BYTES, linktype=linktype)
         take_nothing(pcap_get_selectable_fd(self._interface.pcap), index_of(name) or 0)
 
-    def compile(self, str expression not None):
-        """The program of an expression, for Descriptor.set_filter().
+    def compile(self, str expression not None, *, bint optimize=False):
+        """The program of an expression, for Descriptor.set_filter(); `optimize` as of compile_filter().
 
         Raises:
             FilterError: it does not compile, or asks for what packets do not carry.
@@ -291,7 +291,7 @@ cdef class LiveFilters:
         with self._lock:
             if self._interface.pcap == NULL:
                 raise FilterError(f"filter '{expression}': the live capture has ended")
-            program = compile_on(self._interface.pcap, expression)
+            program = compile_on(self._interface.pcap, expression, optimize)
         if not can_answer_loads(<bpf_insn *><char *>program, <uint32_t>(len(program) // sizeof(bpf_insn))):
             raise FilterError(f"filter '{expression}': only the kernel can tell that: give it to zbufd capture")
         return KNOWS_TAGS + program if program else program

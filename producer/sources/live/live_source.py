@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 
+from zbuf.producer.compiling import CompilerProcess, dismiss, prepare
 from zbuf.producer.filters import compile_as, no_longer_compile_as
 from zbuf.producer.sources.live.libpcap_interface import LiveFilters, LiveInterface, has_ring
 from zbuf.producer.sources.live.libpcap_live import LiveCapture
@@ -126,6 +127,7 @@ class LiveSource:
         self._stopping = threading.Event()
         self._looked_s = 0.0
         self._filters: dict[int, LiveFilters] = {}  # by link type
+        self._compiler: CompilerProcess | None = None
         try:
             self._open_filters()
             self.native = LiveCapture(opened, self._on_lost) if self.engine == "pcap" else None  # type: ignore[arg-type]
@@ -144,12 +146,12 @@ class LiveSource:
 
     def _open_filters(self) -> None:
         """Have filters of readers mean what a capture filter does, where packets come from the kernel's ring."""
-        if self.engine != "pcap":
-            return
-        ringed = {place.linktype: place.name for place in self._places if has_ring(place.name)}
+        ringed = {one.linktype: one.name for one in self._places if self.engine == "pcap" and has_ring(one.name)}
         for linktype, name in ringed.items():
             filters = self._filters[linktype] = LiveFilters(name, self.options.linktype)
             compile_as(linktype, filters.compile)
+        asked = self.options.linktype
+        self._compiler = prepare([(linktype, name, asked) for linktype, name in ringed.items()])
 
     def passes(self, count: int) -> Iterator[LiveCapture | Iterator[RawPacket | None]]:  # noqa: ARG002
         """One pass that does not end, whatever `count` is: see zbuf.producer.sources.source.Source."""
@@ -173,6 +175,9 @@ class LiveSource:
     def close(self) -> None:
         """Close all interfaces; their counts stay. Again does nothing."""
         self._stopping.set()
+        compiler, self._compiler = self._compiler, None
+        if compiler is not None:
+            dismiss(compiler)
         while self._filters:
             linktype, filters = self._filters.popitem()
             no_longer_compile_as(linktype, filters.compile)

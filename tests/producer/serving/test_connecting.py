@@ -100,6 +100,8 @@ def test_buffer_size_is_the_readers_choice(lab: Lab) -> None:
 def test_argument_that_can_not_be_is_refused_and_leaves_nothing_behind(
     lab: Lab, options: dict[str, Any], message: str
 ) -> None:
+    connect(lab.name, filter="udp").close()  # starts the process that compiles
+    lab.wait_descriptors(0)
     gc.collect()
     ours, theirs = open_fds(), lab.process.fds
     with pytest.raises(ZbufError, match=message) as refused:

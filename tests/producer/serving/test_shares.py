@@ -5,6 +5,7 @@ import os
 import resource
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,8 @@ def test_an_eighth_is_for_root_however_many_users_there_are(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_limit_for_each_user_takes_the_place_of_the_rule(kind: str) -> None:
-    shares = Shares(Limits(descriptors=64, readers=64, connections=64, **{f"{kind}_per_user": 50}))
+    per_user: dict[str, Any] = {f"{kind}_per_user": 50}
+    shares = Shares(Limits(descriptors=64, readers=64, connections=64, **per_user))
     assert take_all(shares, FIRST, **{kind: 1}) == 50
     assert take_all(shares, SECOND, **{kind: 1}) == 6
     assert take_all(shares, os.geteuid(), **{kind: 1}) == 8

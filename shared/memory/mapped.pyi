@@ -1,0 +1,6 @@
+"""The pages of a large mapping, put in and taken out while other threads run."""
+
+from typing_extensions import Buffer
+
+def put_in(memory: Buffer) -> None: ...
+def take_out(memory: Buffer) -> None: ...
