@@ -25,7 +25,8 @@ class FakeProducer:
         self.ack_fd, _ = make_ack_page()
         self.bell, self.doorbell = make_doorbell()
         self.listening = self.cleaning.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-        self.listening.bind(str(run_dir / f"{name}.sock"))
+        (run_dir / name).mkdir()
+        self.listening.bind(str(run_dir / name / "control.sock"))
         self.listening.listen()
         self.answer = {
             "type": "connected",

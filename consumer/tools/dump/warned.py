@@ -15,7 +15,7 @@ class Warnings:
 
     def __init__(self) -> None:
         self._told: set[str] = set()
-        logging.getLogger("zbuf").setLevel(logging.ERROR)
+        logging.getLogger("zbuf").addFilter(lambda record: record.levelno >= logging.ERROR)
 
     def tell(self, reader: Reader) -> None:
         """Write the warnings that were not written yet."""

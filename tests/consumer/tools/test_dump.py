@@ -344,7 +344,7 @@ def test_dump_that_is_killed_two_hundred_times_leaves_a_file_with_the_first_pack
             flooded.process.do("producer.wait_readers(1); thread.start()")
         wanted = 1 + 37_171 * number % 3_000_000
         limit = time.monotonic() + LIMIT_S
-        while not path.exists() or path.stat().st_size < wanted:
+        while size_of(path) < wanted:
             assert time.monotonic() < limit, f"{wanted} bytes do not come"
         process.kill()
         data = path.read_bytes()
@@ -353,6 +353,14 @@ def test_dump_that_is_killed_two_hundred_times_leaves_a_file_with_the_first_pack
         opened = subprocess.run(["tcpdump", "-nn", "-q", "-r", path], capture_output=True, check=False, text=True)
         assert len([line for line in opened.stdout.splitlines() if not line.startswith("\t")]) == len(found)
         path.unlink()
+
+
+def size_of(path: Path) -> int:
+    """The bytes of a file; 0 where there is none, as after the dump has tried whether it can make one."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def blocks_of(data: bytes) -> Iterator[int]:
@@ -495,7 +503,7 @@ def test_saved_file_is_read_filtered_and_written(saved: Path, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     assert numbers_in(out) == [number for number in range(500) if number % 256 < 10]
     assert told(done.stderr)[0] == "20 packets captured"
-    assert run("zbuf", "ls").stderr == "zbuf: no producer runs\n"
+    assert run("zbuf", "ls").stderr.startswith("zbuf: no producer runs in ")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give it up")

@@ -114,7 +114,7 @@ def test_filter_of_the_command_line_chooses_packets(
         (["NAME"], "no producer 'NAME' runs"),
         (["a/b"], "producer name 'a/b'"),
         (["NAME", "--join", "a/b"], "group name 'a/b'"),
-        (["NAME", "--buffer-size", "1"], "buffer"),
+        (["NAME", "--buffer-size", "2G"], "buffer"),
     ],
 )
 def test_dump_complains_of_what_it_can_not_connect_to(

@@ -202,7 +202,7 @@ def test_live_interfaces_are_shown_with_their_state(wire: Network, commands: Com
     live = LiveLab(wire, commands, producer_name, "-i", "za", "-i", "zb")
     process = commands.start("zbuf", "top", "-d", "0.1")
     for name in ("za", "zb"):
-        assert re.search(rf"  {name}  +up  +0  +0  +0  +0$", wait_line(process.stdout, f"  {name}  "))
+        assert re.search(rf"  {name}  +up  +0  +-  +0  +0  +0$", wait_line(process.stdout, f"  {name}  "))
     send(wire, [frame(number) for number in range(50)])
     while re.search(r"  zb  +up  +0 ", wait_line(process.stdout, "  zb  ")):
         pass
