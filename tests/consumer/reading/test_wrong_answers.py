@@ -77,7 +77,7 @@ def test_answer_with_a_value_that_can_not_be_is_an_error(fake: FakeProducer, key
 
 
 def name_of(fake: FakeProducer) -> str:
-    return Path(fake.listening.getsockname()).stem
+    return Path(fake.listening.getsockname()).parent.name
 
 
 @pytest.mark.parametrize("fds", [[], [0, 1], [0, 1, 2, 0, 1]], ids=["none", "two", "five"])
