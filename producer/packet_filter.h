@@ -150,8 +150,8 @@ static inline uint32_t packet_filter_run(const struct packet_filter *filter, con
 /* What an ordinary filter runs on a packet: a yardstick for others, so that no figure depends on the machine. */
 #define LOAD_AND_COMPARE {BPF_LD | BPF_H | BPF_ABS, 0, 0, 12}, {BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 0x800}
 static const struct bpf_insn ordinary_program[] = {
-    LOAD_AND_COMPARE, LOAD_AND_COMPARE, LOAD_AND_COMPARE, LOAD_AND_COMPARE, LOAD_AND_COMPARE,
-    LOAD_AND_COMPARE, LOAD_AND_COMPARE, {BPF_RET | BPF_K, 0, 0, 0},
+    LOAD_AND_COMPARE, LOAD_AND_COMPARE, LOAD_AND_COMPARE, LOAD_AND_COMPARE,
+    LOAD_AND_COMPARE, LOAD_AND_COMPARE, LOAD_AND_COMPARE, {BPF_RET | BPF_K, 0, 0, 0},
 };
 
 static inline uint32_t ordinary_filter_run(const struct zbuf_packet *packet)

@@ -132,7 +132,7 @@ struct zbuf_header {
 struct zbuf_ack {
     uint32_t user_gen[2];    /* (u) SYNC acknowledge: one each for A and B */
     uint32_t sleeping;       /* (u) SYNC sleep: nonzero while the reader wants its doorbell rung */
-    uint32_t passed_gen[2];  /* (u) a hint: the reader wants the next buffer, but its program still looks at this one */
+    uint32_t passed_gen[2];  /* (u) a hint: it wants the next buffer, while its program still looks at this one */
     uint32_t reserved[11];
 };
 
