@@ -21,9 +21,9 @@ class OnTerminal:
     def __init__(self, commands: Commands, *words: str) -> None:
         self.ours, theirs = os.openpty()
         self.said = ""
-        null = subprocess.DEVNULL
+        null, environment = subprocess.DEVNULL, os.environ | {"TERM": "xterm"}  # a dumb one shows no progress
         self.process: Process = commands.adopt(
-            subprocess.Popen(command(*words), stdin=null, stdout=null, stderr=theirs, text=True)
+            subprocess.Popen(command(*words), stdin=null, stdout=null, stderr=theirs, text=True, env=environment)
         )
         os.close(theirs)
 
