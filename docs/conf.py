@@ -26,11 +26,13 @@ myst_heading_anchors = 3
 default_role = "code"
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:.*", r"(asyncio|collections|msgspec|numpy|os|pathlib|socket)\..*"),  # the network has their references
+    # the network has their references
+    ("py:.*", r"(asyncio|collections|concurrent|fractions|msgspec|numpy|os|pathlib|scapy|socket)\..*"),
     (
         "py:.*",
-        r"(zbuf\.shared\.control\.messages\..*|.*\.(Listener|Opening)|NDArray|NativeSource)",
+        r"(zbuf\.shared\.control\.messages\..*|.*\.(Listener|LiveCapture|Opening|ProducerDirectory)|NDArray|NativeSource)",
     ),  # in signatures; users need none of them
+    ("py:.*", r"(AnsweringMachine|_T|[\d.]+)"),  # scapy's, and a bound of a number
 ]
 
 autodoc_member_order = "bysource"

@@ -141,7 +141,7 @@ def replay(
         run_dir: where the control socket is made; see Producer.
 
     Returns:
-        A Replay: ``with replay(...) as name`` gives the producer's name.
+        A Replay; ``with replay(...) as name`` gives the producer's name.
 
     Raises:
         CaptureFileError: a file is missing, empty or not a capture.

@@ -97,7 +97,9 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One rule of an allow list: what some users, and the members of some groups, may see."""
 
     users: list[str] = []
+    """Whom it is about, by name or number."""
     groups: list[str] = []
+    """The groups whose members it is about, by name or number."""
     filter: str = ""
     """A pcap-filter(7) expression that packets must pass before the reader's own filter; empty for everything."""
     interfaces: list[str] = []
