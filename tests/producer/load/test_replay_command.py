@@ -112,7 +112,7 @@ def test_replay_that_is_not_lossless_drops_what_a_slow_reader_has_no_room_for(
             os.close(fd)
         done = end(replay)
         assert take_all(reader) == list(range(86))
-    assert told(done.stderr) == [f"zbufd: {producer_name}: readers have not taken everything within 0 s"]
+    assert told(done.stderr) == []  # nobody was waited for, so that nobody was too slow
     ledger, _ = json.loads(done.stdout)["descriptors"]
     assert (ledger["received"], ledger["buffered"], ledger["dropped"]) == (COUNT, 86, COUNT - 86)
 
