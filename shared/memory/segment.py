@@ -131,6 +131,8 @@ def _create(name: str, size: int, check: Callable[[], None]) -> tuple[int, int]:
 
 
 def _reserve(fd: int, name: str, size: int, check: Callable[[], None]) -> None:
+    if not _has_room(size):  # before the pieces take what is left from everybody else
+        raise SegmentError(_no_room(size))
     for at in range(0, size, _PIECE_BYTES):
         check()
         try:
@@ -157,8 +159,12 @@ def check_space(buffer_bytes: int) -> None:
     """
     pages = buffer_bytes + -buffer_bytes % PAGE_BYTES
     check_buffer_bytes(pages)
-    if SHM.is_dir() and 2 * pages > _free_bytes():
+    if SHM.is_dir() and not _has_room(2 * pages):
         raise SegmentError(_no_room(2 * pages))
+
+
+def _has_room(size: int) -> bool:
+    return os.statvfs(SHM).f_blocks == 0 or size <= _free_bytes()  # 0: it has no limit
 
 
 def _free_bytes() -> int:

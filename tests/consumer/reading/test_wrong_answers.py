@@ -1,6 +1,7 @@
 """A producer that answers wrongly, in well-formed messages: its reader gets an error of one line, and nothing leaks."""
 
 import contextlib
+import gc
 import json
 import os
 import socket
@@ -30,6 +31,7 @@ def fake(producer_name: str, run_dir: Path) -> Iterator[FakeProducer]:
 
 def served(fake: FakeProducer, raw: bytes | None, ask: Callable[[], Any]) -> str:
     """What is raised where `ask` is answered so; a ZbufError of one line it must be, and nothing stays open."""
+    gc.collect()  # what earlier tests left open is closed now, and not in between
     before = open_fds()
     thread = threading.Thread(target=fake.serve, args=(raw,))
     thread.start()

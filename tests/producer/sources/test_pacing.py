@@ -241,7 +241,7 @@ def test_a_rate_that_was_not_held_has_its_reason() -> None:
     offered_at(stalled, [(0, 60)] * 400)
     pacing = pacing_of(schedule, stalled, waits=0)
     assert not pacing.held
-    assert pacing.reason == "this machine did not keep up: 399 packets were late, 999.0 ms at most"
+    assert pacing.reason == "99.8 % of the packets were over 1 ms late, 999.0 ms at most: this machine did not keep up"
     assert "waited 3 times" in str(pacing_of(schedule, stalled, waits=3).reason)
 
 
@@ -378,7 +378,7 @@ def test_a_low_rate_for_real(commands: Commands, producer_name: str, capture: Pa
     assert len(times) == report["packets"]
     latest_ns = pacing["lag_us"]["max"] * 1000 + 1_000_000  # the wall clock is read a moment later
     assert all(time - times[0] >= number * SECOND // 200 - latest_ns for number, time in enumerate(times))
-    assert pacing["held"] == (abs(pacing["deviation"]) <= 0.001) == (pacing["reason"] is None)
+    assert pacing["held"] == (pacing["reason"] is None)
     assert pacing["asked"] == "200 packets/s"
 
 

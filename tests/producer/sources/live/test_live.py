@@ -5,6 +5,7 @@ import os
 import signal
 import struct
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -229,7 +230,9 @@ def test_what_can_t_be_captured_is_one_line(wire: Network) -> None:
     assert error_of(wire, "-i", "nope") == "zbufd: nope: no such interface: zbufd interfaces lists what there is"
     assert error_of(wire, "-i", "zb") == "zbufd: zb: the interface is down: ip link set zb up"
     assert error_of(wire, "-i", "za", "-i", "za") == "zbufd: za: named twice: one -i is enough"
-    assert "CAP_NET_RAW" in error_of(wire, "-i", "lo", under=nobody)
+    with tempfile.TemporaryDirectory(prefix="zb") as theirs:
+        os.chown(theirs, 65534, 65534)
+        assert "CAP_NET_RAW" in error_of(wire, "-i", "lo", "--run-dir", theirs, under=nobody)
     assert "syntax error" in error_of(wire, "-i", "lo", "tcp", "prt")
     assert "lists 1 to" in error_of(wire, "-i", "99")
 
