@@ -53,7 +53,8 @@ class CompilerProcess:
     """A process that compiles, from now until close().
 
     Args:
-        live: for which link types to compile as LiveFilters does. That takes the rights to capture, when it starts.
+        live: for which link types to compile as LiveFilters does. That takes the rights to capture, and the
+            interfaces, when it starts: so this waits until it has opened them.
 
     Raises:
         Refused: it can't be started.
@@ -72,6 +73,8 @@ class CompilerProcess:
             except OSError as error:
                 self._requests.close()
                 raise Refused(f"filters can't be compiled: {command[0]}: {error.strerror}") from None
+        if self.live:
+            self._requests.recv(1)  # nothing where it ended, since an interface has gone: `runs` tells
 
     @property
     def runs(self) -> bool:

@@ -32,7 +32,9 @@ def main() -> None:
     requests = socket.socket(fileno=int(sys.argv[1]))
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):  # of a terminal; and nobody waits for children
         signal.signal(number, signal.SIG_IGN)
-    _open_live(json.loads(sys.argv[2]))
+    if live := json.loads(sys.argv[2]):
+        _open_live(live)
+        requests.send(b"!")  # whoever started this waits for it
     address_space = _address_space_bytes() + _MEMORY_BYTES
     gc.freeze()  # the children share these pages for longer
     while _fork_one(requests, address_space):
@@ -56,8 +58,6 @@ def _fork_one(requests: socket.socket, address_space: int) -> bool:
 
 
 def _open_live(live: list[tuple[int, str, str | None]]) -> None:
-    if not live:
-        return
     from zbuf.producer.sources.live.libpcap_interface import LiveFilters
 
     for linktype, name, asked in live:

@@ -140,7 +140,6 @@ def test_filter_that_only_the_kernel_can_answer_is_refused_to_a_reader(
     lab.end()
 
 
-@pytest.mark.xfail(reason="a known defect: the process that compiles gives no answer while the interface is lost")
 def test_filter_can_be_set_while_the_interface_is_lost(wire: Network, commands: Commands, producer_name: str) -> None:
     lab = LiveLab(wire, commands, producer_name, "-i", "zb", "--log-format", "text")
     wire.ip("link", "del", "zb")
