@@ -15,7 +15,7 @@ from typing import TypeVar
 import msgspec
 
 from zbuf.producer.compiling import Compiler
-from zbuf.producer.serving.access import Access, Grant, Peer
+from zbuf.producer.serving.access import Access, Grant, Peer, is_operator
 from zbuf.producer.serving.link_filters import INSTRUCTION_BYTES, LinkFilters
 from zbuf.producer.serving.listener import Listener
 from zbuf.producer.serving.owner import Owner
@@ -234,7 +234,7 @@ class Session:
             Refused: it comes to more than the peer's filters may.
         """
         context, uid = self._context, self.peer.uid
-        names = context.roster.shares.limits.names or uid in (0, os.geteuid())
+        names = context.roster.shares.limits.names or is_operator(uid)
 
         async def in_turn(expression: str, linktype: int) -> bytes:
             self._check_wanted()
@@ -294,9 +294,7 @@ class Session:
         if listener.grant != self._grant:
             raise Refused(f"descriptor {join!r} shows something else than you may see: join another")
         if request.settings is not None and self._settings(request) != listener.settings:
-            raise Refused(
-                f"descriptor {listener.join!r} is there with other settings: leave yours out, or join another"
-            )
+            raise Refused(f"descriptor {join!r} is there with other settings: leave yours out, or join another")
         return listener
 
     def _settings(self, request: control.Connect) -> control.Settings:

@@ -1,11 +1,10 @@
 """What the two commands have in common: sub-commands that are imported when they run, help, and how errors are told."""
 
-import functools
 import logging
 import os
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -64,10 +63,6 @@ class _Group(ConvertsSimply, TyperGroup):
 
     commands: Any
 
-    def get_params(self, ctx: Any) -> Any:
-        """The parameters, --help among them."""
-        return _convert_only_what_needs_it(super().get_params(ctx))
-
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
         """Write the section "Commands" of --help."""
         with formatter.section("Commands"):
@@ -79,10 +74,6 @@ class _Command(ConvertsSimply, TyperCommand):
 
     typer has no setting for this: it would show {NAME} [[FILTER...]]..., and <list[str]> beside it.
     """
-
-    def get_params(self, ctx: Any) -> Any:
-        """The parameters, --help among them."""
-        return _convert_only_what_needs_it(super().get_params(ctx))
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:  # noqa: ARG002
         """The words after the command's name in the usage line."""
@@ -99,37 +90,6 @@ class _Command(ConvertsSimply, TyperCommand):
             if records:
                 with formatter.section(f"{title.capitalize()}s"):
                     formatter.write_dl(records)
-
-
-def _convert_only_what_needs_it(parameters: list[Any]) -> list[Any]:
-    for one in parameters:
-        if "get_runtime_param" not in vars(one):
-            one.get_runtime_param = functools.partial(_Conversion, one.get_runtime_param)
-    return parameters
-
-
-class _Conversion:
-    """The conversion of a parameter's value, for which typer loads pydantic, which takes longer than `zbuf ls`.
-
-    So a value that is what it has to be stays as it is; others are left to typer.
-    """
-
-    def __init__(self, typer_s: Callable[[], Any]) -> None:
-        self._typer_s = typer_s
-
-    def coerce(self, value: Any, *, param: Any, ctx: Any) -> Any:
-        """The value as the command gets it."""
-        return value if _is_converted(value, param) else self._typer_s().coerce(value, param=param, ctx=ctx)
-
-
-def _is_converted(value: Any, param: Any) -> bool:
-    """Whether a value needs no conversion: it is missing, a text that stays one, or a default that is no text."""
-    if value is None:
-        return param.nargs == 1 and not getattr(param, "multiple", False)
-    given = param.type_descriptor
-    if type(value) is str:
-        return given.parameter_info.parser is None and (given.annotation is str or value is param.default)
-    return type(value) in (int, float) and value is param.default
 
 
 def _metavar(argument: Any) -> str:

@@ -85,7 +85,7 @@ def give(path: str, user: str) -> None:
 
 def _import_what_is_used_later() -> None:
     """Import what is imported only when it is used: the user may not be able to read Python's folders."""
-    for module in ("rich.console", "rich.live", "rich.table", "zoneinfo"):  # reports, progress; msgspec's times
+    for module in ("rich.console", "rich.live", "zoneinfo"):  # progress; msgspec's times
         importlib.import_module(module)
 
 
