@@ -177,6 +177,21 @@ def test_a_consumer_that_stops_in_a_trial_is_told(
     assert said in error_of(done)
 
 
+@pytest.mark.parametrize("options", [(), ("--json",)], ids=["table", "json"])
+def test_trials_that_were_made_are_printed_though_a_consumer_dies_in_a_later_one(
+    producer_name: str, capture: Path, consumer: Callable[..., str], options: tuple[str, ...]
+) -> None:
+    """It takes what is left in its buffers of the first trial, and two buffers more."""
+    packets = 3 * (256 << 10) // (60 + 32)
+    done = sweep(producer_name, capture, "--consumer", consumer(SPEED, packets), *options)
+    assert done.returncode == 1
+    assert done.stderr.endswith("ended with status 1: consumer: enough\n")
+    rows = done.stdout.splitlines()
+    assert len(rows) >= 2 if not options else not rows
+    assert all("top speed" in row for row in rows[1:2])
+    assert "NDR" not in done.stdout
+
+
 def test_an_empty_capture_is_told(producer_name: str, tmp_path: Path, consumer: Callable[..., str]) -> None:
     path = tmp_path / "empty.pcap"
     path.write_bytes(pcap([]))
