@@ -17,7 +17,7 @@ from typing import Literal, Self
 from zbuf.producer.serving.access import is_operator
 from zbuf.producer.serving.limits import Limits
 from zbuf.shared.errors import Refused
-from zbuf.shared.memory.segment import SHM
+from zbuf.shared.memory.segment import shared_memory
 from zbuf.shared.users import user_name
 
 Kind = Literal["connections", "readers", "descriptors", "memory", "files"]
@@ -148,7 +148,7 @@ class Shares:
             case "descriptors":
                 return limits.descriptors
             case "memory":
-                return _memory("f_blocks")
+                return shared_memory()[0]
             case "files":
                 return _files_max() - self._files_before - _FILES_KEPT
 
@@ -162,7 +162,7 @@ class Shares:
         }.get(kind)
 
     def _free_memory(self) -> int:
-        return _memory("f_bavail") - self._unmade_bytes
+        return shared_memory()[1] - self._unmade_bytes
 
     # ---- at the start -----------------------------------------------------------------------------------------------
 
@@ -222,8 +222,3 @@ def _too_much_for_a_user(kind: Kind, uid: int, wanted: int, most: int) -> str:
 def _files_max() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _FILES_IF_UNLIMITED if soft == resource.RLIM_INFINITY else soft
-
-
-def _memory(field: str) -> int:
-    space = os.statvfs(SHM)
-    return int(getattr(space, field)) * space.f_frsize

@@ -35,6 +35,7 @@ from zbuf.shared.memory.mapped import put_in, take_out
 SHM = Path("/dev/shm")  # noqa: S108  (where Linux keeps POSIX shared memory, shm_overview(7))
 _LENGTHS = struct.Struct("<4xI56xI")  # of struct zbuf_header: kernel_len, and the lower half of store_len
 _PIECE_BYTES = 16 << 20
+_UNLIMITED_BYTES = 1 << 62
 _UNMAPS = "zbuf-unmap"
 _starting = threading.Lock()
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of fcntl(2) on 64-bit Linux
@@ -131,7 +132,7 @@ def _create(name: str, size: int, check: Callable[[], None]) -> tuple[int, int]:
 
 
 def _reserve(fd: int, name: str, size: int, check: Callable[[], None]) -> None:
-    if not _has_room(size):  # before the pieces take what is left from everybody else
+    if size > shared_memory()[1]:  # before the pieces take what is left from everybody else
         raise SegmentError(_no_room(size))
     for at in range(0, size, _PIECE_BYTES):
         check()
@@ -159,22 +160,21 @@ def check_space(buffer_bytes: int) -> None:
     """
     pages = buffer_bytes + -buffer_bytes % PAGE_BYTES
     check_buffer_bytes(pages)
-    if SHM.is_dir() and not _has_room(2 * pages):
+    if SHM.is_dir() and 2 * pages > shared_memory()[1]:
         raise SegmentError(_no_room(2 * pages))
 
 
-def _has_room(size: int) -> bool:
-    return os.statvfs(SHM).f_blocks == 0 or size <= _free_bytes()  # 0: it has no limit
-
-
-def _free_bytes() -> int:
+def shared_memory() -> tuple[int, int]:
+    """The size of /dev/shm and what is free of it, in bytes; both are beyond any segment where it has no limit."""
     space = os.statvfs(SHM)
-    return space.f_bavail * space.f_frsize
+    if space.f_blocks == 0:
+        return _UNLIMITED_BYTES, _UNLIMITED_BYTES
+    return space.f_blocks * space.f_frsize, space.f_bavail * space.f_frsize
 
 
 def _no_room(size: int) -> str:
     return (
-        f"two buffers need {size} bytes of shared memory, {SHM} has {_free_bytes()} free: "
+        f"two buffers need {size} bytes of shared memory, {SHM} has {shared_memory()[1]} free: "
         "use smaller buffers, or give it more"
     )
 
